@@ -1,0 +1,108 @@
+"""The delivery report: the one record that every sink gets.
+
+A provider fills in what its answer says; the engine fills in the rest (`event_id`, `account`,
+`provider`, `revision`, `observed_at`, and what `track` knew) when the report is committed.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any, Literal
+
+import msgspec
+import orjson
+
+from .state import State
+
+Direction = Literal["mt", "mo"]
+Reason = Literal[
+    "invalid_recipient", "unreachable", "blocked", "unsubscribed", "content", "too_long",
+    "credit", "quota", "routing", "sender", "duplicate", "expired", "cancelled", "device",
+    "provider", "other",
+]  # fmt: skip
+
+
+class Report(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One state of one message. Times are RFC 3339 in UTC with milliseconds and `Z`."""
+
+    event_id: str = ""
+    account: str = ""
+    provider: str = ""
+    channel: str = "sms"
+    direction: Direction = "mt"
+    message_id: str
+    revision: int = 0
+    reference: str | None = None
+    batch_id: str | None = None
+    campaign_id: str | None = None
+    sender: str | None = None
+    recipient: str | None = None
+    msisdn: str | None = None
+    state: State
+    final: bool
+    verdict: str | None = None
+    provider_status: str | None = None
+    provider_status_text: str | None = None
+    reason: Reason | None = None
+    error_code: str | None = None
+    error_text: str | None = None
+    error_permanent: bool | None = None
+    sent_at: str | None = None
+    done_at: str | None = None
+    observed_at: str = ""
+    parts: int | None = None
+    price: str | None = None
+    currency: str | None = None
+    mcc_mnc: str | None = None
+    content: str | None = None
+    subject: str | None = None
+    extra: dict[str, Any] = {}
+
+
+FIELDS: tuple[str, ...] = Report.__struct_fields__
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Report).decode
+
+
+def event_id(
+    account: str,
+    message_id: str,
+    direction: str,
+    provider_status: str | None,
+    error_code: str | None,
+    verdict: str | None,
+    t: int,
+) -> str:
+    """The idempotency key: BLAKE2b-128 in hex over the compact JSON array of the arguments.
+
+    `t` is the status time in epoch ms where every way of a provider carries one, else how many
+    times the message has entered this status.
+    """
+    fact = [account, message_id, direction, provider_status, error_code, verdict, t]
+    return blake2b(orjson.dumps(fact), digest_size=16).hexdigest()
+
+
+_PHONE_MARKS = str.maketrans("", "", "+ ()-./\u00a0")
+
+# E.164 allows 15 digits; national test ranges go down to 3. Longer digits are tokens, not numbers.
+MSISDN_DIGITS_MIN = 3
+MSISDN_DIGITS_MAX = 20
+
+
+def msisdn(recipient: str | None) -> str | None:
+    """The recipient as digits alone; None for addresses, device tokens and masked numbers."""
+    if not recipient:
+        return None
+    digits = recipient if recipient.isdigit() else recipient.translate(_PHONE_MARKS)
+    if digits.isascii() and digits.isdigit():
+        return digits if MSISDN_DIGITS_MIN <= len(digits) <= MSISDN_DIGITS_MAX else None
+    return None
+
+
+def recipient_key(recipient: str) -> str:
+    """What a recipient is found by, whichever way it is spelled."""
+    digits = msisdn(recipient)
+    if digits is None:
+        return recipient.translate(_PHONE_MARKS).casefold()
+    return digits.removeprefix("00")

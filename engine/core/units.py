@@ -1,0 +1,112 @@
+"""Durations, sizes and times: how they are written, read and compared.
+
+Inside the engine a time is an `int` of epoch milliseconds (`…_ms`) and a duration a `float` of
+seconds (`…_s`); text exists at the edges alone.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, tzinfo
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB)?", re.IGNORECASE)
+_BYTES = {
+    "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9,
+}  # fmt: skip
+
+# Times outside these years are refused: they cannot be written as RFC 3339.
+MS_MIN = -62_135_596_800_000
+MS_MAX = 253_402_300_799_999
+
+
+def duration_s(value: object) -> float:
+    """`"250ms"`, `"1.5s"`, `"5m"`, `"1d"`, or a number of seconds.
+
+    Raises ValueError for anything else, a negative number included.
+    """
+    if isinstance(value, bool):
+        raise ValueError("expected a duration")
+    if isinstance(value, (int, float)) and 0 <= value < 1e12:
+        return float(value)
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
+        return float(found[1]) * _SECONDS[found[2]]
+    raise ValueError("expected a duration")
+
+
+def size_bytes(value: object) -> int:
+    """`"1MiB"`, `"64kB"`, or a number of bytes. Raises ValueError for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
+        return int(float(found[1]) * _BYTES[(found[2] or "B").lower()])
+    raise ValueError("expected a size")
+
+
+def time_ms(value: object) -> int:
+    """RFC 3339 with an offset, or epoch seconds, as epoch milliseconds.
+
+    Raises ValueError: a time without an offset could mean two instants, so it is refused.
+    """
+    if isinstance(value, datetime):
+        moment = value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _bounded(round(value * 1000))
+    elif isinstance(value, str):
+        text = value.strip()
+        if re.fullmatch(r"-?\d+(\.\d+)?", text):
+            return _bounded(round(float(text) * 1000))
+        moment = datetime.fromisoformat(text)
+    else:
+        raise ValueError("expected a time")
+    if moment.tzinfo is None:
+        raise ValueError("a time needs an offset, such as Z or +01:00")
+    return _bounded(ms_of(moment))
+
+
+def parse_ms(text: str, zone: tzinfo = UTC) -> int | None:
+    """A provider's ISO 8601 time as epoch ms; one without an offset is in `zone`. None: no time."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone)
+    ms = ms_of(moment)
+    return ms if MS_MIN <= ms <= MS_MAX else None
+
+
+def ms_of(moment: datetime) -> int:
+    """Epoch milliseconds of an aware datetime, rounded down."""
+    try:
+        return round(moment.timestamp() * 1_000_000) // 1000
+    except (OverflowError, ValueError):
+        return MS_MAX + 1
+
+
+def iso(ms: int) -> str:
+    """Epoch ms as the record writes times: RFC 3339, UTC, milliseconds, `Z`."""
+    seconds, rest = divmod(ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z".rjust(24, "0")
+
+
+def iso_ms(text: str) -> int:
+    """The epoch ms of what `iso` wrote."""
+    return ms_of(datetime.fromisoformat(text))
+
+
+def spell_duration(seconds: float) -> str:
+    """A duration as configuration would write it: the largest unit that keeps it whole."""
+    for unit in ("d", "h", "m", "s"):
+        count = seconds / _SECONDS[unit]
+        if count >= 1 and count == int(count):
+            return f"{int(count)}{unit}"
+    return f"{seconds:g}s" if seconds >= 1 or seconds == 0 else f"{seconds * 1000:g}ms"
+
+
+def _bounded(ms: int) -> int:
+    if not MS_MIN <= ms <= MS_MAX:
+        raise ValueError("expected a time between the years 1 and 9999")
+    return ms

@@ -1,0 +1,279 @@
+"""What is known of a message, and what a further report makes of it.
+
+One pure function, `fold`, decides for every report whether it is news, a repetition or one that
+loses, and numbers what is news. The stores call it inside their transaction, so that polls,
+pushes and files all end in the same place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import orjson
+from msgspec.structs import force_setattr
+
+from .contracts import Traits
+from .report import Report, decode, encode, event_id, msisdn
+from .state import RECEIPT_CHANNELS, Standing, State, wins
+from .units import iso, iso_ms
+
+# Past entries kept of one message; a message that flaps more often forgets its oldest ones, but
+# still counts them.
+HISTORY_MAX = 64
+
+
+class Known(msgspec.Struct, gc=False, kw_only=True):
+    """What is known of one message. `record` is its newest record, empty before the first."""
+
+    account: str
+    message_id: str
+    direction: str = "mt"
+    revision: int = 0
+    state: State = State.UNKNOWN
+    final: bool = False
+    open: bool = True  # a rescan may still change it
+    verdict: str | None = None
+    provider_status: str | None = None
+    error_code: str | None = None
+    status_ms: int | None = None
+    sent_ms: int | None = None
+    seen_ms: int = 0  # when it last changed, or when it was tracked
+    batch_id: str | None = None
+    reference: str | None = None  # what `track` said, or the provider
+    recipient: str | None = None
+    tracked: bool = False
+    record: bytes = b""
+    history: bytes = b""
+    row: int | None = None  # the driver's own row number
+
+    @property
+    def report(self) -> Report | None:
+        return decode(self.record) if self.record else None
+
+
+class History(msgspec.Struct):
+    """What a message went through before its newest record, and how often it entered a status."""
+
+    entered: dict[str, int] = {}
+    entries: list[dict[str, Any]] = []
+
+    @staticmethod
+    def of(known: Known) -> History:
+        if known.history:
+            return _decode_history(known.history)
+        return History(entered={_status_key(known): 1} if known.revision else {})
+
+
+_decode_history = msgspec.json.Decoder(History).decode
+_encode_history = msgspec.json.Encoder().encode
+
+
+class Fold(msgspec.Struct, gc=False):
+    """The result of one report: at most one of `record` and `lost`; neither for a repetition."""
+
+    record: bytes = b""
+    lost: bool = False
+
+
+def _status_key(fact: Known | Report) -> str:
+    return f"{fact.provider_status}|{fact.error_code}|{fact.verdict}"
+
+
+def past_entry(report: Report, *, kept: bool) -> dict[str, Any]:
+    """A line of a message's history. `kept` is False for a report that lost."""
+    return {
+        "revision": report.revision if kept else None,
+        "event_id": report.event_id,
+        "state": report.state.value,
+        "final": report.final,
+        "verdict": report.verdict,
+        "provider_status": report.provider_status,
+        "error_code": report.error_code,
+        "done_at": report.done_at,
+        "observed_at": report.observed_at,
+        "superseded": not kept,
+    }
+
+
+def fold(
+    known: Known,
+    report: Report,
+    *,
+    provider: str,
+    traits: Traits,
+    observed_ms: int,
+    listed: bool = True,
+) -> Fold:
+    """Take `report` into `known`, which is changed in place unless the report is no news.
+
+    `report` is completed in place: it belongs to the caller no longer.
+    """
+    status_ms = iso_ms(report.done_at) if report.done_at is not None else None
+    t_ms = status_ms if traits.dated else None
+    if known.revision:
+        early = _no_news(known, report, status_ms)
+        if early is not None:
+            return early
+        history = History.of(known)
+        old = Standing(
+            known.state,
+            final=known.final and known.verdict is None,
+            status_ms=known.status_ms,
+        )
+        new = Standing(report.state, final=report.final, status_ms=status_ms, listed=listed)
+        won = report.verdict is not None or wins(new, old)
+        repeat = _repeats(history, known, report, t_ms, won)
+        if repeat:
+            return Fold()
+        if not won:
+            _complete(known, report, provider, observed_ms)
+            force_setattr(report, "event_id", _identity(report, t_ms, 1))
+            _remember(history, past_entry(report, kept=False))
+            known.history = _encode_history(history)
+            return Fold(lost=True)
+        previous = known.report
+        if previous is not None:
+            _remember(history, past_entry(previous, kept=True))
+        key = _status_key(report)
+        count = history.entered[key] = history.entered.get(key, 0) + 1
+        known.history = _encode_history(history)
+    else:
+        count = 1
+    _complete(known, report, provider, observed_ms)
+    force_setattr(report, "event_id", _identity(report, t_ms, count))
+    return Fold(record=_accept(known, report, traits, status_ms, observed_ms))
+
+
+def _no_news(known: Known, report: Report, status_ms: int | None) -> Fold | None:
+    """A report that says what is known already; a later status time is noted all the same."""
+    if (
+        report.verdict is None
+        and known.state is report.state
+        and known.provider_status == report.provider_status
+        and known.error_code == report.error_code
+    ):
+        if status_ms is not None and (known.status_ms is None or status_ms > known.status_ms):
+            known.status_ms = status_ms
+        return Fold()
+    return None
+
+
+def _repeats(history: History, known: Known, report: Report, t_ms: int | None, won: bool) -> bool:
+    """Whether this very fact was recorded, or has lost, before.
+
+    A fact with a status time of its own is known by it. One without may come back honestly (a
+    retry queued for the second time), so there only a loser is taken for a repetition.
+    """
+    if t_ms is not None:
+        identity = _identity_of(known.account, known, report, t_ms)
+        return any(entry["event_id"] == identity for entry in history.entries)
+    return not won and any(
+        entry["provider_status"] == report.provider_status
+        and entry["error_code"] == report.error_code
+        and entry["verdict"] is None
+        and entry["done_at"] == report.done_at
+        for entry in history.entries
+    )
+
+
+def _identity_of(account: str, known: Known, report: Report, t_ms: int) -> str:
+    return event_id(
+        account,
+        known.message_id,
+        known.direction,
+        report.provider_status,
+        report.error_code,
+        report.verdict,
+        t_ms,
+    )
+
+
+def _identity(report: Report, t_ms: int | None, count: int) -> str:
+    return event_id(
+        report.account,
+        report.message_id,
+        report.direction,
+        report.provider_status,
+        report.error_code,
+        report.verdict,
+        count if t_ms is None else t_ms,
+    )
+
+
+def _complete(known: Known, report: Report, provider: str, observed_ms: int) -> None:
+    """What the engine adds: whose report it is, when it was read, and what `track` said."""
+    force_setattr(report, "account", known.account)
+    force_setattr(report, "provider", provider)
+    force_setattr(report, "observed_at", iso(observed_ms))
+    if known.reference is not None:
+        force_setattr(report, "reference", known.reference)
+    if report.sent_at is None and known.sent_ms is not None:
+        force_setattr(report, "sent_at", iso(known.sent_ms))
+    if report.batch_id is None and known.batch_id is not None:
+        force_setattr(report, "batch_id", known.batch_id)
+    if report.recipient is None and known.recipient is not None:
+        force_setattr(report, "recipient", known.recipient)
+        force_setattr(report, "msisdn", msisdn(known.recipient))
+
+
+def _accept(
+    known: Known, report: Report, traits: Traits, status_ms: int | None, observed_ms: int
+) -> bytes:
+    known.revision += 1
+    force_setattr(report, "revision", known.revision)
+    known.state = report.state
+    known.final = report.final
+    known.verdict = report.verdict
+    known.provider_status = report.provider_status
+    known.error_code = report.error_code
+    known.status_ms = status_ms
+    known.seen_ms = observed_ms
+    known.batch_id = report.batch_id
+    known.recipient = report.recipient
+    if report.reference is not None:
+        known.reference = report.reference
+    if report.sent_at is not None:
+        known.sent_ms = iso_ms(report.sent_at)
+    known.open = not report.final or (
+        traits.feed == "windowed"
+        and report.state is State.DELIVERED
+        and report.channel in RECEIPT_CHANNELS
+    )
+    known.record = encode(report)
+    return known.record
+
+
+def _remember(history: History, entry: dict[str, Any]) -> None:
+    history.entries.append(entry)
+    if len(history.entries) > HISTORY_MAX:
+        losers = (i for i, past in enumerate(history.entries) if past["superseded"])
+        del history.entries[next(losers, 0)]
+
+
+def verdict(known: Known, *, code: str | None = None, text: str | None = None) -> Report:
+    """The record that ends a message of which no final state was heard.
+
+    `code` and `text` are the provider's cause, where it said that it does not know the message.
+    """
+    last = known.report
+    if last is not None:
+        kept = orjson.loads(known.record)
+        kept.update(final=True, verdict="last_known")
+        if code is not None:
+            kept.update(error_code=code, error_text=text)
+        return msgspec.convert(kept, Report)
+    return Report(
+        message_id=known.message_id,
+        direction="mo" if known.direction == "mo" else "mt",
+        state=State.UNKNOWN,
+        final=True,
+        verdict="never_reported",
+        batch_id=known.batch_id,
+        recipient=known.recipient,
+        msisdn=msisdn(known.recipient),
+        reference=known.reference,
+        sent_at=iso(known.sent_ms) if known.sent_ms is not None else None,
+        error_code=code,
+        error_text=text,
+    )

@@ -1,0 +1,98 @@
+"""Work: what the durable schedule holds, and what one answer changes in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .contracts import Flaw, Kind, Traits
+from .report import Report
+from .schedule import NEVER_MS, Ladder
+
+
+class Work(msgspec.Struct, kw_only=True):
+    """An item of the schedule. `due_ms` is never null: an item without a time would be lost."""
+
+    account: str
+    kind: Kind
+    key: str  # batch id, message id, "<from>-<to>" of a window, "" for the feed
+    due_ms: int
+    start_ms: int  # what offsets count from: when it was sent, or first read
+    answered_ms: int = NEVER_MS  # the last offset that was answered
+    data: dict[str, Any] = {}
+    id: int | None = None
+
+
+class Settle(msgspec.Struct, kw_only=True):
+    """A rung was answered (or given up): what the answer held, to decide what comes next."""
+
+    work: Work
+    ladder: Ladder
+    now_ms: int
+    rows: int = 0
+    finals: int = 0
+    code: str | None = None  # the provider does not know it, and said so with this code
+    text: str | None = None
+    chance: float = 0.0  # for the next rung's jitter
+    over: bool = False  # no rung is left: end it with a verdict
+
+
+class Expire(msgspec.Struct, kw_only=True):
+    """The last rescan of a period has passed: end what is still pending in it."""
+
+    from_ms: int
+    to_ms: int
+    limit: int = 1000
+
+
+class Incident(msgspec.Struct, kw_only=True):
+    """A gap that could not be closed: never silent, kept, counted and shown."""
+
+    kind: str  # "short_window", "total_ignored", …
+    text: str
+    from_ms: int | None = None
+    to_ms: int | None = None
+    channel: str | None = None
+    expected: int | None = None
+    received: int | None = None
+
+
+class Page(msgspec.Struct, kw_only=True):
+    """What one transaction commits: reports, what was set aside, and the schedule's next step."""
+
+    account: str
+    provider: str
+    traits: Traits
+    observed_ms: int
+    reports: list[Report] = []
+    unlisted: frozenset[int] = frozenset()  # indexes of reports whose code no table lists
+    source: str = "poll"
+    flaws: list[Flaw] = []
+    put: list[Work] = []
+    drop: list[int] = []
+    settle: Settle | None = None
+    expire: Expire | None = None
+    incidents: list[Incident] = []
+
+
+class Committed(msgspec.Struct, kw_only=True):
+    """What became of a page."""
+
+    records: int = 0
+    repeated: int = 0
+    lost: int = 0
+    verdicts: int = 0
+    ended: list[int] = []  # ids of works that are over
+    put: list[Work] = []  # works as they stand now, with their ids
+    remaining: bool = False  # an `expire` has more to end
+    last_seq: int = 0  # the account's newest log row
+
+
+class LogRow(msgspec.Struct, gc=False, kw_only=True):
+    """A chunk of the log: records as they were encoded, and what a sink may filter by."""
+
+    seq: int
+    at_ms: int
+    states: bytes  # one byte a record: index into STATE_CODES
+    body: bytes  # records joined by a line feed

@@ -1,0 +1,468 @@
+"""The SQLite store's transaction: reads and writes rows, in lists.
+
+Each method is a statement or two. Lists go in as one JSON array (`json_each`), so that a page of
+1,000 reports is one look-up.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from engine.core.contracts import Flaw, Kind
+from engine.core.reconcile import Known
+from engine.core.report import recipient_key
+from engine.core.state import State
+from engine.core.work import Incident, LogRow, Work
+
+from .transaction import InboxItem, Place, Trouble
+
+_KNOWN = (
+    "account, message_id, direction, revision, state, final, open, verdict, provider_status, "
+    "error_code, status_ms, sent_ms, seen_ms, batch_id, reference, recipient, tracked, record, "
+    "history, id"
+)
+_PUT_KNOWN = """
+INSERT INTO message (account, message_id, direction, revision, state, final, open, verdict,
+    provider_status, error_code, status_ms, sent_ms, seen_ms, batch_id, reference, recipient,
+    tracked, record, history, recipient_key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (message_id, account, direction) DO UPDATE SET revision = excluded.revision,
+    state = excluded.state, final = excluded.final, open = excluded.open,
+    verdict = excluded.verdict, provider_status = excluded.provider_status,
+    error_code = excluded.error_code, status_ms = excluded.status_ms, sent_ms = excluded.sent_ms,
+    seen_ms = excluded.seen_ms, batch_id = excluded.batch_id, reference = excluded.reference,
+    recipient = excluded.recipient, tracked = excluded.tracked, record = excluded.record,
+    history = excluded.history, recipient_key = excluded.recipient_key
+"""
+_WORK = "account, kind, key, due_ms, start_ms, answered_ms, data, id"
+_PUT_WORK = """
+INSERT INTO work (account, kind, key, due_ms, start_ms, answered_ms, data)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (account, kind, key) DO UPDATE SET due_ms = excluded.due_ms,
+    start_ms = excluded.start_ms, answered_ms = excluded.answered_ms, data = excluded.data
+RETURNING id
+"""
+_FIND_BY = {
+    "message_id": "message_id = ?",
+    "batch_id": "batch_id = ?",
+    "reference": "reference = ?",
+    "recipient": "recipient_key = ?",
+}
+_SEQ_BITS = 40
+
+
+class SqliteTransaction:
+    """Primitives over one connection; `accounts` maps names to row numbers and is shared."""
+
+    def __init__(self, db: sqlite3.Connection, accounts: dict[str, int]) -> None:
+        self._db = db
+        self._accounts = accounts
+        self._names = {number: name for name, number in accounts.items()}
+
+    # Accounts
+
+    def _account(self, name: str) -> int:
+        number = self._accounts.get(name)
+        if number is None:
+            row = self._db.execute("SELECT id FROM account WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                row = self._db.execute(
+                    "INSERT INTO account (name) VALUES (?) RETURNING id", (name,)
+                ).fetchone()
+            number = int(row[0])
+            self._accounts[name] = number
+            self._names[number] = name
+        return number
+
+    def _peek_account(self, name: str) -> int:
+        """For reads: an account that was never written has no rows, and gets none."""
+        number = self._accounts.get(name)
+        if number is None:
+            row = self._db.execute("SELECT id FROM account WHERE name = ?", (name,)).fetchone()
+            number = int(row[0]) if row is not None else -1
+        return number
+
+    def _name(self, number: int) -> str:
+        name = self._names.get(number)
+        if name is None:
+            row = self._db.execute("SELECT name FROM account WHERE id = ?", (number,)).fetchone()
+            name = self._names[number] = str(row[0])
+        return name
+
+    # Messages
+
+    def _known(self, row: tuple[Any, ...]) -> Known:
+        return Known(
+            account=self._name(row[0]),
+            message_id=row[1],
+            direction=row[2],
+            revision=row[3],
+            state=State(row[4]),
+            final=bool(row[5]),
+            open=bool(row[6]),
+            verdict=row[7],
+            provider_status=row[8],
+            error_code=row[9],
+            status_ms=row[10],
+            sent_ms=row[11],
+            seen_ms=row[12],
+            batch_id=row[13],
+            reference=row[14],
+            recipient=row[15],
+            tracked=bool(row[16]),
+            record=row[17],
+            history=row[18],
+            row=row[19],
+        )
+
+    def messages(
+        self, account: str, ids: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], Known]:
+        if not ids:
+            return {}
+        wanted = set(ids)
+        rows = self._db.execute(
+            f"SELECT {_KNOWN} FROM message WHERE message_id IN (SELECT value FROM json_each(?))"
+            " AND account = ?",
+            (_array([message_id for message_id, _ in ids]), self._peek_account(account)),
+        )
+        found = {(row[1], row[2]): row for row in rows}
+        return {key: self._known(row) for key, row in found.items() if key in wanted}
+
+    def put_messages(self, messages: Sequence[Known]) -> None:
+        self._db.executemany(
+            _PUT_KNOWN,
+            [
+                (
+                    self._account(known.account),
+                    known.message_id,
+                    known.direction,
+                    known.revision,
+                    known.state.value,
+                    known.final,
+                    known.open,
+                    known.verdict,
+                    known.provider_status,
+                    known.error_code,
+                    known.status_ms,
+                    known.sent_ms,
+                    known.seen_ms,
+                    known.batch_id,
+                    known.reference,
+                    known.recipient,
+                    known.tracked,
+                    known.record,
+                    known.history,
+                    recipient_key(known.recipient) if known.recipient is not None else None,
+                )
+                for known in messages
+            ],
+        )
+
+    def batch_messages(
+        self, account: str, batch_id: str, *, pending: bool, limit: int
+    ) -> list[Known]:
+        only = " AND final = 0" if pending else ""
+        rows = self._db.execute(
+            f"SELECT {_KNOWN} FROM message WHERE batch_id = ? AND account = ?{only}"
+            " ORDER BY id LIMIT ?",
+            (batch_id, self._peek_account(account), limit),
+        )
+        return [self._known(row) for row in rows.fetchall()]
+
+    def batch_counts(self, account: str, batch_id: str) -> tuple[int, int, int]:
+        row = self._db.execute(
+            "SELECT count(*), coalesce(sum(final = 0), 0), coalesce(sum(final = 0 AND tracked), 0)"
+            " FROM message WHERE batch_id = ? AND account = ?",
+            (batch_id, self._peek_account(account)),
+        ).fetchone()
+        return (row[0], row[1], row[2])
+
+    def open_in_span(
+        self, account: str, from_ms: int, to_ms: int, *, pending: bool, limit: int
+    ) -> list[Known]:
+        only = " AND final = 0" if pending else ""
+        rows = self._db.execute(
+            f"SELECT {_KNOWN} FROM message WHERE open = 1 AND account = ?"
+            f" AND sent_ms BETWEEN ? AND ?{only} ORDER BY sent_ms, id LIMIT ?",
+            (self._peek_account(account), from_ms, to_ms, limit),
+        )
+        return [self._known(row) for row in rows.fetchall()]
+
+    def find_messages(self, by: str, value: str, limit: int) -> list[Known]:
+        rows = self._db.execute(
+            f"SELECT {_KNOWN} FROM message WHERE {_FIND_BY[by]} ORDER BY id LIMIT ?",
+            (value, limit),
+        )
+        return [self._known(row) for row in rows.fetchall()]
+
+    def drop_ended(self, before_ms: int, limit: int) -> list[Known]:
+        gone = self._db.execute(
+            f"SELECT {_KNOWN} FROM message WHERE final = 1 AND seen_ms < ? LIMIT ?",
+            (before_ms, limit),
+        ).fetchall()
+        self._db.executemany("DELETE FROM message WHERE id = ?", [(row[19],) for row in gone])
+        return [self._known((*row[:17], b"", b"", row[19])) for row in gone]
+
+    # The schedule
+
+    def _work(self, row: tuple[Any, ...]) -> Work:
+        return Work(
+            account=self._name(row[0]),
+            kind=Kind(row[1]),
+            key=row[2],
+            due_ms=row[3],
+            start_ms=row[4],
+            answered_ms=row[5],
+            data=orjson.loads(row[6]),
+            id=row[7],
+        )
+
+    def work(self, work_id: int) -> Work | None:
+        row = self._db.execute(f"SELECT {_WORK} FROM work WHERE id = ?", (work_id,)).fetchone()
+        return self._work(row) if row is not None else None
+
+    def works_due(self, account: str, until_ms: int, limit: int) -> list[Work]:
+        rows = self._db.execute(
+            f"SELECT {_WORK} FROM work WHERE account = ? AND due_ms <= ? ORDER BY due_ms LIMIT ?",
+            (self._peek_account(account), until_ms, limit),
+        )
+        return [self._work(row) for row in rows.fetchall()]
+
+    def find_works(self, account: str, kind: Kind, keys: Sequence[str] | None) -> list[Work]:
+        number = self._peek_account(account)
+        if keys is None:
+            rows = self._db.execute(
+                f"SELECT {_WORK} FROM work WHERE account = ? AND kind = ? ORDER BY id",
+                (number, kind.value),
+            )
+        else:
+            rows = self._db.execute(
+                f"SELECT {_WORK} FROM work WHERE account = ? AND kind = ?"
+                " AND key IN (SELECT value FROM json_each(?)) ORDER BY id",
+                (number, kind.value, _array(keys)),
+            )
+        return [self._work(row) for row in rows.fetchall()]
+
+    def put_works(self, works: Sequence[Work]) -> list[Work]:
+        for work in works:
+            row = self._db.execute(
+                _PUT_WORK,
+                (
+                    self._account(work.account),
+                    work.kind.value,
+                    work.key,
+                    work.due_ms,
+                    work.start_ms,
+                    work.answered_ms,
+                    orjson.dumps(work.data),
+                ),
+            ).fetchone()
+            work.id = int(row[0])
+        return list(works)
+
+    def drop_works(self, ids: Sequence[int]) -> None:
+        self._db.executemany("DELETE FROM work WHERE id = ?", [(work_id,) for work_id in ids])
+
+    def count_works(self, now_ms: int) -> dict[str, dict[Kind, tuple[int, int, int]]]:
+        counts: dict[str, dict[Kind, tuple[int, int, int]]] = {}
+        rows = self._db.execute(
+            "SELECT account, kind, count(*), sum(due_ms <= ?), min(due_ms) FROM work"
+            " GROUP BY account, kind",
+            (now_ms,),
+        )
+        for account, kind, count, due, first_ms in rows.fetchall():
+            counts.setdefault(self._name(account), {})[Kind(kind)] = (count, due, first_ms)
+        return counts
+
+    # The log
+
+    def append_log(self, account: str, rows: Sequence[LogRow]) -> None:
+        number = self._account(account)
+        self._db.executemany(
+            "INSERT INTO log (id, at_ms, states, body) VALUES (?, ?, ?, ?)",
+            [(number << _SEQ_BITS | row.seq, row.at_ms, row.states, row.body) for row in rows],
+        )
+        self._db.execute("UPDATE account SET log_next = ? WHERE id = ?", (rows[-1].seq + 1, number))
+
+    def log_rows(self, account: str, from_seq: int, limit: int, *, bytes_max: int) -> list[LogRow]:
+        base = self._peek_account(account) << _SEQ_BITS
+        if base < 0:
+            return []
+        found: list[LogRow] = []
+        size = 0
+        cursor = self._db.execute(
+            "SELECT id, at_ms, states, body FROM log WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+            (base | from_seq, base + (1 << _SEQ_BITS), limit),
+        )
+        for key, at_ms, states, body in cursor:
+            found.append(LogRow(seq=key - base, at_ms=at_ms, states=states, body=body))
+            size += len(body)
+            if size >= bytes_max:
+                break
+        cursor.close()
+        return found
+
+    def log_bounds(self) -> dict[str, tuple[int, int]]:
+        rows = self._db.execute("SELECT name, log_start, log_next FROM account")
+        return {name: (start, end) for name, start, end in rows.fetchall()}
+
+    def drop_log(self, account: str, before_seq: int, before_ms: int, limit: int) -> int:
+        number = self._account(account)
+        base = number << _SEQ_BITS
+        old = self._db.execute(
+            "SELECT id, at_ms FROM log WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+            (base, base | before_seq, limit),
+        ).fetchall()
+        gone: list[int] = []
+        for key, at_ms in old:
+            if at_ms >= before_ms:
+                break
+            gone.append(key)
+        if gone:
+            self._db.execute("DELETE FROM log WHERE id >= ? AND id <= ?", (base, gone[-1]))
+            self._db.execute(
+                "UPDATE account SET log_start = ? WHERE id = ?", (gone[-1] - base + 1, number)
+            )
+        return len(gone)
+
+    # Sinks
+
+    def places(self) -> dict[str, dict[str, Place]]:
+        found: dict[str, dict[str, Place]] = {}
+        rows = self._db.execute("SELECT sink, account, seq, record FROM place")
+        for sink, account, seq, record in rows.fetchall():
+            found.setdefault(sink, {})[self._name(account)] = (seq, record)
+        return found
+
+    def put_places(self, sink: str, places: dict[str, Place]) -> None:
+        self._db.executemany(
+            "INSERT INTO place (sink, account, seq, record) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (sink, account) DO UPDATE SET seq = excluded.seq,"
+            " record = excluded.record",
+            [(sink, self._account(name), seq, index) for name, (seq, index) in places.items()],
+        )
+
+    # Books and troubles
+
+    def add_tallies(self, account: str, changes: dict[str, int]) -> None:
+        number = self._account(account)
+        self._db.executemany(
+            "INSERT INTO tally (account, name, n) VALUES (?, ?, ?)"
+            " ON CONFLICT (account, name) DO UPDATE SET n = n + excluded.n",
+            [(number, name, by) for name, by in changes.items() if by],
+        )
+
+    def tallies(self) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for account, name, n in self._db.execute("SELECT account, name, n FROM tally").fetchall():
+            found.setdefault(self._name(account), {})[name] = n
+        return found
+
+    def _put_trouble(
+        self, account: str, kind: str, identity: str, cause: str, position: str, raw: bytes, at: int
+    ) -> bool:
+        row = self._db.execute(
+            "INSERT INTO trouble (account, kind, identity, cause, position, raw, first_ms, last_ms,"
+            " times) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (account, kind, identity)"
+            " DO UPDATE SET times = times + 1, last_ms = excluded.last_ms RETURNING times",
+            (self._account(account), kind, identity, cause, position, raw, at, at),
+        ).fetchone()
+        return int(row[0]) == 1
+
+    def put_flaws(self, account: str, source: str, flaws: Sequence[Flaw], at_ms: int) -> int:
+        return sum(
+            self._put_trouble(
+                account,
+                "set_aside",
+                flaw_identity(source, flaw),
+                flaw.cause,
+                f"{source}: {flaw.position}",
+                flaw.raw,
+                at_ms,
+            )
+            for flaw in flaws
+        )
+
+    def put_incident(self, account: str, incident: Incident, at_ms: int) -> bool:
+        return self._put_trouble(
+            account,
+            incident.kind,
+            incident_identity(incident),
+            incident.text,
+            incident_identity(incident),
+            b"",
+            at_ms,
+        )
+
+    def troubles(self, account: str | None, limit: int) -> list[Trouble]:
+        where = "" if account is None else "WHERE account = ?"
+        rows = self._db.execute(
+            "SELECT account, kind, cause, position, raw, first_ms, last_ms, times FROM trouble"
+            f" {where} ORDER BY last_ms DESC, id DESC LIMIT ?",
+            (limit,) if account is None else (self._peek_account(account), limit),
+        ).fetchall()
+        return [
+            Trouble(
+                account=self._name(row[0]),
+                kind=row[1],
+                cause=row[2],
+                position=row[3],
+                raw=row[4],
+                first_ms=row[5],
+                last_ms=row[6],
+                times=row[7],
+            )
+            for row in rows
+        ]
+
+    # Inbox and notes
+
+    def put_inbox(self, item: InboxItem) -> int:
+        row = self._db.execute(
+            "INSERT INTO inbox (account, kind, payload, at_ms) VALUES (?, ?, ?, ?) RETURNING id",
+            (item.account, item.kind, item.payload, item.at_ms),
+        ).fetchone()
+        return int(row[0])
+
+    def take_inbox(self, limit: int) -> list[InboxItem]:
+        rows = self._db.execute(
+            "SELECT account, kind, payload, at_ms, id FROM inbox ORDER BY id LIMIT ?", (limit,)
+        ).fetchall()
+        self._db.executemany("DELETE FROM inbox WHERE id = ?", [(row[4],) for row in rows])
+        return [
+            InboxItem(account=row[0], kind=row[1], payload=row[2], at_ms=row[3], id=row[4])
+            for row in rows
+        ]
+
+    def put_note(self, account: str, name: str, value: bytes) -> None:
+        self._db.execute(
+            "INSERT INTO note (account, name, value) VALUES (?, ?, ?)"
+            " ON CONFLICT (account, name) DO UPDATE SET value = excluded.value",
+            (account, name, value),
+        )
+
+    def notes(self, name: str) -> dict[str, bytes]:
+        rows = self._db.execute("SELECT account, value FROM note WHERE name = ?", (name,))
+        return {account: bytes(value) for account, value in rows.fetchall()}
+
+    def drop_note(self, account: str, name: str) -> None:
+        self._db.execute("DELETE FROM note WHERE account = ? AND name = ?", (account, name))
+
+
+def _array(values: Sequence[str]) -> str:
+    return orjson.dumps(list(values)).decode()
+
+
+def flaw_identity(source: str, flaw: Flaw) -> str:
+    """The same piece from the same place is the same trouble, however often it is read."""
+    return blake2b(f"{source}|{flaw.cause}|".encode() + flaw.raw, digest_size=16).hexdigest()
+
+
+def incident_identity(incident: Incident) -> str:
+    return f"{incident.from_ms}-{incident.to_ms} {incident.channel or ''}".strip()

@@ -1,0 +1,177 @@
+"""What a store's driver offers: the primitives inside one transaction, and the store around them.
+
+An internal seam: a driver is defined by `tests/conformance/test_stores.py`, and may change with
+it at any time. The rules (what a commit does, when a ladder ends) are in `ledger`, once for all
+drivers; a driver only reads and writes rows, in lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from engine.core.contracts import Flaw, Kind
+from engine.core.reconcile import Known
+from engine.core.state import State
+from engine.core.work import Incident, LogRow, Work
+
+T = TypeVar("T")
+
+# A record's state in one byte of a log row's head.
+STATE_CODES: tuple[State, ...] = tuple(State)
+CODE_OF = {state: bytes([code]) for code, state in enumerate(STATE_CODES)}
+
+Place = tuple[int, int]  # in an account's log: (row, index in the row) of the next record
+
+
+class InboxItem(msgspec.Struct, kw_only=True):
+    """Something handed over by a process that does not own the account."""
+
+    account: str
+    kind: str  # "track", "probe"
+    payload: bytes
+    at_ms: int
+    id: int = 0
+
+
+class Trouble(msgspec.Struct, kw_only=True):
+    """A set-aside piece or an incident, as kept: the same one again only raises `times`."""
+
+    account: str
+    kind: str  # "set_aside", or the incident's kind
+    cause: str
+    position: str
+    raw: bytes
+    first_ms: int
+    last_ms: int
+    times: int
+
+
+class Transaction(Protocol):
+    """Primitives. Lists in, lists out; nothing here decides anything."""
+
+    def messages(
+        self, account: str, ids: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], Known]:
+        """Those of `(message_id, direction)` that are known."""
+        ...
+
+    def put_messages(self, messages: Sequence[Known]) -> None:
+        """New ones (`row` is None) are inserted, the others replaced."""
+        ...
+
+    def batch_messages(
+        self, account: str, batch_id: str, *, pending: bool, limit: int
+    ) -> list[Known]:
+        """A batch's messages, or only those that are not final."""
+        ...
+
+    def batch_counts(self, account: str, batch_id: str) -> tuple[int, int, int]:
+        """Of a batch: messages, those not final, those tracked and not final."""
+        ...
+
+    def open_in_span(
+        self, account: str, from_ms: int, to_ms: int, *, pending: bool, limit: int
+    ) -> list[Known]:
+        """Open messages sent in the span, both ends included; `pending`: only those not final."""
+        ...
+
+    def find_messages(self, by: str, value: str, limit: int) -> list[Known]:
+        """For `show`: by is message_id, batch_id, reference or recipient (a `recipient_key`)."""
+        ...
+
+    def drop_ended(self, before_ms: int, limit: int) -> list[Known]:
+        """Remove final messages that last changed before; those that went (without records)."""
+        ...
+
+    def work(self, work_id: int) -> Work | None: ...
+
+    def works_due(self, account: str, until_ms: int, limit: int) -> list[Work]:
+        """In order of `due_ms`."""
+        ...
+
+    def find_works(self, account: str, kind: Kind, keys: Sequence[str] | None) -> list[Work]:
+        """By key; `None`: all of the kind."""
+        ...
+
+    def put_works(self, works: Sequence[Work]) -> list[Work]:
+        """New ones (`id` is None) get an id; returns them all."""
+        ...
+
+    def drop_works(self, ids: Sequence[int]) -> None: ...
+
+    def count_works(self, now_ms: int) -> dict[str, dict[Kind, tuple[int, int, int]]]:
+        """By account and kind: how many, how many due, the earliest `due_ms`."""
+        ...
+
+    def append_log(self, account: str, rows: Sequence[LogRow]) -> None: ...
+
+    def log_rows(
+        self, account: str, from_seq: int, limit: int, *, bytes_max: int
+    ) -> list[LogRow]: ...
+
+    def log_bounds(self) -> dict[str, tuple[int, int]]:
+        """By account: the first row still kept and the row after the last (its next number)."""
+        ...
+
+    def drop_log(self, account: str, before_seq: int, before_ms: int, limit: int) -> int: ...
+
+    def places(self) -> dict[str, dict[str, Place]]:
+        """By sink and account."""
+        ...
+
+    def put_places(self, sink: str, places: dict[str, Place]) -> None: ...
+
+    def add_tallies(self, account: str, changes: dict[str, int]) -> None: ...
+
+    def tallies(self) -> dict[str, dict[str, int]]: ...
+
+    def put_flaws(self, account: str, source: str, flaws: Sequence[Flaw], at_ms: int) -> int:
+        """Keep what was set aside; returns how many of them are new."""
+        ...
+
+    def put_incident(self, account: str, incident: Incident, at_ms: int) -> bool:
+        """Keep it; True when it is new."""
+        ...
+
+    def troubles(self, account: str | None, limit: int) -> list[Trouble]: ...
+
+    def put_inbox(self, item: InboxItem) -> int: ...
+
+    def take_inbox(self, limit: int) -> list[InboxItem]:
+        """Oldest first. They are removed: digest them in the same transaction."""
+        ...
+
+    def put_note(self, account: str, name: str, value: bytes) -> None:
+        """A small durable value of an account, such as a limiter's state."""
+        ...
+
+    def notes(self, name: str) -> dict[str, bytes]: ...
+
+    def drop_note(self, account: str, name: str) -> None: ...
+
+
+class Store(Protocol):
+    """Runs jobs in transactions: all of a job happens, or nothing of it."""
+
+    async def open(self, *, own: bool) -> None:
+        """`own`: become the one worker of this store. Raises StoreBusy where there is one."""
+        ...
+
+    async def write(self, job: Callable[[Transaction], T]) -> T:
+        """Durable when this returns, also against power loss."""
+        ...
+
+    async def read(self, job: Callable[[Transaction], T]) -> T: ...
+
+    async def close(self) -> None: ...
+
+
+def known_payload(known: Known) -> dict[str, Any]:
+    """A message's state without its bulky parts, for people and for `show --json`."""
+    fields = msgspec.structs.asdict(known)
+    for internal in ("record", "history", "row"):
+        del fields[internal]
+    return fields

@@ -89,7 +89,7 @@ def ms_of(moment: datetime) -> int:
 def iso(ms: int) -> str:
     """Epoch ms as the record writes times: RFC 3339, UTC, milliseconds, `Z`."""
     seconds, rest = divmod(ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z".rjust(24, "0")
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:03d}Z"
 
 
 def iso_ms(text: str) -> int:

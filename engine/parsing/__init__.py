@@ -1,0 +1,1 @@
+"""Parsers: bytes in, records out, chunk by chunk and in bounded memory; no input or output."""

@@ -94,9 +94,12 @@ class _Thread:
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._accounts: dict[str, int] = {}
         self._waiting = 0
+        self._closed = False
         self._thread.start()
 
     async def run(self, job: Callable[[Transaction], T]) -> T:
+        if self._closed:
+            raise StoreError(f"the store {self._path} is closed")
         if self._waiting >= QUEUE_MAX:
             raise StoreError(f"{self._path}: more than {QUEUE_MAX} transactions are waiting")
         loop = asyncio.get_running_loop()
@@ -109,6 +112,7 @@ class _Thread:
             self._waiting -= 1
 
     async def close(self) -> None:
+        self._closed = True
         self._jobs.put(None)
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._thread.join)

@@ -430,6 +430,9 @@ class SqliteTransaction:
         ).fetchone()
         return int(row[0])
 
+    def inbox_waits(self) -> bool:
+        return self._db.execute("SELECT 1 FROM inbox LIMIT 1").fetchone() is not None
+
     def take_inbox(self, limit: int) -> list[InboxItem]:
         rows = self._db.execute(
             "SELECT account, kind, payload, at_ms, id FROM inbox ORDER BY id LIMIT ?", (limit,)

@@ -1,0 +1,365 @@
+"""One question: limit -> request -> fetch -> records -> reports, committed as they come.
+
+The last piece of an answer is handed back uncommitted, so that the caller can commit it in one
+transaction with what it means for the schedule: the cursor never moves without the reports, and
+the reports of a one-time answer are durable before the next request goes out.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from urllib.parse import quote, urljoin, urlsplit
+
+import anyio
+import msgspec
+
+from engine.config.model import AccountConfig
+from engine.core.clock import Clock
+from engine.core.contracts import Flaw, Head, Outcome, Poll, Reader, Request, Verb
+from engine.core.errors import StoreError
+from engine.core.secret import Secret
+from engine.core.state import State
+from engine.core.work import Committed, Page
+from engine.limits import AccountLimiter, Slot, retry_after_s
+from engine.stores.ledger import commit
+from engine.stores.transaction import Store
+from engine.telemetry import Telemetry
+from engine.transport import Answer, Timeout, Timeouts, Transport, TransportError
+
+# Reports that wait in memory before they are committed. A one-time answer is one transaction
+# unless it is far larger than any limit that can be asked for.
+CHUNK_REPORTS = 1000
+CHUNK_REPORTS_ONE_TIME = 5000
+
+REDIRECTS_MAX = 3
+
+# Of an answer that is no report at all, this much of its beginning is set aside.
+BEGINNING_MAX = 4096
+LOGIN_BODY_MAX = 64 * 1024
+
+# A store that cannot write (disk full, locked) is tried again this often, for ever: what a
+# one-time provider has answered must not be dropped.
+STORE_RETRY_S = 1.0
+
+
+class Reply(msgspec.Struct, kw_only=True):
+    """What one question brought. `page` is the last piece, still to be committed."""
+
+    outcome: Outcome
+    page: Page
+    began_ms: int
+    rows: int = 0
+    finals: int = 0
+    flaws: int = 0
+    keys: set[int] = set()
+    records: int = 0  # committed already, in earlier pieces
+    retry_after_s: float | None = None
+    timed_out: bool = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether the provider has dealt with the question, be it with a refusal of its content."""
+        return self.outcome.verb in (Verb.DONE, Verb.MORE, Verb.ABSENT, Verb.SPLIT)
+
+
+class Asker:
+    """Asks one account's questions, one answer at a time each, inside its limits."""
+
+    def __init__(
+        self,
+        account: AccountConfig,
+        *,
+        store: Store,
+        transport: Transport,
+        limiter: AccountLimiter,
+        telemetry: Telemetry,
+        clock: Clock,
+        rand: random.Random,
+    ) -> None:
+        self.account = account
+        self.provider = account.provider
+        self.traits = account.provider.traits
+        self.store = store
+        self.limiter = limiter
+        self.telemetry = telemetry
+        self.clock = clock
+        self.rand = rand
+        self._transport = transport
+        self._timeouts = Timeouts(
+            account.request.timeout_s, account.request.total_timeout_s, account.request.body_max
+        )
+        self._headers = tuple((k, v.reveal()) for k, v in account.headers.items())
+        self._secrets = tuple(_secrets(account))
+        self._token: str | None = None
+        self._token_age = 0
+        self._login = anyio.Lock()
+        self._chunk_max = CHUNK_REPORTS_ONE_TIME if self.traits.one_time else CHUNK_REPORTS
+
+    def page(self) -> Page:
+        return Page(
+            account=self.account.name,
+            provider=self.provider.name,
+            traits=self.traits,
+            observed_ms=self.clock.now_ms(),
+        )
+
+    async def commit(self, page: Page) -> Committed:
+        """Commit, and do not take no for an answer: a full or locked disk is waited out."""
+        troubled = False
+        while True:
+            try:
+                done = await self.store.write(lambda tx: commit(tx, page))
+            except StoreError as error:
+                if not troubled:
+                    troubled = True
+                    self.telemetry.event(
+                        logging.ERROR,
+                        self.account.name,
+                        f"the store does not take what was read: {error}; tried again every"
+                        f" {STORE_RETRY_S:g} s, nothing more is asked meanwhile",
+                    )
+                await self.clock.sleep(STORE_RETRY_S)
+            else:
+                self._count(page, done)
+                return done
+
+    def _count(self, page: Page, done: Committed) -> None:
+        name = self.account.name
+        for counter, n in (
+            ("records", done.records),
+            ("repeated", done.repeated),
+            ("superseded", done.lost),
+            ("verdicts", done.verdicts),
+            ("set_aside", len(page.flaws)),
+            ("incidents", len(page.incidents)),
+            ("unlisted", len(page.unlisted)),
+        ):
+            if n:
+                self.telemetry.count(counter, name, n)
+
+    async def ask(self, poll: Poll, slot: Slot | None = None) -> Reply:
+        """Ask, following redirects on the same origin and logging in where that is needed.
+
+        `slot` is a place in the limits that the caller holds already. Never raises for what a
+        provider does: that is an outcome.
+        """
+        if self.provider.login() is not None and self._token is None:
+            refused = await self._log_in(self._token_age, slot)
+            slot = None
+            if refused is not None:
+                return self._failed(refused)
+        age = self._token_age
+        reply = await self._once(poll, slot)
+        if reply.outcome.verb is Verb.LOGIN:
+            refused = await self._log_in(age, None)
+            if refused is not None:
+                return self._failed(refused)
+            reply = await self._once(poll, None)
+            if reply.outcome.verb is Verb.LOGIN:
+                cause = "a fresh token is refused: " + reply.outcome.cause
+                reply.outcome = Outcome(verb=Verb.PAUSE, cause=cause)
+        return reply
+
+    def _failed(self, outcome: Outcome, retry_after: float | None = None) -> Reply:
+        return Reply(
+            outcome=outcome,
+            page=self.page(),
+            began_ms=self.clock.now_ms(),
+            retry_after_s=retry_after,
+        )
+
+    async def _once(self, poll: Poll, slot: Slot | None) -> Reply:
+        request = self.provider.request(poll, self._token)
+        request = msgspec.structs.replace(request, headers=(*self._headers, *request.headers))
+        for _ in range(REDIRECTS_MAX + 1):
+            reply, target = await self._send(poll, request, slot)
+            slot = None
+            if target is None:
+                return reply
+            request = msgspec.structs.replace(request, url=target, params=())
+        reply.outcome = Outcome(verb=Verb.RETRY, cause=f"more than {REDIRECTS_MAX} redirects")
+        return reply
+
+    async def _send(
+        self, poll: Poll, request: Request, slot: Slot | None
+    ) -> tuple[Reply, str | None]:
+        """One request, and where a redirect on the same origin leads."""
+        slot = slot or await self.limiter.slot()
+        reply = self._failed(Outcome())
+        self.telemetry.count("requests", self.account.name)
+        try:
+            async with self._transport.fetch(
+                self.account.base_url, request, self._timeouts, slot.sent
+            ) as answer:
+                slot.answered()
+                head = answer.head
+                reply.retry_after_s = retry_after_s(
+                    head.headers.get("retry-after"), self.clock.now_ms() / 1000
+                )
+                if 300 <= head.status < 400:
+                    target = self._redirect(request, head)
+                    if target is None:
+                        reply.outcome = Outcome(
+                            verb=Verb.RETRY,
+                            cause=f"HTTP {head.status}: a redirect to another origin is not"
+                            " followed, credentials would go there",
+                        )
+                    return reply, target
+                await self._read(poll, answer, reply)
+        except TransportError as error:
+            if not error.sent:
+                slot.unused()
+            reply.timed_out = isinstance(error, Timeout) and error.sent
+            reply.outcome = Outcome(verb=Verb.RETRY, cause=error.cause)
+        finally:
+            slot.release()
+        if reply.outcome.verb in (Verb.RETRY, Verb.PAUSE):
+            self.telemetry.count("failures", self.account.name)
+        return reply, None
+
+    def _redirect(self, request: Request, head: Head) -> str | None:
+        location = head.headers.get("location")
+        asked = request.url or self.account.base_url + request.path
+        if not location or request.method != "GET":
+            return None
+        query = ""
+        if request.params and request.url is None:
+            query = "?" + "&".join(f"{k}={v}" for k, v in request.params)
+        target = urljoin(asked + query, location)
+        here, there = urlsplit(asked), urlsplit(target)
+        if (here.scheme, here.netloc) != (there.scheme, there.netloc):
+            return None
+        return target
+
+    async def _read(self, poll: Poll, answer: Answer, reply: Reply) -> None:
+        """Feed the body to the provider's reader, committing every full piece."""
+        reader = self.provider.reader(poll, answer.head)
+        cut: TransportError | None = None
+        beginning = b""
+        try:
+            async for chunk in answer.chunks():
+                if len(beginning) < BEGINNING_MAX:
+                    beginning += chunk[: BEGINNING_MAX - len(beginning)]
+                self._take(reader, reader.parser.feed(chunk), reply)
+                while len(reply.page.reports) >= self._chunk_max:
+                    await self._commit_piece(reply)
+        except TransportError as error:
+            cut = error
+        except BaseException:
+            # Stopped in the middle: what came whole is kept, a one-time provider has it no more.
+            with anyio.CancelScope(shield=True):
+                self._take(reader, reader.parser.close(cut=True), reply)
+                await self._commit_piece(reply)
+            raise
+        self._take(reader, reader.parser.close(cut=cut is not None), reply)
+        self._note_whole(answer.head, reader, reply, beginning)
+        reply.rows = reader.parser.rows
+        outcome = reader.outcome()
+        if cut is not None:
+            reply.timed_out = isinstance(cut, Timeout)
+            if outcome.verb in (Verb.DONE, Verb.MORE, Verb.ABSENT, Verb.RETRY):
+                outcome = Outcome(verb=Verb.RETRY, cause=cut.cause)
+        reply.outcome = outcome
+
+    def _take(self, reader: Reader, records: object, reply: Reply) -> None:
+        reports = reader.reports(records) if records else []  # type: ignore[arg-type]
+        flaws = reader.take_flaws()
+        if flaws:
+            reply.flaws += len(flaws)
+            reply.page.flaws = [*reply.page.flaws, *map(self._redacted, flaws)]
+        if reports:
+            base = len(reply.page.reports)
+            unlisted = [
+                base + index
+                for index, report in enumerate(reports)
+                if report.state is State.UNKNOWN and not self.provider.lists(report)
+            ]
+            if unlisted:
+                reply.page.unlisted = reply.page.unlisted.union(unlisted)
+            reply.page.reports = [*reply.page.reports, *reports] if base else reports
+            reply.finals += sum(report.final for report in reports)
+            if self.traits.paged:
+                reply.keys.update(hash(report.message_id) for report in reports)
+
+    async def _commit_piece(self, reply: Reply) -> None:
+        full = reply.page
+        reply.page = self.page()
+        done = await self.commit(full)
+        reply.records += done.records
+
+    def _note_whole(self, head: Head, reader: Reader, reply: Reply, beginning: bytes) -> None:
+        """An answer that is no report at all is set aside by its beginning."""
+        parser = reader.parser
+        nothing = parser.rows == 0 and not reply.flaws
+        if head.status == 200 and not parser.complete and nothing and beginning:
+            flaw = Flaw(parser.cause or "no report", "whole answer", beginning, truncated=True)
+            reply.flaws += 1
+            reply.page.flaws = [self._redacted(flaw)]
+
+    def _redacted(self, flaw: Flaw) -> Flaw:
+        """An answer may repeat what was asked, a password included."""
+        raw = flaw.raw
+        for secret in self._secrets:
+            raw = raw.replace(secret, b"***")
+        return flaw if raw is flaw.raw else msgspec.structs.replace(flaw, raw=raw)
+
+    async def _log_in(self, age: int, slot: Slot | None) -> Outcome | None:
+        """Get a token, one request however many wait for it. None: there is one now."""
+        async with self._login:
+            if self._token_age != age:  # somebody else was first
+                if slot is not None:
+                    slot.unused()
+                    slot.release()
+                return None
+            request = self.provider.login()
+            assert request is not None
+            head, body, failure = await self._fetch_login(request, slot)
+            if failure is not None:
+                return failure
+            assert head is not None
+            token = self.provider.token(head, body)
+            if token is None:
+                if head.status in (429, 503) or head.status >= 500:
+                    return Outcome(
+                        verb=Verb.RETRY,
+                        cause=f"the login answered HTTP {head.status}",
+                        hold=head.status in (429, 503),
+                    )
+                return Outcome(verb=Verb.PAUSE, cause=f"the login was refused (HTTP {head.status})")
+            self._token = token
+            self._token_age += 1
+            return None
+
+    async def _fetch_login(
+        self, request: Request, slot: Slot | None
+    ) -> tuple[Head | None, bytes, Outcome | None]:
+        slot = slot or await self.limiter.slot()
+        self.telemetry.count("requests", self.account.name)
+        try:
+            async with self._transport.fetch(
+                self.account.base_url, request, self._timeouts, slot.sent
+            ) as answer:
+                slot.answered()
+                body = b""
+                async for chunk in answer.chunks():
+                    body += chunk
+                    if len(body) > LOGIN_BODY_MAX:
+                        break
+                return answer.head, body, None
+        except TransportError as error:
+            if not error.sent:
+                slot.unused()
+            return None, b"", Outcome(verb=Verb.RETRY, cause=f"the login: {error.cause}")
+        finally:
+            slot.release()
+
+
+def _secrets(account: AccountConfig) -> Iterator[bytes]:
+    """An account's secrets as they may come back in an answer."""
+    options = msgspec.structs.asdict(account.options)
+    for value in (*options.values(), *account.headers.values()):
+        if isinstance(value, Secret) and value.reveal():
+            yield value.reveal().encode()
+            yield quote(value.reveal(), safe="").encode()

@@ -1,0 +1,237 @@
+"""The `[[accounts]]` tables: an account's engine keys, and its provider made from its own keys.
+
+What a user leaves out falls back on what the provider documents of itself, so that the defaults
+stand in one place, beside their source. Values are checked here until nothing later needs to ask:
+the scheduler never meets an empty ladder or an interval of nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from engine.core.contracts import Context, Provider, Traits
+from engine.core.errors import ConfigError
+from engine.core.secret import Secret
+
+from . import values
+from .limits import LimitsDraft, joined, read_limits
+from .model import DAY_S, AccountConfig, RequestConfig, ScheduleConfig
+from .options import read_options
+from .reader import Section, ascending
+
+_INTERVAL_MIN_S = 0.01  # less is a hot loop
+_SHIPPED = frozenset({"bulksms", "infobip", "avaamo", "messangi"})
+# What stands in for a provider that could not be made: it must cause no fault of its own.
+_NO_TRAITS = Traits(interval_s=_INTERVAL_MIN_S, idle_interval_s=_INTERVAL_MIN_S)
+
+
+def read_accounts(
+    top: Section, providers: Mapping[str, type[Provider]]
+) -> tuple[tuple[AccountConfig, ...], frozenset[str]]:
+    """The accounts that are whole, and the names of all that there are."""
+    faults = len(top.faults)
+    sections = top.tables("accounts", "[[accounts]], an array of tables")
+    if not sections and len(top.faults) == faults:
+        top.fault("accounts", "there is none; at least one is needed")
+    names: dict[str, str] = {}
+    accounts: list[AccountConfig] = []
+    drafts: list[LimitsDraft] = []
+    for section in sections:
+        account, draft = _account(section, providers)
+        unique_name(section, account.name if account else None, names)
+        drafts.append(draft)
+        if account is not None:
+            accounts.append(account)
+    limits = joined(drafts, top)
+    if len(accounts) == len(limits):
+        accounts = [
+            msgspec.structs.replace(account, limits=limit)
+            for account, limit in zip(accounts, limits, strict=True)
+        ]
+    return tuple(accounts), frozenset(names)
+
+
+def unique_name(section: Section, name: str | None, names: dict[str, str]) -> None:
+    """A fault where the section's name was taken before; else it is noted down."""
+    raw = name if name is not None else section.data.get("name")
+    if not isinstance(raw, str):
+        return
+    if raw in names:
+        section.fault("name", f"{values.shown(raw)} is the name of {names[raw]} already")
+    else:
+        names[raw] = section.at
+
+
+def _account(
+    section: Section, providers: Mapping[str, type[Provider]]
+) -> tuple[AccountConfig | None, LimitsDraft]:
+    faults = len(section.faults)
+    name = section.need("name", values.name, "")
+    provider_name = section.need("provider", values.text, "")
+    cls = _provider_class(section, provider_name, providers) if provider_name else None
+    base_url = section.need("base_url", values.base_url, "")
+    content = section.take("content", values.flag, False)
+    zone_name, zone = section.take("timezone", values.timezone, values.timezone("UTC"))
+    headers = _headers(section.table("headers", hidden=True))
+    ca_file = section.take("ca_file", section.reading.path, None)
+    if ca_file is not None and not ca_file.is_file():
+        section.fault("ca_file", "there is no such file")
+    push_secret = section.take("push_secret", section.reading.secret, None)
+    span = _period(section)
+    for key in ("limits", "schedule", "request", "overlap"):  # read when the traits are known
+        section.has(key)
+    context = Context(account=name, content=content, timezone=zone)
+    options, provider = _provider(section, cls, context)
+    traits = provider.traits if provider is not None else _NO_TRAITS
+    draft = read_limits(section.table("limits"), traits)
+    schedule = _schedule(section.table("schedule"), traits)
+    request = _request(section.table("request"))
+    overlap_s = section.take("overlap", values.Span(), traits.overlap_s)
+    if cls is not None:  # without it nobody knows which keys are known
+        section.close()
+    if provider is None or len(section.faults) > faults:
+        return None, draft
+    start_ms, lookback_s, end_ms = span
+    account = AccountConfig(
+        name=name,
+        provider_name=provider_name,
+        provider=provider,
+        options=options,
+        base_url=base_url,
+        limits=draft.alone(),
+        schedule=schedule,
+        request=request,
+        content=content,
+        timezone=zone_name,
+        headers=headers,
+        start_ms=start_ms,
+        lookback_s=traits.lookback_s if start_ms is None and lookback_s is None else lookback_s,
+        end_ms=end_ms,
+        overlap_s=overlap_s,
+        ca_file=ca_file,
+        push_secret=push_secret,
+    )
+    return account, draft
+
+
+def _provider_class(
+    section: Section, name: str, providers: Mapping[str, type[Provider]]
+) -> type[Provider] | None:
+    if name in providers:
+        try:
+            return providers[name]
+        except ConfigError as error:  # it is there, and could not be loaded
+            for line in error.faults:
+                section.fault("provider", values.printable(line, 300))
+            return None
+    if name in _SHIPPED:
+        section.fault("provider", f"{values.shown(name)} is not part of this build")
+        return None
+    section.fault("provider", unknown_plugin("provider", name, providers))
+    return None
+
+
+def unknown_plugin(what: str, name: str, available: Mapping[str, Any]) -> str:
+    """The words for a provider or sink that does not exist."""
+    likely, close = values.nearest(name, available)
+    hint = f'; did you mean "{likely}"?' if close else ""
+    return (
+        f"unknown {what} {values.shown(name)}{hint}"
+        f" (this build has {values.listed(sorted(available))})"
+    )
+
+
+def _provider(
+    section: Section, cls: type[Provider] | None, context: Context
+) -> tuple[Any, Provider | None]:
+    """The provider and the options it was made with; its own faults at the keys they name."""
+    if cls is None:
+        return None, None
+    provider_class = cls
+
+    def build(options: Any) -> Provider:
+        return provider_class(options, context)
+
+    return read_options(cls.Options, section, build) or (None, None)
+
+
+def _headers(section: Section) -> dict[str, Secret]:
+    found: dict[str, Secret] = {}
+    for key in section.data:
+        place = values.key_text(key)
+        try:
+            header = values.header_name(key)
+            value = section.reading.secret(section.data[key])
+            if any(c != "\t" and not c.isprintable() for c in value.reveal()):
+                raise ValueError("holds characters that a header cannot have")
+            if any(header.lower() == other.lower() for other in found):
+                raise ValueError("is there twice")
+            found[header] = value
+        except ValueError as error:
+            section.fault(place, str(error))
+    return found
+
+
+def _period(section: Section) -> tuple[int | None, float | None, int | None]:
+    """`start` or `lookback`, and `end`."""
+    start_ms = section.take("start", values.moment, None)
+    lookback_s = section.take("lookback", values.Span(0.001), None)
+    end_ms = section.take("end", values.moment, None)
+    if section.has("start") and section.has("lookback"):
+        section.fault("lookback", 'goes not together with "start"; give one of them')
+    if start_ms is not None and end_ms is not None and end_ms <= start_ms:
+        section.fault("end", 'expected a time after "start"')
+    return start_ms, lookback_s, end_ms
+
+
+def _schedule(section: Section, traits: Traits) -> ScheduleConfig:
+    ladder = section.many("ladder", values.Span(), traits.ladder_s, what="durations")
+    start = section.take("from", values.Choice(("sent", "previous")), "sent")
+    jitter = section.take("jitter", values.share, 0.0)
+    give_up_s = section.take("give_up", values.Span(), 2 * DAY_S)
+    interval_s = section.take("interval", values.Span(_INTERVAL_MIN_S), traits.interval_s)
+    by_default = interval_s
+    if not section.has("interval"):
+        by_default = max(interval_s, traits.idle_interval_s)
+    before = len(section.faults)
+    idle_s = section.take("idle_interval", values.Span(_INTERVAL_MIN_S), by_default)
+    if idle_s < interval_s and len(section.faults) == before:
+        section.fault("idle_interval", "expected at least the interval")
+    rescan = section.many("rescan", values.Span(), traits.rescan_s, what="durations")
+    if section.has("ladder"):
+        _check_ladder(section, ladder, previous=start == "previous")
+    if section.has("rescan"):
+        ascending(section, "rescan", rescan, least_ms=1)
+    section.close()
+    return ScheduleConfig(
+        ladder_s=ladder,
+        from_previous=start == "previous",
+        jitter=jitter,
+        give_up_s=give_up_s,
+        interval_s=interval_s,
+        idle_interval_s=idle_s,
+        rescan_s=rescan,
+    )
+
+
+def _check_ladder(section: Section, ladder: tuple[float, ...], *, previous: bool) -> None:
+    if section.data["ladder"] in ([], ()):
+        section.fault("ladder", "expected at least one duration")
+    elif not previous:
+        ascending(section, "ladder", ladder, least_ms=0)
+    elif any(round(gap_s * 1000) < 1 for gap_s in ladder[1:]):
+        section.fault("ladder", "expected gaps of at least a millisecond after the first")
+
+
+def _request(section: Section) -> RequestConfig:
+    default = RequestConfig()
+    found = RequestConfig(
+        timeout_s=section.take("timeout", values.Span(0.001), default.timeout_s),
+        total_timeout_s=section.take("total_timeout", values.Span(0.001), default.total_timeout_s),
+        body_max=section.take("max_body", values.Size(1), default.body_max),
+    )
+    section.close()
+    return found

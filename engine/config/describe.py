@@ -1,0 +1,146 @@
+"""What a configuration would run, in lines for people: the `check` command's text.
+
+Everything is printed from typed values, where secrets are wrapped and print as `***`; strings that
+look like URLs lose userinfo and query on the way, should a plug-in keep one unwrapped.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import PurePath
+from typing import Any
+
+import msgspec
+
+from engine.core.secret import Secret
+from engine.core.units import iso, spell_duration
+
+from .model import AccountConfig, Config, SinkConfig
+from .values import listed, printable
+
+_DAY_S = 86_400.0
+_USERINFO = re.compile(r"(?<=://)[^/\s]*@")
+_QUERY = re.compile(r"(?<=\?)\S+")
+
+
+def describe(config: Config) -> list[str]:
+    """One line for the store, then a block of lines for each account and sink."""
+    store = config.store
+    place = f" {printable(str(store.path), 300)}" if store.path else ""
+    lines = [
+        f"store: {store.scheme}{place}; ended messages stay {spell_duration(store.retention_s)},"
+        f" acknowledged records {spell_duration(store.log_retention_s)}"
+    ]
+    for account in config.accounts:
+        lines += _account(account)
+    for sink in config.sinks:
+        lines += _sink(sink)
+    return lines
+
+
+def allowed_a_day(account: AccountConfig) -> float:
+    """How many requests a day the account's limits let through."""
+    return min(rate.requests * _DAY_S / rate.per_s for rate in account.limits.rates)
+
+
+def feed_a_day(account: AccountConfig) -> int:
+    """How many requests a day the feed's interval asks for, at its busiest and a page a read."""
+    if account.provider.traits.feed is None:
+        return 0
+    reads = max(1, len(account.provider.traits.read_channels))
+    return math.ceil(_DAY_S / account.schedule.interval_s) * reads
+
+
+def _account(account: AccountConfig) -> list[str]:
+    limits, request = account.limits, account.request
+    rates = " and ".join(
+        f"{rate.requests} in {spell_duration(rate.per_s)} (slack {spell_duration(rate.slack_s)})"
+        for rate in limits.rates
+    )
+    group = f", shared by group {limits.group}" if limits.group else ""
+    lines = [
+        f"account {account.name}: {account.provider_name} at {account.base_url}",
+        f"  limits: {rates}; {limits.concurrency} at a time{group}",
+        f"  schedule: {_schedule(account)}",
+        f"  request: timeout {spell_duration(request.timeout_s)},"
+        f" in all {spell_duration(request.total_timeout_s)}, body up to {request.body_max} bytes",
+        f"  requests a day: {_needs(account)}",
+    ]
+    if account.provider.traits.feed == "windowed":
+        lines.append(f"  period: {_period(account)}")
+    lines.extend(f"  header {name}: ***" for name in sorted(account.headers))
+    return lines + _options(account.options)
+
+
+def _schedule(account: AccountConfig) -> str:
+    schedule, traits = account.schedule, account.provider.traits
+    parts = []
+    if traits.feed is not None:
+        idle = spell_duration(schedule.idle_interval_s)
+        parts.append(f"feed every {spell_duration(schedule.interval_s)}, {idle} when idle")
+    if traits.feed == "windowed":
+        parts.append(f"rescans after {_spans(schedule.rescan_s)}")
+    if traits.asks and schedule.ladder_s:
+        since = "the rung before" if schedule.from_previous else "sending"
+        parts.append(
+            f"ladder {_spans(schedule.ladder_s)} from {since}, jitter {schedule.jitter:g},"
+            f" given up {spell_duration(schedule.give_up_s)} after the last"
+        )
+    return "; ".join(parts) or "nothing is asked for by itself"
+
+
+def _needs(account: AccountConfig) -> str:
+    """The demand that is known beforehand, beside what the limits allow."""
+    parts = []
+    if account.provider.traits.feed is not None:
+        parts.append(f"up to {feed_a_day(account)} for the feed")
+    if account.provider.traits.asks and account.schedule.ladder_s:
+        what = " or ".join(sorted(account.provider.traits.asks))
+        parts.append(f"{len(account.schedule.ladder_s)} over its life for each tracked {what}")
+    return f"{' and '.join(parts) or 'none'}; the limits allow {allowed_a_day(account):.0f}"
+
+
+def _period(account: AccountConfig) -> str:
+    begin = "the beginning"
+    if account.start_ms is not None:
+        begin = iso(account.start_ms)
+    elif account.lookback_s is not None:
+        begin = f"{spell_duration(account.lookback_s)} ago"
+    end = f" to {iso(account.end_ms)}" if account.end_ms is not None else ""
+    return f"from {begin}{end}, overlap {spell_duration(account.overlap_s)}"
+
+
+def _sink(sink: SinkConfig) -> list[str]:
+    accounts = "all accounts" if sink.accounts is None else listed(sink.accounts)
+    states = "all states" if sink.states is None else listed(sorted(sink.states))
+    begin = "the oldest record kept" if sink.start == "oldest" else "now"
+    batch = sink.batch
+    return [
+        f"sink {sink.name}: {sink.type}; {accounts}; {states}; from {begin}; batches of"
+        f" {batch.records} records, {batch.bytes} bytes, {spell_duration(batch.wait_s)}",
+        *_options(sink.sink),
+    ]
+
+
+def _options(options: Any) -> list[str]:
+    """The plug-in's own keys that are set to something."""
+    lines = []
+    for field in msgspec.structs.fields(options):
+        value = getattr(options, field.name)
+        if value is not None and value not in ((), [], {}, ""):
+            lines.append(f"  {field.encode_name}: {_shown(value)}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Secret):
+        return "***"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value) if isinstance(value, (str, PurePath)) else repr(value)
+    return printable(_QUERY.sub("***", _USERINFO.sub("***@", text)), 300)
+
+
+def _spans(spans: tuple[float, ...]) -> str:
+    return listed(spell_duration(span) for span in spans)

@@ -1,0 +1,121 @@
+"""What a configuration is once it was read: frozen values, complete, every default filled in.
+
+Durations are seconds (`…_s`), times epoch milliseconds (`…_ms`), paths absolute. The rest of the
+engine reads these and never a TOML key, so that a spelling lives in one place. Secrets stay
+wrapped: the `repr` of a Config is safe to print.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.core.contracts import Provider, Sink
+from engine.core.secret import Secret
+from engine.core.state import State
+from engine.windows import Rate
+
+DAY_S = 86_400.0
+SinkClass = type[Sink]  # inside SinkConfig the word `type` is a field
+
+
+class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where state is kept and for how long."""
+
+    url: Secret
+    scheme: str  # "memory", "sqlite", …
+    path: Path | None = None  # the file of a sqlite store
+    retention_s: float = 30 * DAY_S  # ended messages
+    log_retention_s: float = DAY_S  # records that every sink has acknowledged
+
+
+class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Every rate holds at once. Accounts of one `group` share a limit and have equal values."""
+
+    rates: tuple[Rate, ...]
+    concurrency: int = 1
+    group: str | None = None
+
+
+class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """When to ask: the ladder for what is tracked, the interval and the rescans for a feed."""
+
+    ladder_s: tuple[float, ...]
+    from_previous: bool = False  # the ladder's numbers are gaps between rungs
+    jitter: float = 0.0
+    give_up_s: float = 2 * DAY_S
+    interval_s: float
+    idle_interval_s: float
+    rescan_s: tuple[float, ...]
+
+
+class RequestConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request may take."""
+
+    timeout_s: float = 30.0  # for a connection, or for the next byte
+    total_timeout_s: float = 600.0
+    body_max: int = 1 << 30  # bytes after decompression
+
+
+class AccountConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One account at one provider."""
+
+    name: str
+    provider_name: str
+    provider: Provider
+    options: Any  # the provider's own keys, an instance of its Options
+    base_url: str  # without a slash at its end
+    limits: LimitsConfig
+    schedule: ScheduleConfig
+    request: RequestConfig
+    content: bool = False
+    timezone: str = "UTC"
+    headers: dict[str, Secret]
+    start_ms: int | None = None
+    lookback_s: float | None = None  # None exactly where `start_ms` is set
+    end_ms: int | None = None
+    overlap_s: float
+    ca_file: Path | None = None
+    push_secret: Secret | None = None
+
+
+class BatchConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a sink is given at once; whichever comes first."""
+
+    records: int = 1000
+    bytes: int = 1 << 20
+    wait_s: float = 0.2
+
+
+class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One place where records go."""
+
+    name: str
+    type: str
+    sink: Any  # the sink's own keys, an instance of its Options
+    sink_class: SinkClass
+    accounts: tuple[str, ...] | None = None  # None: all
+    states: frozenset[State] | None = None  # None: all
+    start: str = "oldest"  # or "now"
+    batch: BatchConfig
+
+    def build(self) -> Sink:
+        """A new sink, not yet open."""
+        return self.sink_class(self.sink)
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it."""
+
+    source: str  # what faults are headed with: the file's name
+    base: Path  # what relative paths started from
+    shutdown_grace_s: float = 10.0
+    store: StoreConfig
+    accounts: tuple[AccountConfig, ...]
+    sinks: tuple[SinkConfig, ...] = ()
+
+    def account(self, name: str) -> AccountConfig | None:
+        """The account of that name."""
+        return next((account for account in self.accounts if account.name == name), None)

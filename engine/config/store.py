@@ -1,0 +1,57 @@
+"""The `[store]` table: which store, where, and how long things are kept.
+
+The URL may hold a password, so it is a secret from the first look at it: no fault repeats any part
+of it, only the part that names the kind of store leaves the wrapper.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.core.secret import Secret
+
+from . import values
+from .model import DAY_S, StoreConfig
+from .reader import Section
+
+STORE_SCHEMES = frozenset({"memory", "sqlite"})
+_DEFAULT_URL = "sqlite:///state.db"
+_WANTED_SQLITE = "expected sqlite:///file for a path from here, sqlite:////dir/file for a full one"
+
+
+def read_store(section: Section, schemes: frozenset[str]) -> StoreConfig:
+    url = section.take("url", section.reading.secret, None)
+    folder = values.secret_folder(section.data.get("url"), section.reading.folder)
+    given = url if url is not None else Secret(_DEFAULT_URL)
+    scheme, path = "sqlite", None
+    try:
+        scheme, path = _place(given.reveal(), schemes, folder)
+    except ValueError as error:
+        section.fault("url", str(error))
+    retention_s = section.take("retention", values.Span(), 30 * DAY_S)
+    log_retention_s = section.take("log_retention", values.Span(), DAY_S)
+    section.close()
+    return StoreConfig(
+        url=given,
+        scheme=scheme,
+        path=path,
+        retention_s=retention_s,
+        log_retention_s=log_retention_s,
+    )
+
+
+def _place(url: str, schemes: frozenset[str], folder: Path) -> tuple[str, Path | None]:
+    """The URL's kind of store and, for sqlite, its file."""
+    scheme, mark, rest = url.partition("://")
+    scheme = "postgresql" if scheme == "postgres" else scheme
+    if not mark or scheme not in schemes:
+        raise ValueError(f"this build has the stores {values.listed(sorted(schemes))}")
+    if scheme == "memory" and rest:
+        raise ValueError("expected memory:// with nothing behind it")
+    if scheme != "sqlite":
+        return scheme, None
+    if rest == "/:memory:":
+        raise ValueError("a store in memory is written memory://")
+    if not rest.startswith("/") or rest.endswith("/") or "\0" in rest:
+        raise ValueError(_WANTED_SQLITE)
+    return scheme, folder / rest[1:]

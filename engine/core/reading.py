@@ -1,0 +1,256 @@
+"""Reading a period completely: windows, pages, totals, and what to do when rows are missing.
+
+A `Reading` is the list of spans still to be read; the first one is being read. `Progress` is what
+is known of that one. After each answer `decide` says what comes next, as a value, and changes both
+accordingly; the caller asks. Rows are committed as they come: to read a row twice costs nothing,
+so a span that turns out short is split and read again in halves.
+
+Where an answer says how many rows there are, that is the proof of completeness. A span that can
+be split no further and is still short is an incident. A total that does not follow the window at
+all (both halves claim what the whole claimed) proves nothing: it is reported once, then ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .contracts import Outcome, Traits, Verb
+from .units import iso
+from .work import Incident
+
+# Pages of one span. A span with more rows than that is split before it is paged through, which
+# also bounds the set of rows seen.
+PAGES_MAX = 500
+ROWS_MAX = 50_000
+
+
+class Span(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A window, both ends included, in epoch ms."""
+
+    from_ms: int
+    to_ms: int
+    channel: str | None = None
+    parent_total: int | None = None  # what the whole claimed, of which this is a half
+    sibling_total: int | None = None  # what the other half claimed, where it was the same
+    short: bool = False  # read already, and short: only to be split
+
+    @property
+    def width_ms(self) -> int:
+        return self.to_ms - self.from_ms
+
+
+class Reading(msgspec.Struct, kw_only=True):
+    """What is still to be read. Durable as JSON, so that a restart goes on where it stood."""
+
+    spans: list[Span] = []
+    total_ignored: bool = False
+
+    @staticmethod
+    def of(from_ms: int, to_ms: int, traits: Traits) -> Reading:
+        """A period of at most the provider's longest window, by channel where it is read so."""
+        channels: tuple[str | None, ...] = traits.read_channels or (None,)
+        return Reading(
+            spans=[Span(from_ms=from_ms, to_ms=to_ms, channel=channel) for channel in channels]
+        )
+
+    def dump(self) -> list[dict[str, Any]]:
+        return [msgspec.to_builtins(span) for span in self.spans]
+
+    @staticmethod
+    def load(spans: list[dict[str, Any]], *, total_ignored: bool) -> Reading:
+        return Reading(spans=msgspec.convert(spans, list[Span]), total_ignored=total_ignored)
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """What was seen of the span that is being read; begins anew with every span."""
+
+    page: int = 1
+    rows: int = 0  # all rows, flaws and repetitions included
+    flaws: int = 0
+    seen: set[int] = set()  # of a paged span: which rows, by a hash of their message's id
+    first_total: int | None = None
+    total: int | None = None
+    again: bool = False  # the pages are being read a second time, because the total moved
+    fresh: int = 0  # rows of the last page that were new
+
+
+class Next(msgspec.Struct, kw_only=True):
+    """What an answer leads to. Exactly one of: ask the same span again, or go on with the next."""
+
+    same_span: bool = False
+    incidents: list[Incident] = []
+    cause: str = ""  # why a span was split, for the log
+
+
+def decide(
+    reading: Reading,
+    progress: Progress,
+    outcome: Outcome,
+    traits: Traits,
+    *,
+    rows: int,
+    flaws: int,
+    keys: set[int],
+) -> Next:
+    """What to do after an answer to the first span with `rows` rows (`flaws` of them unusable),
+    whose messages hash to `keys`."""
+    span = reading.spans[0]
+    progress.rows += rows
+    progress.flaws += flaws
+    progress.fresh = len(keys - progress.seen) + flaws
+    progress.seen |= keys
+    if outcome.verb is Verb.SPLIT:
+        return _divide(reading, traits, outcome.cause)
+    if outcome.total is not None:
+        progress.total = outcome.total
+        if progress.first_total is None:
+            progress.first_total = outcome.total
+    incidents = _judge_total(reading, span, progress)
+    total = None if reading.total_ignored else progress.total
+    if traits.paged:
+        too_many = total is not None and total > ROWS_MAX and progress.page == 1
+        if too_many and _halves(span, traits):
+            return _divide(reading, traits, f"{total} rows are more than one window may hold")
+        if _has_more(progress, outcome, total, rows):
+            progress.page += 1
+            return Next(same_span=True, incidents=incidents)
+    received = len(progress.seen) + progress.flaws if traits.paged else progress.rows
+    if total is None or received >= total:
+        reading.spans.pop(0)
+        return Next(incidents=incidents)
+    if traits.paged and not progress.again and progress.total != progress.first_total:
+        progress.again, progress.page = True, 1
+        progress.first_total = progress.total
+        return Next(same_span=True, incidents=incidents)
+    step = _short(reading, traits, progress, received)
+    step.incidents = [*incidents, *step.incidents]
+    return step
+
+
+def _has_more(progress: Progress, outcome: Outcome, total: int | None, rows: int) -> bool:
+    """Whether there is another page worth asking for."""
+    if rows == 0 or progress.page >= PAGES_MAX:
+        return False
+    if outcome.page is not None and outcome.page != progress.page:
+        return False  # the server ignores the page that was asked for
+    if progress.page > 1 and progress.fresh == 0 and not progress.again:
+        return False  # a page that repeats others: asking on would go round in circles
+    if progress.again and progress.fresh == 0:
+        return False
+    if total is not None:
+        return len(progress.seen) + progress.flaws < total
+    return outcome.pages is None or progress.page < outcome.pages
+
+
+def _judge_total(reading: Reading, span: Span, progress: Progress) -> list[Incident]:
+    """Whether the total follows the window: two halves cannot both hold what the whole holds."""
+    if (
+        not reading.total_ignored
+        and progress.page == 1
+        and progress.total
+        and progress.total == span.parent_total == span.sibling_total
+    ):
+        reading.total_ignored = True
+        # The other half waits to be split for its missing rows; there is no telling any more.
+        reading.spans = [other for other in reading.spans if not other.short]
+        return [
+            Incident(
+                kind="total_ignored",
+                text=(
+                    f"the provider says {progress.total} rows whatever the window is: its total"
+                    " cannot prove completeness and is ignored"
+                ),
+                expected=progress.total,
+            )
+        ]
+    return []
+
+
+def _short(reading: Reading, traits: Traits, progress: Progress, received: int) -> Next:
+    """The span holds fewer rows than the provider says there are."""
+    span = reading.spans[0]
+    cause = f"{received} of {progress.total} rows came"
+    halves = _halves(span, traits)
+    if halves:
+        other = reading.spans[1] if len(reading.spans) > 1 else None
+        if (
+            progress.total == span.parent_total
+            and other is not None
+            and other.parent_total == span.parent_total
+            and other.sibling_total is None
+            and not other.short
+        ):
+            # All rows may be in this half, or the total may not follow the window: the other
+            # half's total tells, so it is asked first.
+            span.short = True
+            other.sibling_total = progress.total
+            reading.spans[0], reading.spans[1] = other, span
+            return Next(cause=cause)
+        return _divide(reading, traits, cause, total=progress.total)
+    if _channels(span, traits):
+        return _divide(reading, traits, cause, total=progress.total)
+    reading.spans.pop(0)
+    return Next(incidents=[_incident(span, cause, progress.total, received)], cause=cause)
+
+
+def divide_short(reading: Reading, traits: Traits) -> Next | None:
+    """Before asking: a span that is known to be short is split without being read again."""
+    if reading.spans and reading.spans[0].short:
+        span = reading.spans[0]
+        return _divide(reading, traits, "rows were missing", total=span.parent_total)
+    return None
+
+
+def _divide(reading: Reading, traits: Traits, cause: str, total: int | None = None) -> Next:
+    """Put parts in the place of the first span; where there are none, that is an incident."""
+    span = reading.spans.pop(0)
+    halves = _halves(span, traits)
+    if halves:
+        for half in halves:
+            half.parent_total = total
+        reading.spans[:0] = halves
+        return Next(cause=cause)
+    channels = _channels(span, traits)
+    if channels:
+        reading.spans[:0] = [
+            Span(from_ms=span.from_ms, to_ms=span.to_ms, channel=channel) for channel in channels
+        ]
+        return Next(cause=cause)
+    return Next(incidents=[_incident(span, cause, total, None)], cause=cause)
+
+
+def _halves(span: Span, traits: Traits) -> list[Span]:
+    """Two halves on the provider's smallest step; none where the span is as short as it may be."""
+    step = traits.window_min_ms
+    if span.width_ms <= step:
+        return []
+    middle = (span.from_ms + span.width_ms // 2) // step * step
+    if not span.from_ms < middle < span.to_ms:
+        middle = span.from_ms // step * step + step
+    if not span.from_ms < middle < span.to_ms:
+        return []
+    return [
+        Span(from_ms=span.from_ms, to_ms=middle, channel=span.channel),
+        Span(from_ms=middle, to_ms=span.to_ms, channel=span.channel),
+    ]
+
+
+def _channels(span: Span, traits: Traits) -> tuple[str, ...]:
+    return traits.channels if span.channel is None else ()
+
+
+def _incident(span: Span, cause: str, expected: int | None, received: int | None) -> Incident:
+    where = f"{iso(span.from_ms)} to {iso(span.to_ms)}"
+    if span.channel is not None:
+        where += f", channel {span.channel}"
+    return Incident(
+        kind="short_window",
+        text=f"{where}: {cause}, and the window can be split no further",
+        from_ms=span.from_ms,
+        to_ms=span.to_ms,
+        channel=span.channel,
+        expected=expected,
+        received=received,
+    )

@@ -1,0 +1,289 @@
+"""From the log to the sinks: one independent loop and one durable position a sink.
+
+A sink that is slow or dead falls behind alone. It gets every record at least once, in the order of
+the log (for any one message in the order of `revision`); its position moves after it has taken a
+batch, and with it what it will be given after a restart.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from collections.abc import Callable, Sequence
+
+import anyio
+import msgspec
+
+from engine.config.model import SinkConfig
+from engine.core.clock import Clock
+from engine.core.contracts import Batch, Flaw, Sink
+from engine.core.errors import PartialWrite, SinkError, StoreError
+from engine.core.state import State
+from engine.core.units import spell_duration
+from engine.limits import backoff_s
+from engine.stores.transaction import STATE_CODES, Place, Store, Transaction
+from engine.telemetry import Telemetry
+
+# Log rows read at once for one account, and their bytes: what a sink may hold in memory.
+ROWS_MAX = 64
+READ_BYTES_MAX = 4 << 20
+
+# Without news a sink looks at the log this often, in case another hand has written to it.
+LOOK_S = 1.0
+
+
+class SinkHealth(msgspec.Struct, kw_only=True):
+    """How a sink does, for people."""
+
+    failing: str | None = None
+    failures: int = 0
+    written: int = 0
+    behind: bool = True  # it has not acknowledged everything yet
+
+
+class Portion(msgspec.Struct):
+    """Records for one batch, and where each account will stand once they are taken."""
+
+    lines: list[bytes] = []
+    places: dict[str, Place] = {}
+    owners: list[str] = []  # the account of each line
+    full: bool = False
+
+
+class LogReader:
+    """Reads the log for one consumer, from its own places on."""
+
+    def __init__(
+        self,
+        name: str,
+        store: Store,
+        accounts: Sequence[str],
+        *,
+        states: frozenset[State] | None = None,
+        start: str = "oldest",
+    ) -> None:
+        self.name = name
+        self._store = store
+        self._accounts = tuple(accounts)
+        self._states = states
+        self._start = start
+        self.places: dict[str, Place] = {}
+
+    async def open(self) -> None:
+        """Find the places; a new consumer begins with the oldest record kept, or with the next."""
+        self.places = await self._store.write(self._find_places)
+
+    def _find_places(self, tx: Transaction) -> dict[str, Place]:
+        places = dict(tx.places().get(self.name, {}))
+        bounds = tx.log_bounds()
+        new: dict[str, Place] = {}
+        for account in self._accounts:
+            if account not in places:
+                start, end = bounds.get(account, (1, 1))
+                new[account] = (start if self._start == "oldest" else end, 0)
+        if new:
+            tx.put_places(self.name, new)
+        return places | new
+
+    async def read(self, records_max: int, bytes_max: int) -> Portion:
+        """The next records, at most so many and about so many bytes, accounts in turn."""
+        return await self._store.read(lambda tx: self._gather(tx, records_max, bytes_max))
+
+    def _gather(self, tx: Transaction, records_max: int, bytes_max: int) -> Portion:
+        portion = Portion()
+        bounds = tx.log_bounds()
+        size = 0
+        for account in self._accounts:
+            seq, index = self.places[account]
+            start, end = bounds.get(account, (1, 1))
+            if seq < start:
+                seq, index = start, 0
+            while seq < end and not portion.full:
+                rows = tx.log_rows(account, seq, ROWS_MAX, bytes_max=READ_BYTES_MAX)
+                if not rows:
+                    break
+                for row in rows:
+                    lines = row.body.split(b"\n")
+                    while index < len(lines) and not portion.full:
+                        if self._wants(row.states[index]):
+                            portion.lines.append(lines[index])
+                            portion.owners.append(account)
+                            size += len(lines[index])
+                            portion.full = len(portion.lines) >= records_max or size >= bytes_max
+                        index += 1
+                    if index < len(lines):
+                        break
+                    seq, index = row.seq + 1, 0
+                    if portion.full:
+                        break
+            if (seq, index) != self.places[account]:
+                portion.places[account] = (seq, index)
+            if portion.full:
+                self._accounts = (*self._accounts[1:], self._accounts[0])
+                break
+        return portion
+
+    def _wants(self, code: int) -> bool:
+        return self._states is None or STATE_CODES[code] in self._states
+
+    async def after(self, taken: int) -> dict[str, Place]:
+        """The places once only the first `taken` records of the last portion were taken."""
+        if not taken:
+            return {}
+        return (await self.read(taken, sys.maxsize)).places
+
+    async def move(self, places: dict[str, Place]) -> None:
+        """What was read has been taken."""
+        if places:
+            await self._store.write(lambda tx: tx.put_places(self.name, places))
+            self.places.update(places)
+
+    async def behind(self) -> bool:
+        bounds = await self._store.read(lambda tx: tx.log_bounds())
+        return any(
+            self.places.get(account, (0, 0))[0] < bounds.get(account, (1, 1))[1]
+            for account in self._accounts
+        )
+
+
+class Dispatcher:
+    """Brings the log to one sink."""
+
+    def __init__(
+        self,
+        config: SinkConfig,
+        sink: Sink,
+        *,
+        store: Store,
+        accounts: Sequence[str],
+        telemetry: Telemetry,
+        clock: Clock,
+        rand: random.Random,
+    ) -> None:
+        self.name = config.name
+        self.health = SinkHealth()
+        wanted = [name for name in accounts if config.accounts is None or name in config.accounts]
+        self.reader = LogReader(
+            config.name, store, wanted, states=config.states, start=config.start
+        )
+        self._batch = config.batch
+        self._sink = sink
+        self._store = store
+        self._telemetry = telemetry
+        self._clock = clock
+        self._rand = rand
+        self._news = anyio.Event()
+        self._stopping = False
+        self._ended = anyio.Event()
+
+    def tell(self) -> None:
+        """There is more in the log."""
+        self._news.set()
+
+    def stop(self) -> None:
+        """Write what the log holds, then end."""
+        self._stopping = True
+        self._news.set()
+
+    async def run(self) -> None:
+        try:
+            await self.reader.open()
+            if await self._patiently(self._sink.open):
+                while await self._step():
+                    pass
+        finally:
+            with anyio.CancelScope(shield=True):
+                try:
+                    await self._sink.close()
+                except Exception as error:
+                    self._tell_trouble(f"closing failed: {_cause(error)}")
+            self._ended.set()
+
+    async def _step(self) -> bool:
+        """One batch, or a wait for news. False: stopped, with nothing left to write."""
+        portion = await self.reader.read(self._batch.records, self._batch.bytes)
+        if portion.lines and not portion.full and not self._stopping:
+            # Small pieces are gathered for a moment, so that a sink is not called once a record.
+            await self._clock.sleep(self._batch.wait_s)
+            portion = await self.reader.read(self._batch.records, self._batch.bytes)
+        if not portion.lines:
+            await self.reader.move(portion.places)
+            self.health.behind = False
+            if self._stopping:
+                return False
+            with anyio.move_on_after(LOOK_S):
+                await self._news.wait()
+            self._news = anyio.Event()
+            self.health.behind = True
+            return True
+        written = await self._patiently(lambda: self._write(portion))
+        return written or not self._stopping
+
+    async def _write(self, portion: Portion) -> None:
+        try:
+            await self._sink.write(Batch(portion.lines))
+        except PartialWrite as error:
+            await self._bury(portion, error.rejected)
+        await self.reader.move(portion.places)
+        self.health.written += len(portion.lines)
+        self._telemetry.count("written", self.name, len(portion.lines))
+
+    async def _bury(self, portion: Portion, rejected: dict[int, str]) -> None:
+        """Records that can never be accepted are set aside; the others were taken."""
+        now_ms = self._clock.now_ms()
+
+        def keep(tx: Transaction) -> None:
+            for index, cause in rejected.items():
+                flaw = Flaw(cause, "record", portion.lines[index])
+                owner = portion.owners[index]
+                if tx.put_flaws(owner, f"sink {self.name}", [flaw], now_ms):
+                    tx.add_tallies(owner, {"refused": 1})
+
+        await self._store.write(keep)
+        self._tell_trouble(f"{len(rejected)} records were refused for good and set aside")
+
+    async def _patiently(self, act: Callable[[], object]) -> bool:
+        """Do it until it works. False: stopped meanwhile, after one more try."""
+        while True:
+            try:
+                await act()  # type: ignore[misc]  # each act is a coroutine function
+            except (SinkError, StoreError, OSError) as error:
+                await self._after_failure(error)
+            except Exception as error:  # a fault in a plug-in: this sink's own trouble
+                await self._after_failure(error)
+            else:
+                if self.health.failing is not None:
+                    self._telemetry.event(logging.INFO, f"sink {self.name}", "goes on")
+                self.health.failing = None
+                self.health.failures = 0
+                return True
+            if self._stopping:
+                return False
+
+    async def _after_failure(self, error: Exception) -> None:
+        cause = _cause(error)
+        self.health.failures += 1
+        delay_s = getattr(error, "retry_after_s", None) or backoff_s(
+            self.health.failures, self._rand
+        )
+        if cause != self.health.failing:
+            self._tell_trouble(f"{cause}; tried again, now in {spell_duration(round(delay_s, 1))}")
+        self.health.failing = cause
+        self._telemetry.count("sink_failures", self.name)
+        if not self._stopping:
+            with anyio.move_on_after(delay_s):
+                while not self._stopping:
+                    await self._news.wait()
+                    self._news = anyio.Event()
+
+    def _tell_trouble(self, text: str) -> None:
+        self._telemetry.event(logging.ERROR, f"sink {self.name}", text)
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, (SinkError, StoreError)):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror or type(error).__name__}"
+    return f"a fault in the sink, {type(error).__name__}"

@@ -1,0 +1,66 @@
+"""The one JSON decoder behind the parsers, and its errors in plain words.
+
+msgspec decodes chunks about as quickly as orjson and keeps integers beyond 64 bits exact, where
+orjson turns them into floats without a word: a message id would lose its last digits. It is
+strict (no NaN, no trailing bytes, no lone surrogates), and the splitter depends on that: a cut is
+proven by the fact that the slice before it decodes.
+
+It must never be replaced by a lenient decoder, and a cause must never quote the data.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+# msgspec: its own errors. ValueError: invalid UTF-8 (UnicodeDecodeError), orjson's errors.
+DECODE_ERRORS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+
+# An integer of 19 digits or more may not fit into 64 bits: orjson would round it.
+_LONG_INTEGER: Final = re.compile(rb"[0-9]{19}")
+_AT_BYTE: Final = re.compile(r" ?\(byte (\d+)\)$")
+_MALFORMED: Final = "JSON is malformed: "
+
+_decode: Final = msgspec.json.Decoder().decode
+
+
+def decode_list(inner: bytes | memoryview) -> list[Any]:
+    """Decode the inside of an array: values and the commas between them."""
+    values: list[Any] = _decode(b"".join((b"[", inner, b"]")))
+    return values
+
+
+def decode_value(raw: bytes) -> Any:
+    """Decode one value.
+
+    msgspec counts nesting on the interpreter's stack, so its limit depends on who calls. What it
+    finds too deep goes to orjson, whose limit (1,024) is fixed: whether a record is accepted then
+    depends on the record alone.
+    """
+    try:
+        return _decode(raw)
+    except RecursionError:
+        if _LONG_INTEGER.search(raw):
+            raise
+        return orjson.loads(raw)
+
+
+def reason(error: BaseException) -> str:
+    """Say in plain words why a single value did not decode."""
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if isinstance(error, UnicodeDecodeError):
+        return "not valid UTF-8 in a string"
+    text = str(error)
+    if isinstance(error, orjson.JSONDecodeError):
+        return "nested too deep" if "depth" in text else f"not valid JSON at byte {error.pos}"
+    if "out of range" in text:
+        return "a number is out of range"
+    found = _AT_BYTE.search(text)
+    if found is None or not text.startswith(_MALFORMED):
+        return "not valid JSON: a string or the record ends too early"
+    what = text[len(_MALFORMED) : found.start()]
+    return f"not valid JSON: {what} at byte {found.group(1)} of the record"

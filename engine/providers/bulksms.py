@@ -1,0 +1,357 @@
+"""BulkSMS EAPI: reports of a batch, asked for again and again until each recipient has ended.
+
+https://developer.bulksms.com/eapi/status_reports/get_report
+
+An answer is text: a first line `code|words`, then a row `msisdn|status[|field…]` a recipient, the
+fields in the order they were asked for. Failures come with HTTP 200 as well, in the first line.
+The same numbers mean one thing there and another in a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import tzinfo
+from difflib import get_close_matches
+from typing import Any, ClassVar, Final, Literal, cast
+from urllib.parse import quote, quote_plus
+
+import msgspec
+
+from engine.core.contracts import (
+    Context,
+    Flaw,
+    Head,
+    Kind,
+    Limit,
+    Outcome,
+    Parser,
+    Poll,
+    Reader,
+    Request,
+    Traits,
+    Verb,
+)
+from engine.core.report import Reason, Report, msisdn
+from engine.core.secret import Secret
+from engine.core.state import FINAL, State
+from engine.core.units import iso, parse_ms
+from engine.parsing.pipe import PipeRows
+
+PATH: Final = "/status_reports/get_report/2/2.0"
+
+# Fields a row can carry besides msisdn and status code, as the page above lists them.
+OPTIONAL_FIELDS: Final = (
+    "body", "completed_time", "created_time", "credits", "origin_address", "source_id",
+)  # fmt: skip
+
+# Status codes of a row: state, the page's words, why it was not delivered.
+# https://developer.bulksms.com/eapi/status_reports/get_report
+_STATUSES: Final[dict[str, tuple[State, str, Reason | None]]] = {
+    "0": (
+        State.ACCEPTED,
+        "In progress (a normal message submission, with no error encountered so far).",
+        None,
+    ),
+    "10": (State.ENROUTE, "Delivered upstream", None),
+    "11": (State.DELIVERED, "Delivered to mobile", None),
+    "12": (
+        State.ENROUTE,
+        "Delivered upstream unacknowledged (assume message is in progress)",
+        None,
+    ),
+    "22": (State.REJECTED, "Internal fatal error", "provider"),
+    "23": (State.REJECTED, "Authentication failure", "provider"),
+    "24": (State.REJECTED, "Data validation failed", "other"),
+    "25": (State.REJECTED, "You do not have sufficient credits", "credit"),
+    "26": (State.REJECTED, "Upstream credits not available", "credit"),
+    "27": (State.REJECTED, "You have exceeded your daily quota", "quota"),
+    "28": (State.REJECTED, "Upstream quota exceeded", "quota"),
+    "29": (State.DELETED, "Message sending cancelled", "cancelled"),
+    "31": (State.REJECTED, "Unroutable", "routing"),
+    "32": (
+        State.REJECTED,
+        "Blocked (probably because of a recipient’s complaint against you)",
+        "blocked",
+    ),
+    "33": (State.REJECTED, "Failed: censored", "content"),
+    "40": (State.ENROUTE, "Temporarily unavailable", None),
+    "50": (State.UNDELIVERABLE, "Delivery failed - generic failure", "other"),
+    "51": (State.UNDELIVERABLE, "Delivery to phone failed", "unreachable"),
+    "52": (State.UNDELIVERABLE, "Delivery to network failed", "provider"),
+    "53": (State.EXPIRED, "Message expired", "expired"),
+    "54": (State.UNDELIVERABLE, "Failed on remote network", "provider"),
+    "55": (State.UNDELIVERABLE, "Failed: remotely blocked (variety of reasons)", "blocked"),
+    "56": (
+        State.UNDELIVERABLE,
+        "Failed: remotely censored (typically due to content of message)",
+        "content",
+    ),
+    "57": (State.UNDELIVERABLE, "Failed due to fault on handset (e.g. SIM full)", "device"),
+    "60": (State.ENROUTE, "Transient upstream failure (transient)", None),
+    "61": (State.ENROUTE, "Upstream status update (transient)", None),
+    "62": (State.ENROUTE, "Upstream cancel failed (transient)", None),
+    "63": (
+        State.ENROUTE,
+        "Queued for retry after temporary failure delivering (transient)",
+        None,
+    ),
+    "64": (
+        State.ENROUTE,
+        "Queued for retry after temporary failure delivering, due to fault on handset (transient)",
+        None,
+    ),
+    "70": (State.UNKNOWN, "Unknown upstream status", None),
+}
+_UNLISTED: Final = (State.UNKNOWN, None, None)
+
+# Codes of the first line. What is in no row here (22, 26, 28, 40 and what is not documented) is
+# asked again: giving up a batch for a code that nobody knows would lose its reports.
+# https://developer.bulksms.com/eapi/status_reports/get_report (1000 and 1001: version 1.0 of it)
+_SUCCESS: Final = frozenset({"0", "1000"})
+_REFUSED: Final = {
+    "23": (Verb.PAUSE, "Authentication failure"),
+    "24": (Verb.ABSENT, "Data validation failed"),
+    "1001": (Verb.ABSENT, "message not found"),
+}
+
+# The polling pattern which the page gives as its example.
+_LADDER_S: Final = (300.0, 1800.0, 7200.0, 18_000.0, 86_400.0, 172_800.0, 432_000.0)
+
+_CAUSE_MAX: Final = 200  # characters of the provider's words in a cause
+_PREFIX_MIN: Final = 4  # a cut-off piece of a password shorter than this gives nothing away
+
+
+class BulkSMSOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The configuration keys that are this provider's own."""
+
+    username: str
+    password: Secret
+    optional_fields: tuple[str, ...] = ()
+    method: Literal["GET", "POST"] = "GET"
+
+
+class BulkSMS:
+    """One account of the EAPI. `base_url` ends before `/status_reports`, e.g. in `/eapi`."""
+
+    name: ClassVar[str] = "bulksms"
+    Options: ClassVar[type[msgspec.Struct]] = BulkSMSOptions
+
+    def __init__(self, options: BulkSMSOptions, context: Context) -> None:
+        if faults := _faults(options):
+            raise ValueError("\n".join(faults))
+        self._options = options
+        # `body` may hold `|` and line ends, and nothing escapes them: only as the last column can
+        # it be told from the fields around it.
+        self._fields = tuple(sorted(options.optional_fields, key=lambda name: name == "body"))
+        self._mask = _Mask(options.password.reveal())
+        self._content = context.content
+        self._zone = context.timezone
+        # "limit yourself to one concurrent connection" is what the EAPI pages ask for
+        # (https://usa.bulksms.com/docs/eapi/submission/send_sms/). They publish no request rate:
+        # five a second is our own guess at what one connection without haste would do.
+        self.traits = Traits(
+            feed=None,
+            tracks=frozenset({"batch"}),
+            asks=frozenset({"batch"}),
+            derives_ids=True,
+            dated=False,
+            limits=(Limit(5, 1.0),),
+            concurrency=1,
+            ladder_s=_LADDER_S,
+        )
+
+    def request(self, poll: Poll, token: str | None = None) -> Request:
+        """One batch, or one recipient of it. A probe asks for batch 0, which never exists."""
+        batch_id = "0" if poll.kind is Kind.PROBE else poll.batch_id
+        if not batch_id:
+            raise ValueError("bulksms is asked by batch id")
+        params = [
+            ("username", self._options.username),
+            ("password", self._options.password.reveal()),
+            ("batch_id", batch_id),
+        ]
+        if poll.recipient:
+            params.append(("msisdn", poll.recipient))
+        if self._fields:
+            params.append(("optional_fields", ",".join(self._fields)))
+        if self._options.method == "POST":
+            return Request(method="POST", path=PATH, form=tuple(params))
+        return Request(path=PATH, params=tuple(params))
+
+    def reader(self, poll: Poll, head: Head) -> Reader:
+        return _Reader(poll, head, self._fields, self._mask, self._zone, self._content)
+
+    def lists(self, report: Report) -> bool:
+        return report.provider_status in _STATUSES
+
+    def login(self) -> Request | None:
+        return None
+
+    def token(self, head: Head, body: bytes) -> str | None:
+        return None
+
+
+class _Reader:
+    """One answer. Rows are lists of strings: msisdn, code, then the fields asked for."""
+
+    def __init__(
+        self,
+        poll: Poll,
+        head: Head,
+        fields: tuple[str, ...],
+        mask: _Mask,
+        zone: tzinfo,
+        content: bool,
+    ) -> None:
+        self._rows = PipeRows(2 + len(fields), open_last="body" in fields)
+        self.parser = cast("Parser", self._rows)
+        self._status = head.status
+        self._fields = fields
+        self._mask = mask
+        self._zone = zone
+        self._content = content
+        self._batch_id = poll.batch_id or "0"
+        self._reference = poll.reference
+        self._sent_at = None if poll.sent_ms is None else iso(poll.sent_ms)
+        self._seen: dict[str, int] = {}  # how often a number has stood in this answer
+
+    def reports(self, records: Sequence[Any]) -> list[Report]:
+        header = self._rows.header
+        if self._status != 200 or header is None or header[0] not in _SUCCESS:
+            return []
+        return [self._report(row) for row in records]
+
+    def take_flaws(self) -> list[Flaw]:
+        """What was set aside. An error page is no report gone wrong, so nothing of it is kept."""
+        flaws = self._rows.take_flaws()
+        if self._status != 200:
+            return []
+        return [
+            Flaw(
+                self._mask.text(flaw.cause),
+                flaw.position,
+                self._mask.raw(flaw.raw, flaw.truncated),
+                flaw.truncated,
+            )
+            for flaw in flaws
+        ]
+
+    def outcome(self) -> Outcome:
+        header = self._rows.header
+        if self._status != 200:
+            # Any other status is transient, say the EAPI pages; so a 401 too, which a proxy may
+            # give: wrong credentials are code 23 under HTTP 200.
+            words = f": {self._said(header[1])}" if header is not None else ""
+            cause = f"HTTP {self._status}{words}"
+            return Outcome(verb=Verb.RETRY, cause=cause, hold=self._status in (429, 503))
+        if header is not None and header[0] not in _SUCCESS:
+            code, words = header
+            verb, meaning = _REFUSED.get(code, (Verb.RETRY, f"request status {code}"))
+            return Outcome(verb=verb, cause=self._said(words) or meaning, code=code)
+        if not self._rows.complete:
+            return Outcome(verb=Verb.RETRY, cause=self._said(self._rows.cause or "not a report"))
+        return Outcome(verb=Verb.DONE)
+
+    def _report(self, row: Sequence[str]) -> Report:
+        recipient = row[0]
+        digits = msisdn(recipient)
+        number = digits or recipient
+        seen = self._seen.get(number, 0) + 1
+        self._seen[number] = seen
+        message_id = f"{self._batch_id}:{number}"
+        if seen > 1:
+            message_id = f"{message_id}#{seen}"
+        code = row[1].lstrip("0") or "0"
+        state, text, reason = _STATUSES.get(code, _UNLISTED)
+        given = dict(zip(self._fields, row[2:], strict=False)) if self._fields else {}
+        extra: dict[str, Any] = {}
+        if "credits" in given:
+            extra["credits"] = given["credits"] or None
+        source_id = given.get("source_id") or None
+        if source_id is not None and self._reference not in (None, source_id):
+            extra["source_id"] = source_id
+        return Report(
+            provider="bulksms",
+            message_id=message_id,
+            reference=self._reference or source_id,
+            batch_id=self._batch_id,
+            sender=given.get("origin_address") or None,
+            recipient=recipient,
+            msisdn=digits,
+            state=state,
+            final=state in FINAL,
+            provider_status=code,
+            provider_status_text=text,
+            reason=reason,
+            sent_at=self._time("created_time", given, extra) or self._sent_at,
+            done_at=self._time("completed_time", given, extra),
+            content=(given.get("body") or None) if self._content else None,
+            extra=extra,
+        )
+
+    def _time(self, name: str, given: dict[str, str], extra: dict[str, Any]) -> str | None:
+        """A time as the record writes it; one that cannot be read goes into `extra` as it is."""
+        text = given.get(name, "").strip()
+        if not text:
+            return None
+        # The year has two digits in the notation seen in the wild: `24-01-31 13:45:00`.
+        ms = parse_ms(f"20{text}" if text[2:3] == "-" else text, self._zone)
+        if ms is None:
+            extra[name] = given[name]
+            return None
+        return iso(ms)
+
+    def _said(self, words: str) -> str:
+        """The provider's words as a cause: one short line without the password."""
+        line = "".join(char if char.isprintable() else " " for char in self._mask.text(words))
+        return line.strip(" |")[:_CAUSE_MAX]
+
+
+class _Mask:
+    """Takes a password out of what a provider sent back: it was in the URL, pages quote URLs."""
+
+    def __init__(self, password: str) -> None:
+        spellings = {password, quote(password), quote(password, safe=""), quote_plus(password)}
+        self._texts = sorted(spellings, key=len, reverse=True)
+        raws = {text.encode() for text in spellings}
+        with suppress(UnicodeEncodeError):  # answers have no stated character set
+            raws.add(password.encode("latin-1"))
+        self._raws = sorted(raws, key=len, reverse=True)
+
+    def text(self, text: str) -> str:
+        for spelling in self._texts:
+            text = text.replace(spelling, "***")
+        return text
+
+    def raw(self, raw: bytes, truncated: bool) -> bytes:
+        for spelling in self._raws:
+            raw = raw.replace(spelling, b"***")
+            if truncated:
+                raw = _without_prefix(raw, spelling)
+        return raw
+
+
+def _without_prefix(raw: bytes, spelling: bytes) -> bytes:
+    """`raw` without the beginning of a password that it may have been cut off in."""
+    for size in range(len(spelling) - 1, _PREFIX_MIN - 1, -1):
+        if raw.endswith(spelling[:size]):
+            return raw[:-size] + b"***"
+    return raw
+
+
+def _faults(options: BulkSMSOptions) -> list[str]:
+    faults = []
+    if not options.username:
+        faults.append("username: expected a name, got an empty one")
+    if not options.password.reveal():
+        faults.append("password: expected a password, got an empty one")
+    seen: set[str] = set()
+    for name in options.optional_fields:
+        if name in seen:
+            faults.append(f"optional_fields: {name!r} stands there twice")
+        elif name not in OPTIONAL_FIELDS:
+            near = get_close_matches(name, OPTIONAL_FIELDS, n=1, cutoff=0.0)[0]
+            faults.append(f"optional_fields: unknown name {name!r}; the nearest one is {near!r}")
+        seen.add(name)
+    return faults

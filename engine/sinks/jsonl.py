@@ -1,0 +1,400 @@
+"""Records into a file, one JSON object a line; at least once, and never half a line.
+
+The file is only ever appended to, a batch at a time, and a batch counts once it was fsynced. What
+a crash or a full disk leaves behind its last whole batch is cut off before the next one is
+written: the position of a torn record never moved, so it is offered again. Each write takes the
+file's lock and looks whether `path` still names it: several workers may share a file, and
+logrotate may move it away.
+
+`rotate` renames the live file to `<stem>-<day>[.N]<suffix>`, the day being that of its last write
+(UTC); by size, a file is larger than asked only where a single batch is. With `compress` as well,
+rotated files are compressed before the next batch is written. `compress` alone makes the live file
+itself a stream of gzip members or zstd frames, one a batch, under the name as it was configured;
+each says its own length, so that its end is found without unpacking what is before it.
+
+It must never cut a file that it did not write, nor overwrite one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import logging
+import os
+import re
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import msgspec
+import zstandard
+from anyio import CapacityLimiter, from_thread, to_thread
+
+from ..core.contracts import Batch
+from ..core.errors import SinkError
+from ..core.units import size_bytes
+
+FILE_MODE = 0o600  # records are personal data
+FOLDER_MODE = 0o700
+GZIP_LEVEL = 6
+ZSTD_LEVEL = 3
+CHUNK = 1 << 20
+TAIL_MAX = 256 << 20  # a line longer than this is no record
+LOCK_WAIT_S = 5.0
+LOCK_STEP_S = 0.01
+MOVES_MAX = 10  # how often the file may be replaced while one write waits for its lock
+CLOSE_COMPRESS_MAX = 256 << 20  # a larger file would hold up a shutdown: it waits for the next run
+
+# What each member of a compressed live file starts with; its length as u32 follows. For gzip that
+# is an extra field of the header, for zstd a skippable frame: readers pass over both.
+_HEADS = {
+    "gzip": b"\x1f\x8b\x08\x04\0\0\0\0\0\xff" + struct.pack("<H", 8) + b"DR" + struct.pack("<H", 4),
+    "zstd": struct.pack("<II", 0x184D2A50, 4),
+}
+_ENDINGS = {"gzip": ".gz", "zstd": ".zst"}
+_HINTS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the limit for the size of a file is reached; rotate by size",
+    errno.EACCES: "allow this user to write there",
+    errno.EPERM: "allow this user to write there",
+    errno.EROFS: "the file system is mounted read-only",
+    errno.ENOTDIR: "a part of the path is not a folder",
+    errno.EISDIR: "name a file, not a folder",
+}
+
+_log = logging.getLogger(__name__)
+
+
+class JsonlOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`rotate` is "day", or a size such as "100MiB"."""
+
+    path: Path
+    rotate: str | int | None = None
+    compress: Literal["gzip", "zstd"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rotate not in (None, "day"):
+            try:
+                size = size_bytes(self.rotate)
+            except ValueError:
+                size = 0
+            if size <= 0:
+                raise ValueError(f'expected "day" or a size such as "100MiB", got {self.rotate!r}')
+
+
+class JsonlSink:
+    """Appends batches to a file. All file work is in a worker thread, one call at a time."""
+
+    name: ClassVar[str] = "jsonl"
+    Options: ClassVar[type[msgspec.Struct]] = JsonlOptions
+
+    def __init__(self, options: JsonlOptions, *, clock: Callable[[], float] = time.time) -> None:
+        self._path = options.path
+        self._clock = clock
+        self._by_day = options.rotate == "day"
+        self._max = 0 if options.rotate in (None, "day") else size_bytes(options.rotate)
+        self._live = options.compress if options.rotate is None else None
+        self._packed = options.compress if options.rotate is not None else None
+        self._rotated = re.compile(
+            rf"{re.escape(self._path.stem)}-\d{{4}}-\d\d-\d\d(\.\d+)?{re.escape(self._path.suffix)}"
+        )
+        self._limiter = CapacityLimiter(1)
+        # asyncio's own task.cancel() leaves the thread running: a later call must wait for it.
+        self._guard = threading.Lock()
+        self._fd = -1
+        self._size = 0  # whole records; nothing behind it counts
+        self._day = ""
+        self._pending: list[Path] = []
+
+    async def open(self) -> None:
+        await self._run(self._prepare)
+
+    async def write(self, batch: Batch) -> None:
+        if batch.lines:
+            await self._run(self._append, batch.lines)
+
+    async def close(self) -> None:
+        await self._run(self._finish)
+
+    async def _run(self, work: Callable[..., None], *args: Any) -> None:
+        try:
+            await to_thread.run_sync(
+                self._guarded, work, *args, abandon_on_cancel=False, limiter=self._limiter
+            )
+        except OSError as exc:
+            hint = _HINTS.get(exc.errno or 0, "look at the disk")
+            raise SinkError(f"cannot write {self._path}: {exc.strerror or exc}; {hint}") from exc
+
+    # All below runs in a worker thread, under the guard.
+
+    def _guarded(self, work: Callable[..., None], *args: Any) -> None:
+        with self._guard:
+            try:
+                work(*args)
+            except BaseException:
+                self._drop()  # the next call starts from what the disk says
+                raise
+
+    def _prepare(self) -> None:
+        self._acquire()
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _append(self, lines: Sequence[bytes]) -> None:
+        data = b"\n".join(lines) + b"\n"
+        if self._live:
+            data = _member(self._live, data)
+        self._compress_pending()  # before the batch: cancelled here, nothing of it was written
+        self._acquire()
+        today = time.strftime("%Y-%m-%d", time.gmtime(self._clock()))
+        over = self._max and self._size + len(data) > self._max
+        if self._size and (over or (self._by_day and today > self._day)):
+            self._rotate()
+            self._acquire()
+        try:
+            _write_all(self._fd, data)
+            os.fsync(self._fd)
+        except OSError:
+            with contextlib.suppress(OSError):  # else the next call cuts it
+                os.ftruncate(self._fd, self._size)
+                os.fsync(self._fd)
+            raise
+        self._size += len(data)
+        self._day = today
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _finish(self) -> None:
+        with contextlib.suppress(OSError):  # it stays marked, and is found by the next run
+            self._pending = [p for p in self._pending if p.stat().st_size <= CLOSE_COMPRESS_MAX]
+            self._compress_pending()
+        self._drop()
+
+    def _drop(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    def _acquire(self) -> None:
+        """Hold the lock of the file that `path` names, knowing where its whole records end."""
+        fresh = False
+        for _ in range(MOVES_MAX):
+            if self._fd < 0:
+                fresh = True
+                _make_folder(self._path.parent)
+                self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, FILE_MODE)
+            self._lock()
+            seen = os.fstat(self._fd)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(seen, os.stat(self._path)):
+                    break
+            self._drop()
+        else:
+            raise SinkError(f"cannot write {self._path}: something replaces it all the time")
+        if not os.path.isfile(self._path):
+            raise SinkError(f"cannot write {self._path}: not a regular file; name another path")
+        if fresh:
+            self._day = time.strftime("%Y-%m-%d", time.gmtime(seen.st_mtime))
+            self._pending = self._leftovers()
+            _sync_folder(self._path.parent)
+        if fresh or seen.st_size != self._size:
+            start = 0 if fresh or seen.st_size < self._size else self._size
+            self._size = self._mend(start, seen.st_size)
+
+    def _lock(self) -> None:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SinkError(
+                        f"cannot write {self._path}: another program holds its lock"
+                    ) from None
+                time.sleep(LOCK_STEP_S)
+            else:
+                return
+
+    def _mend(self, start: int, size: int) -> int:
+        """Cut what is not whole behind `start`; the length that is left."""
+        find = self._whole_members if self._live else self._whole_lines
+        whole = find(start, size)
+        if whole < size:
+            os.ftruncate(self._fd, whole)
+            os.fsync(self._fd)
+        return whole
+
+    def _whole_lines(self, start: int, size: int) -> int:
+        if size and not start and os.pread(self._fd, 1, 0) not in (b"{", b"\0"):
+            raise self._foreign()
+        end, tail = size, b""
+        while end > start and len(tail) <= TAIL_MAX:
+            at = max(start, end - CHUNK)
+            piece = os.pread(self._fd, end - at, at)
+            newline = piece.rfind(b"\n")
+            if newline >= 0:
+                end, tail = at + newline + 1, piece[newline + 1 :] + tail
+                break
+            end, tail = at, piece + tail
+        if not tail:
+            return size
+        if len(tail) > TAIL_MAX or not tail.startswith((b"{", b"\0")):
+            raise self._foreign()
+        try:
+            msgspec.json.decode(tail)
+        except msgspec.DecodeError:
+            return end
+        _write_all(self._fd, b"\n")  # a whole record that lacks its newline alone
+        os.fsync(self._fd)
+        return size + 1
+
+    def _whole_members(self, start: int, size: int) -> int:
+        kind = self._live or "gzip"
+        head = _HEADS[kind]
+        last, at = start, start
+        while at < size:
+            found = os.pread(self._fd, len(head) + 4, at)
+            if not found.startswith(head) and not head.startswith(found) and found.strip(b"\0"):
+                raise self._foreign()
+            if len(found) < len(head) + 4 or not found.startswith(head):
+                return at
+            end = at + len(found) + struct.unpack("<I", found[-4:])[0]
+            if end > size:
+                return at
+            last, at = at, end
+        # A power cut may keep a write's end and lose its middle: the last member has to unpack.
+        if at == last or _unpacks(kind, os.pread(self._fd, at - last, last)):
+            return at
+        return last
+
+    def _foreign(self) -> SinkError:
+        return SinkError(
+            f"cannot write {self._path}: it holds something that this sink did not write with these"
+            " settings; move it away or name another path"
+        )
+
+    def _rotate(self) -> None:
+        stem, suffix, count = f"{self._path.stem}-{self._day}", self._path.suffix, 0
+        target = self._path.with_name(stem + suffix)
+        while any(os.path.lexists(f"{target}{end}") for end in ("", *_ENDINGS.values())):
+            count += 1
+            target = self._path.with_name(f"{stem}.{count}{suffix}")
+        if self._packed:
+            os.close(os.open(_mark(target), os.O_WRONLY | os.O_CREAT, FILE_MODE))
+        os.rename(self._path, target)
+        _sync_folder(self._path.parent)
+        self._drop()  # opening the next file finds the mark
+
+    def _leftovers(self) -> list[Path]:
+        """The rotated files that are still to be compressed; what a crash left over is removed."""
+        names = set(os.listdir(self._path.parent))
+        pending = []
+        for name in sorted(filter(self._rotated.fullmatch, names)):
+            plain = self._path.with_name(name)
+            if any(name + ending in names for ending in _ENDINGS.values()):
+                plain.unlink(missing_ok=True)  # its compressed copy is whole
+            elif self._packed and _mark(plain).name in names:
+                pending.append(plain)
+        for name in names:
+            if name.startswith(".") and name.endswith(".tmp"):
+                plain = self._path.with_name(name[1:-4])
+                if self._rotated.fullmatch(plain.name) and plain not in pending:
+                    _mark(plain).unlink(missing_ok=True)
+        return pending
+
+    def _compress_pending(self) -> None:
+        while self._pending and self._packed:
+            plain = self._pending[0]
+            try:
+                _compress(self._packed, plain)
+            except OSError as exc:  # the records are safe as they are, and matter more
+                if exc.errno != errno.ENOENT:  # else another worker has done it
+                    _log.warning("cannot compress %s, it stays plain for now: %s", plain, exc)
+            del self._pending[0]
+
+
+def _compress(kind: str, plain: Path) -> None:
+    """Put a compressed copy in the place of a rotated file; at no moment is there neither.
+
+    The copy grows in the mark, which says until then that the file is to be compressed.
+    """
+    mark = _mark(plain)
+    with open(plain, "rb") as source:
+        try:
+            fcntl.flock(source, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # another worker is at it
+        if not plain.exists():
+            return  # another worker was at it
+        packer: Any = zstandard.ZstdCompressor(ZSTD_LEVEL, write_checksum=True).compressobj()
+        if kind == "gzip":
+            packer = zlib.compressobj(GZIP_LEVEL, wbits=16 + zlib.MAX_WBITS)
+        opened = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+        try:
+            with open(opened, "wb") as target:
+                while chunk := source.read(CHUNK):
+                    from_thread.check_cancelled()
+                    target.write(packer.compress(chunk))
+                target.write(packer.flush())
+                target.flush()
+                os.fsync(target.fileno())
+            os.rename(mark, f"{plain}{_ENDINGS[kind]}")
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.truncate(mark, 0)
+            raise
+        _sync_folder(plain.parent)
+        plain.unlink(missing_ok=True)
+        _sync_folder(plain.parent)
+
+
+def _member(kind: str, data: bytes) -> bytes:
+    if kind == "gzip":
+        packer = zlib.compressobj(GZIP_LEVEL, wbits=-zlib.MAX_WBITS)
+        check = struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
+        body = packer.compress(data) + packer.flush() + check
+    else:
+        body = zstandard.ZstdCompressor(ZSTD_LEVEL, write_checksum=True).compress(data)
+    return _HEADS[kind] + struct.pack("<I", len(body)) + body
+
+
+def _unpacks(kind: str, member: bytes) -> bool:
+    try:
+        if kind == "gzip":
+            unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            return unpacker.decompress(member).endswith(b"\n") and unpacker.eof
+        body = member[len(_HEADS[kind]) + 4 :]
+        return zstandard.ZstdDecompressor().decompress(body).endswith(b"\n")
+    except (zlib.error, zstandard.ZstdError):
+        return False
+
+
+def _mark(plain: Path) -> Path:
+    return plain.with_name(f".{plain.name}.tmp")
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _make_folder(folder: Path) -> None:
+    missing = itertools.takewhile(lambda part: not part.exists(), (folder, *folder.parents))
+    for part in reversed(list(missing)):
+        part.mkdir(FOLDER_MODE, exist_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

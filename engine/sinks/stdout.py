@@ -1,0 +1,92 @@
+"""Records to standard output, one JSON object a line, for pipes and for looking on.
+
+Written past Python's buffer, since only so is it known how far an output that failed had come:
+the rest of a line that was begun is owed, and goes out before anything else does. A live view on
+the same terminal is kept apart by the command line, not here. It must never close the stream.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import msgspec
+from anyio import CapacityLimiter, to_thread
+
+from ..core.contracts import Batch
+from ..core.errors import SinkError
+
+FULL_WAIT_S = 0.2  # between two tries at an output that is set not to block
+
+
+class StdoutOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """There is nothing to set."""
+
+
+class StdoutSink:
+    """Writes a batch and flushes; what the reader makes of it is not known."""
+
+    name: ClassVar[str] = "stdout"
+    Options: ClassVar[type[msgspec.Struct]] = StdoutOptions
+
+    def __init__(self, options: StdoutOptions) -> None:
+        self._limiter = CapacityLimiter(1)
+        # asyncio's own task.cancel() leaves the thread running: a later call must wait for it.
+        self._guard = threading.Lock()
+        self._owed = b""
+
+    async def open(self) -> None:
+        _stream()
+
+    async def write(self, batch: Batch) -> None:
+        if not batch.lines:
+            return
+        try:
+            await to_thread.run_sync(
+                self._put, batch.lines, abandon_on_cancel=False, limiter=self._limiter
+            )
+        except BrokenPipeError as exc:
+            raise SinkError(
+                "cannot write to standard output: its reader has gone; start the pipe again"
+            ) from exc
+        except (OSError, ValueError) as exc:  # ValueError: the stream was closed
+            raise SinkError(f"cannot write to standard output: {exc}") from exc
+
+    async def close(self) -> None:
+        """Nothing is held back, and the stream belongs to the process."""
+
+    def _put(self, lines: Sequence[bytes]) -> None:
+        with self._guard:
+            stream = _stream()
+            stream.flush()  # what others printed comes first
+            raw = getattr(stream, "raw", stream)
+            data = self._owed + b"\n".join(lines) + b"\n"
+            done = 0
+            try:
+                with memoryview(data) as view:
+                    while done < len(data):
+                        with view[done:] as rest:
+                            taken = raw.write(rest)
+                        if taken is None:
+                            select.select([], [raw], [], FULL_WAIT_S)
+                        done += taken or 0
+            except BaseException:
+                torn = bool(done) and data[done - 1 : done] != b"\n"
+                if torn:
+                    self._owed = data[done : data.index(b"\n", done) + 1]
+                elif done:
+                    self._owed = b""
+                raise
+            self._owed = b""
+            stream.flush()
+
+
+def _stream() -> Any:
+    """Looked up at each write: a program may have put another in its place."""
+    stream = getattr(sys.stdout, "buffer", None)
+    if stream is None:
+        raise SinkError("there is no standard output to write bytes to")
+    return stream

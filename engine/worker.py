@@ -1,0 +1,464 @@
+"""The composition root: the one place that knows every part, and in which order they end.
+
+`Engine` is an async context manager. Inside the block everything runs in a task group of its own
+in the caller's event loop; leaving the block stops the polls, lets those in flight end, flushes the
+sinks and closes the store. No signal handler, no global state, no logging set-up: those belong to
+the program around it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import anyio
+import anyio.abc
+import msgspec
+import orjson
+
+from engine.asking import Asker
+from engine.config.model import AccountConfig, Config
+from engine.core.clock import Clock
+from engine.core.errors import ConfigError, StoreError
+from engine.core.report import Report, decode
+from engine.core.units import time_ms
+from engine.dispatcher import Dispatcher, LogReader
+from engine.limits import Limiter
+from engine.poller import AccountPoller
+from engine.stores.ledger import Tracked, prune
+from engine.stores.memory import MemoryStore
+from engine.stores.sqlite import SqliteStore
+from engine.stores.transaction import InboxItem, Store, Transaction
+from engine.telemetry import Telemetry
+from engine.tracking import check_tracked, digest_inbox, take_tracked
+from engine.transport import Transport
+
+# How often the worker looks for what other processes handed over; the contract says within 2 s.
+INBOX_S = 0.5
+STATUS_S = 1.0
+PRUNE_S = 60.0
+PRUNE_MAX = 5000
+
+# Records that `reports()` holds between two positions.
+REPORTS_MAX = 100
+REPORTS_BYTES_MAX = 1 << 20
+REPORTS_LOOK_S = 0.5
+
+# The consumer of `reports()`, as its position is named.
+REPORTS_NAME = "reports()"
+
+
+class RealClock:
+    """The machine's clock."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+
+def make_store(config: Config) -> Store:
+    """The store that the configuration names."""
+    if config.store.scheme == "memory":
+        return MemoryStore()
+    if config.store.scheme == "sqlite" and config.store.path is not None:
+        return SqliteStore(config.store.path)
+    raise ConfigError([f"{config.source}: store.url: no store for {config.store.scheme}://"])
+
+
+class Engine:
+    """A running engine: `async with Engine(config) as poller`."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock | None = None,
+        rand: random.Random | None = None,
+        once: bool = False,
+        store: Store | None = None,
+    ) -> None:
+        self.config = config
+        self.clock: Clock = clock or RealClock()
+        self.telemetry = Telemetry()
+        self.store = store or make_store(config)
+        self.pollers: dict[str, AccountPoller] = {}
+        self.dispatchers: list[Dispatcher] = []
+        self._rand = rand or random.Random()
+        self._once = once
+        self._limiters: dict[str, Limiter] = {}
+        self._transports: dict[str | None, Transport] = {}
+        self._group: anyio.abc.TaskGroup | None = None
+        self._chores: anyio.CancelScope = anyio.CancelScope()
+        self._polling = 0
+        self._delivering = 0
+        self._news = anyio.Event()
+        self._reading = False
+        self._statuses: dict[str, bytes] = {}
+        self._polls_ended = anyio.Event()
+        self._sinks_ended = anyio.Event()
+
+    # Life
+
+    async def __aenter__(self) -> Engine:
+        await self.store.open(own=True)
+        try:
+            await self._build()
+            self._group = anyio.create_task_group()
+            await self._group.__aenter__()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._close()
+            raise
+        for poller in self.pollers.values():
+            self._polling += 1
+            self._group.start_soon(self._poll, poller)
+        for dispatcher in self.dispatchers:
+            self._delivering += 1
+            self._group.start_soon(self._deliver, dispatcher)
+        self._group.start_soon(self._run_chores)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        assert self._group is not None
+        try:
+            if error is None:
+                await self._stop()
+            self._group.cancel_scope.cancel()
+            await self._group.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._save_limits(clean=True)
+                await self._close()
+        return None
+
+    async def _stop(self) -> None:
+        """No new polls, those in flight end, sinks are flushed; all within the grace."""
+        grace_s = self.config.shutdown_grace_s
+        for poller in self.pollers.values():
+            poller.stop()
+        with anyio.move_on_after(grace_s + 1.0):
+            await self.polls_ended()
+        with anyio.move_on_after(grace_s):
+            await self.flush()
+        self._chores.cancel()
+
+    async def polls_ended(self) -> None:
+        """Wait until no account polls any more: with `once`, or after a stop."""
+        if self._polling:
+            await self._polls_ended.wait()
+
+    async def flush(self) -> None:
+        """Let every sink write what the log holds, and end."""
+        for dispatcher in self.dispatchers:
+            dispatcher.stop()
+        if self._delivering:
+            await self._sinks_ended.wait()
+
+    async def _close(self) -> None:
+        for limiter in self._limiters.values():
+            limiter.close()
+        for transport in self._transports.values():
+            await transport.close()
+        await self.store.close()
+
+    # Building
+
+    async def _build(self) -> None:
+        notes = await self.store.read(lambda tx: tx.notes("limiter"))
+        for account in self.config.accounts:
+            asker = Asker(
+                account,
+                store=self.store,
+                transport=await self._transport(account),
+                limiter=self._limiter(account, notes).for_account(
+                    account.limits.concurrency, account.name
+                ),
+                telemetry=self.telemetry,
+                clock=self.clock,
+                rand=self._rand,
+            )
+            poller = AccountPoller(asker, once=self._once)
+            poller.on_commit = self._tell
+            self.pollers[account.name] = poller
+        await self._save_limits(clean=False)
+        names = [account.name for account in self.config.accounts]
+        for sink in self.config.sinks:
+            dispatcher = Dispatcher(
+                sink,
+                sink.build(),
+                store=self.store,
+                accounts=names,
+                telemetry=self.telemetry,
+                clock=self.clock,
+                rand=self._rand,
+            )
+            self.dispatchers.append(dispatcher)
+
+    async def _transport(self, account: AccountConfig) -> Transport:
+        ca_file = str(account.ca_file) if account.ca_file is not None else None
+        if ca_file not in self._transports:
+            transport = Transport(ca_file=ca_file)
+            try:
+                await transport.open()
+            except OSError as error:
+                raise ConfigError(
+                    [f"{self.config.source}: ca_file: {ca_file}: {error.strerror or error}"]
+                ) from None
+            self._transports[ca_file] = transport
+        return self._transports[ca_file]
+
+    def _limiter(self, account: AccountConfig, notes: dict[str, bytes]) -> Limiter:
+        """An account's limiter, or its group's; it goes on where the last worker left it."""
+        name = limiter_name(account)
+        if name not in self._limiters:
+
+            async def reserve(snapshot: dict[str, Any]) -> None:
+                await self._save_limit(name, snapshot, clean=False)
+
+            limiter = Limiter(
+                account.limits.rates,
+                monotonic=self.clock.monotonic,
+                wall=lambda: self.clock.now_ms() / 1000,
+                reserve=reserve,
+            )
+            restore_limiter(limiter, notes.get(name))
+            self._limiters[name] = limiter
+        return self._limiters[name]
+
+    async def _save_limits(self, *, clean: bool) -> None:
+        for name, limiter in self._limiters.items():
+            try:
+                await self._save_limit(name, limiter.snapshot(), clean=clean)
+            except StoreError as error:
+                self.telemetry.event(logging.ERROR, name, f"its limit's state is not kept: {error}")
+
+    async def _save_limit(self, name: str, snapshot: dict[str, Any], *, clean: bool) -> None:
+        note = orjson.dumps({"clean": clean, "snapshot": snapshot})
+        await self.store.write(lambda tx: tx.put_note(name, "limiter", note))
+
+    # Tasks
+
+    async def _poll(self, poller: AccountPoller) -> None:
+        try:
+            await poller.run(self.config.shutdown_grace_s)
+        finally:
+            self._polling -= 1
+            if not self._polling:
+                self._polls_ended.set()
+            self._tell()
+
+    async def _deliver(self, dispatcher: Dispatcher) -> None:
+        try:
+            await dispatcher.run()
+        finally:
+            self._delivering -= 1
+            if not self._delivering:
+                self._sinks_ended.set()
+
+    def _tell(self) -> None:
+        for dispatcher in self.dispatchers:
+            dispatcher.tell()
+        self._news.set()
+
+    async def _run_chores(self) -> None:
+        with self._chores:
+            async with anyio.create_task_group() as chores:
+                chores.start_soon(self._every, INBOX_S, self._digest_inbox)
+                chores.start_soon(self._every, STATUS_S, self._note_status)
+                chores.start_soon(self._every, PRUNE_S, self._prune)
+
+    async def _every(self, seconds: float, chore: Any) -> None:
+        while True:
+            try:
+                await chore()
+            except StoreError as error:
+                self.telemetry.event(logging.WARNING, "store", str(error))
+            await self.clock.sleep(seconds)
+
+    async def _digest_inbox(self) -> None:
+        if not await self.store.read(lambda tx: tx.inbox_waits()):
+            return
+        chance = self._rand.random()
+        now_ms = self.clock.now_ms()
+        accounts = {account.name: account for account in self.config.accounts}
+        taken = await self.store.write(lambda tx: digest_inbox(tx, accounts, now_ms, chance))
+        for item in taken:
+            if item.kind == "probe":
+                assert self._group is not None
+                self._group.start_soon(self._probe, item)
+            else:
+                self.pollers[item.account].wake()
+
+    async def _probe(self, item: InboxItem) -> None:
+        """`check --connect` of another process, made inside this worker's limits."""
+        nonce = orjson.loads(item.payload)["id"]
+        passed, cause = await self.pollers[item.account].probe(nonce)
+        note = orjson.dumps({"ok": passed, "cause": cause})
+        await self.store.write(lambda tx: tx.put_note(item.account, f"probe:{nonce}", note))
+
+    async def _note_status(self) -> None:
+        """Leave for `stats` what only this process knows."""
+        changed: dict[str, bytes] = {}
+        for name in self.pollers:
+            status = orjson.dumps(self.status(name))
+            if status != self._statuses.get(name):
+                changed[name] = status
+        if changed:
+            self._statuses.update(changed)
+            await self.store.write(lambda tx: _put_statuses(tx, changed))
+
+    def status(self, name: str) -> dict[str, Any]:
+        """An account's health and its use of the limit."""
+        poller = self.pollers[name]
+        limiter = self._limiters[limiter_name(poller.account)]
+        health: dict[str, Any] = msgspec.to_builtins(poller.health)
+        health.pop("waiting")
+        return {
+            **health,
+            "used": [
+                {"requests": rate.requests, "per_s": rate.per_s, "used": used}
+                for rate, used in limiter.usage()
+            ],
+            "hold_s": round(max(0.0, poller.limiter.hold_s())),
+            "hold_why": poller.limiter.hold_why if poller.limiter.hold_s() > 0 else None,
+        }
+
+    async def _prune(self) -> None:
+        store = self.config.store
+        consumers: list[tuple[str, frozenset[str] | None]] = [
+            (sink.name, frozenset(sink.accounts) if sink.accounts is not None else None)
+            for sink in self.config.sinks
+        ]
+        places = await self.store.read(lambda tx: tx.places())
+        if REPORTS_NAME in places:
+            consumers.append((REPORTS_NAME, frozenset(places[REPORTS_NAME])))
+        now_ms = self.clock.now_ms()
+
+        def job(tx: Transaction) -> int:
+            return prune(
+                tx,
+                now_ms=now_ms,
+                retention_ms=round(store.retention_s * 1000),
+                log_retention_ms=round(store.log_retention_s * 1000),
+                sinks=consumers,
+                limit=PRUNE_MAX,
+            )
+
+        while await self.store.write(job) >= PRUNE_MAX:
+            await self.clock.sleep(0)
+
+    # For the caller
+
+    async def track(
+        self,
+        account: str,
+        *,
+        batch_id: str | None = None,
+        message_id: str | None = None,
+        recipients: Sequence[str] = (),
+        recipient: str | None = None,
+        sent_at: object = None,
+        reference: str | None = None,
+    ) -> None:
+        """Hand over what was sent. `sent_at`: an aware datetime, RFC 3339 or epoch seconds; now.
+
+        Raises ConfigError where the account does not exist or cannot follow such an item,
+        ValueError for a time without an offset.
+        """
+        everyone = [*recipients, recipient] if recipient is not None else list(recipients)
+        item = Tracked(
+            batch_id=batch_id,
+            message_id=message_id,
+            recipients=everyone,
+            reference=reference,
+            sent_ms=self.clock.now_ms() if sent_at is None else time_ms(sent_at),
+        )
+        await self.track_all(account, [item])
+
+    async def track_all(self, account: str, items: Sequence[Tracked]) -> None:
+        """Hand over many at once; they are durable when this returns."""
+        configured = self.config.account(account)
+        if configured is None:
+            raise ConfigError([f"there is no account {account!r}"])
+        check_tracked(configured, items)
+        now_ms, chance = self.clock.now_ms(), self._rand.random()
+        await self.store.write(
+            lambda tx: take_tracked(tx, configured, items, now_ms=now_ms, chance=chance)
+        )
+        self.pollers[account].wake()
+
+    async def reports(self, *, accounts: Sequence[str] | None = None) -> AsyncIterator[Report]:
+        """Every record, from the oldest kept on; acknowledged when the next one is asked for.
+
+        One consumer at a time. After a crash up to `REPORTS_MAX` come again, under the same
+        `event_id`.
+        """
+        if self._reading:
+            raise RuntimeError("reports() is being read already: one consumer at a time")
+        self._reading = True
+        names = accounts or [account.name for account in self.config.accounts]
+        reader = LogReader(REPORTS_NAME, self.store, names)
+        await reader.open()
+        try:
+            while True:
+                self._news = anyio.Event()
+                portion = await reader.read(REPORTS_MAX, REPORTS_BYTES_MAX)
+                taken = 0
+                try:
+                    for line in portion.lines:
+                        yield decode(line)
+                        taken += 1
+                finally:
+                    if taken == len(portion.lines):
+                        places = portion.places
+                    else:
+                        places = await reader.after(taken)
+                    with anyio.CancelScope(shield=True):
+                        await reader.move(places)
+                if not portion.lines:
+                    with anyio.move_on_after(REPORTS_LOOK_S):
+                        await self._news.wait()
+        finally:
+            self._reading = False
+
+
+def limiter_name(account: AccountConfig) -> str:
+    """What a limit's durable state is kept under: an account's own, or its group's."""
+    return f"group {account.limits.group}" if account.limits.group else account.name
+
+
+def restore_limiter(limiter: Limiter, note: bytes | None) -> None:
+    if note is None:
+        limiter.restore(None, clean=True)
+        return
+    kept = orjson.loads(note)
+    limiter.restore(kept["snapshot"], clean=bool(kept["clean"]))
+
+
+def _put_statuses(tx: Transaction, statuses: dict[str, bytes]) -> None:
+    for name, note in statuses.items():
+        tx.put_note(name, "status", note)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first real error of a group: what the caller can act on."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

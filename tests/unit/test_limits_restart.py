@@ -1,0 +1,323 @@
+"""The limiter over a restart, and the waits after a refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.limits import AccountLimiter, Limiter, Rate, backoff_s, retry_after_s
+
+
+class Clock:
+    def __init__(self, wall: float = 1_800_000_000.0) -> None:
+        self.mono, self._wall = 50.0, wall
+
+    def monotonic(self) -> float:
+        return self.mono
+
+    def wall(self) -> float:
+        return self._wall
+
+    def pass_s(self, seconds: float) -> None:
+        self.mono += seconds
+        self._wall += seconds
+
+    def next_process(self, away_s: float = 0.0) -> Clock:
+        clock = Clock(self._wall + away_s)
+        clock.mono = random.Random(7).uniform(0, 1e6)
+        return clock
+
+
+def make(clock: Clock, *rates: Rate, **more: Any) -> Limiter:
+    return Limiter(rates, monotonic=clock.monotonic, wall=clock.wall, **more)
+
+
+def send(account: AccountLimiter, count: int) -> int:
+    done = 0
+    while done < count and (slot := account.try_slot()) is not None:
+        slot.sent()
+        slot.answered()
+        slot.release()
+        done += 1
+    return done
+
+
+def stored(limiter: Limiter) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(json.dumps(limiter.snapshot()))
+    return state
+
+
+MINUTE = Rate(100, 60.0, 0.3)
+SECOND = Rate(10, 1.0, 0.005)
+
+
+def test_a_clean_restart_goes_on_where_it_was() -> None:
+    clock = Clock()
+    limiter = make(clock, MINUTE)
+    account = limiter.for_account(100)
+    assert send(account, 30) == 30
+    clock.pass_s(20)
+    assert send(account, 50) == 50
+
+    clock = clock.next_process(away_s=10)
+    again = make(clock, MINUTE)
+    again.restore(stored(limiter), clean=True)
+    account = again.for_account(100)
+    assert send(account, 100) == 20
+    clock.pass_s(29.9)
+    assert send(account, 100) == 0
+    clock.pass_s(0.2)
+    assert send(account, 100) == 30
+
+
+def test_requests_in_flight_at_a_clean_end_count_until_they_have_arrived() -> None:
+    clock = Clock()
+    limiter = make(clock, MINUTE)
+    account = limiter.for_account(100)
+    slots = [account.try_slot() for _ in range(100)]
+    assert all(slots)
+    for slot in slots[:50]:
+        assert slot is not None
+        slot.sent()
+    state = stored(limiter)
+    clock = clock.next_process()
+    again = make(clock, MINUTE)
+    again.restore(state, clean=True)
+    account = again.for_account(100)
+    clock.pass_s(60.1)
+    assert send(account, 1) == 0
+    clock.pass_s(0.3)
+    assert send(account, 100) == 100
+
+
+def test_an_unclean_end_waits_out_short_windows() -> None:
+    for state in (None, stored(make(Clock(), SECOND))):
+        clock = Clock()
+        limiter = make(clock, SECOND)
+        limiter.restore(state, clean=False)
+        account = limiter.for_account(10)
+        assert send(account, 1) == 0
+        assert account.wait_s() == pytest.approx(1.006)
+        clock.pass_s(1.007)
+        assert send(account, 20) == 10
+
+
+def test_a_first_start_owes_nothing() -> None:
+    limiter = make(Clock(), SECOND)
+    limiter.restore(None, clean=True)
+    assert send(limiter.for_account(10), 20) == 10
+
+
+def test_a_clock_that_was_put_back_frees_nothing_early() -> None:
+    clock = Clock()
+    limiter = make(clock, MINUTE)
+    send(limiter.for_account(100), 100)
+    state = stored(limiter)
+    clock = clock.next_process(away_s=-3600)
+    again = make(clock, MINUTE)
+    again.restore(state, clean=True)
+    account = again.for_account(100)
+    clock.pass_s(59)
+    assert send(account, 1) == 0
+    clock.pass_s(2)
+    assert send(account, 200) == 100
+
+
+def test_a_rate_that_was_edited_takes_the_books_along() -> None:
+    clock = Clock()
+    limiter = make(clock, SECOND, MINUTE)
+    send(limiter.for_account(100), 10)
+    state = stored(limiter)
+    for rate, left in ((Rate(8, 60.0, 0.3), 0), (Rate(12, 30.0, 0.1), 2), (Rate(15, 90.0, 1), 5)):
+        again = make(clock, rate)
+        again.restore(state, clean=True)
+        assert send(again.for_account(100), 100) == left
+
+
+def test_a_snapshot_is_small_and_errs_on_the_late_side() -> None:
+    clock = Clock()
+    rate = Rate(5000, 86_400.0, 432.0)
+    limiter = make(clock, rate)
+    account = limiter.for_account(1)
+    for _ in range(5000):
+        assert send(account, 1) == 1
+        clock.pass_s(17)
+    state = stored(limiter)
+    assert len(state["windows"][0]["runs"]) <= 260
+    assert sum(count for _, count in state["windows"][0]["runs"]) == 5000
+    again = make(clock, rate)
+    again.restore(state, clean=True)
+    for _ in range(50):
+        clock.pass_s(100)
+        assert again.usage()[0][1] >= limiter.usage()[0][1]
+        assert again.usage()[0][1] - limiter.usage()[0][1] <= 40
+
+
+def test_a_hold_outlives_the_process() -> None:
+    clock = Clock()
+    limiter = make(clock, SECOND)
+    limiter.for_account(1, "a").hold(600, "429")
+    limiter.for_account(1, "b")
+    state = stored(limiter)
+    clock = clock.next_process(away_s=100)
+    again = make(clock, SECOND)
+    early = again.for_account(1, "a")
+    again.restore(state, clean=False)
+    assert early.hold_s() == pytest.approx(500, abs=0.01)
+    assert again.for_account(1, "a").hold_s() == pytest.approx(500, abs=0.01)
+    assert again.for_account(1, "b").hold_s() == 0
+
+
+class Disk:
+    def __init__(self) -> None:
+        self.state: dict[str, Any] | None = None
+        self.writes = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def reserve(self, state: dict[str, Any]) -> None:
+        await self.gate.wait()
+        self.state = json.loads(json.dumps(state))
+        self.writes += 1
+
+
+LONG = Rate(1000, 86_400.0, 432.0)
+
+
+async def ask(account: AccountLimiter, count: int) -> int:
+    done = 0
+    while done < count and account.wait_s() == 0:
+        with await account.slot() as slot:
+            slot.sent()
+            slot.answered()
+            done += 1
+    return done
+
+
+@pytest.mark.parametrize("before", [1, 9, 10, 11, 255, 990, 999])
+async def test_a_crash_costs_a_block_and_never_exceeds(before: int) -> None:
+    clock, disk = Clock(), Disk()
+    limiter = make(clock, LONG, reserve=disk.reserve)
+    assert await ask(limiter.for_account(5), before) == before
+    assert disk.writes == -(-before // 10)
+
+    clock = clock.next_process(away_s=5)
+    again = make(clock, LONG, reserve=disk.reserve)
+    again.restore(disk.state, clean=False)
+    left = await ask(again.for_account(5), 2000)
+    assert before + left <= 1000
+    assert before + left >= 1000 - 10
+
+
+async def test_many_crashes_in_a_row_never_exceed() -> None:
+    rand, clock, disk = random.Random(8), Clock(), Disk()
+    total = 0
+    for _ in range(60):
+        limiter = make(clock, LONG, reserve=disk.reserve)
+        limiter.restore(disk.state, clean=disk.state is None)
+        total += await ask(limiter.for_account(5), rand.randrange(40))
+        clock = clock.next_process(away_s=rand.uniform(0, 5))
+    assert total <= 1000
+    assert total >= 400
+
+
+async def test_nothing_goes_out_before_it_is_durable() -> None:
+    clock, disk = Clock(), Disk()
+    disk.gate.clear()
+    limiter = make(clock, LONG, reserve=disk.reserve)
+    account = limiter.for_account(50)
+    tasks = [asyncio.create_task(account.slot()) for _ in range(25)]
+    await asyncio.sleep(0.01)
+    assert not any(task.done() for task in tasks)
+    assert account.try_slot() is None
+    assert limiter.snapshot()["reserved"] == 10  # it may become durable at any moment
+    tasks[3].cancel()
+    disk.gate.set()
+    got = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sum(isinstance(one, asyncio.CancelledError) for one in got) == 1
+    assert disk.writes == 3
+    assert account.active == 24
+    assert limiter.snapshot()["reserved"] == 6
+    assert limiter.snapshot()["windows"][0]["unresolved"] == 24
+
+
+async def test_a_store_that_fails_lets_nothing_out() -> None:
+    async def broken(_: dict[str, Any]) -> None:
+        raise OSError("disk full")
+
+    limiter = make(Clock(), LONG, reserve=broken)
+    account = limiter.for_account(1)
+    for _ in range(3):
+        with pytest.raises(OSError, match="disk full"):
+            await account.slot()
+    assert account.active == 0
+    assert limiter.usage()[0][1] == 0
+    assert limiter.snapshot()["reserved"] == 0
+
+
+async def test_short_windows_reserve_nothing() -> None:
+    disk = Disk()
+    assert await ask(make(Clock(), SECOND, reserve=disk.reserve).for_account(5), 10) == 10
+    assert disk.writes == 0
+
+
+@given(st.integers(1, 10**9), st.integers())
+def test_backoff_is_full_jitter_and_capped(attempt: int, seed: int) -> None:
+    wait = backoff_s(attempt, random.Random(seed))
+    assert 0 <= wait <= min(60.0, 2.0 ** min(attempt - 1, 10))
+
+
+def test_backoff_spreads() -> None:
+    rand = random.Random(9)
+    waits = [backoff_s(3, rand) for _ in range(2000)]
+    assert min(waits) < 0.1
+    assert max(waits) > 3.9
+    assert sum(waits) / len(waits) == pytest.approx(2.0, abs=0.1)
+
+
+NOW = 784_111_777.0  # 1994-11-06 08:49:37 UTC
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("0", 0.0),
+        (" 120 ", 120.0),
+        ("1.5", 1.5),
+        ("-5", None),
+        ("+5", None),
+        ("soon", None),
+        ("1e9", None),
+        ("nan", None),
+        ("inf", None),
+        ("٣", None),
+        ("9" * 400, 86_400.0),
+        ("Sun, 06 Nov 1994 08:50:37 GMT", 60.0),
+        ("Sunday, 06-Nov-94 08:50:37 GMT", 60.0),
+        ("Sun Nov  6 08:50:37 1994", 60.0),
+        ("Sun, 06 Nov 1994 08:48:37 GMT", 0.0),
+        ("Sun, 06 Nov 2094 08:48:37 GMT", 86_400.0),
+        ("Sun, 99 Nov 1994 08:48:37 GMT", None),
+        ("Sun, 06 Nov 99999 08:48:37 GMT", None),
+        ("Sunday", None),
+        ("Sun, ", None),
+    ],
+)
+def test_retry_after(header: str | None, expected: float | None) -> None:
+    assert retry_after_s(header, NOW) == expected
+
+
+@given(st.text(max_size=60) | st.text("SunMoTuewdhFriat, 0123456789:-+GMT", max_size=40))
+def test_retry_after_never_raises(header: str) -> None:
+    for text in (header, f"Sun, {header}", formatdate(NOW, usegmt=True) + header):
+        wait = retry_after_s(text, NOW)
+        assert wait is None or 0 <= wait <= 86_400

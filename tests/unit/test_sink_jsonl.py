@@ -1,0 +1,343 @@
+"""The jsonl sink's own matters: rotation, compression, repair, and disks that are full."""
+
+from __future__ import annotations
+
+import calendar
+import gzip
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+import zstandard
+
+from engine.core.contracts import Batch
+from engine.core.errors import SinkError
+from engine.sinks import jsonl
+from engine.sinks.jsonl import JsonlOptions, JsonlSink
+
+DAY_S = 86400.0
+NOON = calendar.timegm((2030, 5, 1, 12, 0, 0))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = float(NOON)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def line(n: int, size: int = 20) -> bytes:
+    return b'{"n":%d,"pad":"%s"}' % (n, b"x" * size)
+
+
+def batch(*ns: int, size: int = 20) -> Batch:
+    return Batch([line(n, size) for n in ns])
+
+
+def text(*ns: int, size: int = 20) -> bytes:
+    return b"".join(line(n, size) + b"\n" for n in ns)
+
+
+def make(path: Path, clock: Any = None, **options: Any) -> JsonlSink:
+    return JsonlSink(JsonlOptions(path=path, **options), clock=clock or Clock())
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def unzstd(data: bytes) -> bytes:
+    reader = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True)
+    return bytes(reader.read())
+
+
+@pytest.mark.parametrize("rotate", ["week", "0B", "-1MiB", "", 0])
+def test_a_wrong_rotate_is_refused(rotate: Any) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        JsonlOptions(path=Path("x"), rotate=rotate)
+
+
+def test_an_unknown_key_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"path": Path("x"), "rotated": "day"}, JsonlOptions)
+
+
+async def test_only_the_owner_may_read(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "deep" / "r.jsonl"
+    sink = make(path)
+    await sink.open()
+    await sink.close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert path.parent.parent.stat().st_mode & 0o777 == 0o700
+
+
+async def test_rotation_by_day(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "r.jsonl"
+    sink = make(path, clock, rotate="day")
+    await sink.open()
+    await sink.write(batch(1))
+    await sink.write(batch(2))
+    clock.now += DAY_S
+    await sink.write(batch(3))
+    clock.now -= DAY_S  # a clock that steps back starts no file
+    await sink.write(batch(4))
+    clock.now += 3 * DAY_S
+    await sink.write(batch(5))
+    await sink.close()
+    assert names(tmp_path) == ["r-2030-05-01.1.jsonl", "r-2030-05-01.jsonl", "r.jsonl"]
+    assert (tmp_path / "r-2030-05-01.jsonl").read_bytes() == text(1, 2)
+    assert (tmp_path / "r-2030-05-01.1.jsonl").read_bytes() == text(3, 4)
+    assert path.read_bytes() == text(5)
+
+
+async def test_rotation_by_day_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(text(1))
+    os.utime(path, (NOON - DAY_S, NOON - DAY_S))
+    sink = make(path, rotate="day")
+    await sink.open()
+    await sink.write(batch(2))
+    await sink.close()
+    assert (tmp_path / "r-2030-04-30.jsonl").read_bytes() == text(1)
+    assert path.read_bytes() == text(2)
+
+
+async def test_rotation_by_size_overwrites_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    (tmp_path / "r-2030-05-01.1.jsonl").write_bytes(b"mine")
+    (tmp_path / "r-2030-05-01.2.jsonl.gz").write_bytes(b"mine")
+    sink = make(path, rotate=str(len(text(1, 2))))
+    for n in range(1, 8):
+        await sink.write(batch(n))
+    await sink.write(batch(8, 9, 10))  # larger than a file: alone in one
+    await sink.close()
+    assert (tmp_path / "r-2030-05-01.1.jsonl").read_bytes() == b"mine"
+    assert (tmp_path / "r-2030-05-01.jsonl").read_bytes() == text(1, 2)
+    assert (tmp_path / "r-2030-05-01.3.jsonl").read_bytes() == text(3, 4)
+    assert (tmp_path / "r-2030-05-01.5.jsonl").read_bytes() == text(7)
+    assert path.read_bytes() == text(8, 9, 10)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+async def test_rotated_files_are_compressed(tmp_path: Path, kind: Any) -> None:
+    clock, path = Clock(), tmp_path / "r.jsonl"
+    sink = make(path, clock, rotate="day", compress=kind)
+    await sink.write(batch(1, 2))
+    clock.now += DAY_S
+    await sink.write(batch(3))
+    await sink.close()
+    ending = {"gzip": ".gz", "zstd": ".zst"}[kind]
+    packed = tmp_path / f"r-2030-05-01.jsonl{ending}"
+    assert names(tmp_path) == [packed.name, "r.jsonl"]
+    unpack = gzip.decompress if kind == "gzip" else unzstd
+    assert unpack(packed.read_bytes()) == text(1, 2)
+    assert packed.stat().st_mode & 0o777 == 0o600
+    assert path.read_bytes() == text(3)
+
+
+async def test_a_crash_between_rotating_and_compressing(tmp_path: Path) -> None:
+    """Each step that may be the last one before a crash is finished by the next run."""
+    (tmp_path / "r-2030-01-01.jsonl").write_bytes(text(1))  # marked, half compressed
+    (tmp_path / ".r-2030-01-01.jsonl.tmp").write_bytes(b"half")
+    (tmp_path / "r-2030-01-02.jsonl").write_bytes(text(2))  # compressed, not yet removed
+    (tmp_path / "r-2030-01-02.jsonl.gz").write_bytes(gzip.compress(text(2)))
+    (tmp_path / ".r-2030-01-03.jsonl.tmp").write_bytes(b"")  # marked, never rotated
+    (tmp_path / "r-2030-01-04.jsonl").write_bytes(text(4))  # from before `compress` was set
+    (tmp_path / "r-other.jsonl").write_bytes(b"mine")
+    (tmp_path / ".other.tmp").write_bytes(b"mine")
+    sink = make(tmp_path / "r.jsonl", rotate="day", compress="gzip")
+    await sink.open()
+    await sink.close()
+    assert names(tmp_path) == [
+        ".other.tmp", "r-2030-01-01.jsonl.gz", "r-2030-01-02.jsonl.gz", "r-2030-01-04.jsonl",
+        "r-other.jsonl", "r.jsonl",
+    ]  # fmt: skip
+    assert gzip.decompress((tmp_path / "r-2030-01-01.jsonl.gz").read_bytes()) == text(1)
+
+
+async def test_a_failed_compression_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jsonl, "_compress", full)
+    sink = make(tmp_path / "r.jsonl", rotate="1B", compress="gzip")
+    with caplog.at_level(logging.WARNING):
+        await sink.write(batch(1))
+        await sink.write(batch(2))
+        await sink.close()
+    assert "cannot compress" in caplog.text
+    assert (tmp_path / "r-2030-05-01.jsonl").read_bytes() == text(1)
+    monkeypatch.undo()
+    again = make(tmp_path / "r.jsonl", rotate="1B", compress="gzip")
+    await again.open()
+    await again.close()
+    assert names(tmp_path) == ["r-2030-05-01.jsonl.gz", "r.jsonl"]
+
+
+async def test_a_cancelled_compression_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "CHUNK", 64)
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b"")
+    plain = tmp_path / "r-2030-01-01.jsonl"
+    plain.write_bytes(text(*range(50_000)))
+    (tmp_path / ".r-2030-01-01.jsonl.tmp").write_bytes(b"")
+    sink = make(path, rotate="day", compress="gzip")
+    await sink.open()
+    with anyio.move_on_after(0.02) as scope:
+        await sink.write(batch(1))
+    assert scope.cancelled_caught
+    assert path.read_bytes() == b""
+    assert (tmp_path / ".r-2030-01-01.jsonl.tmp").stat().st_size == 0
+    monkeypatch.undo()
+    await sink.write(batch(1))
+    await sink.close()
+    assert names(tmp_path) == ["r-2030-01-01.jsonl.gz", "r.jsonl"]
+    assert path.read_bytes() == text(1)
+
+
+@pytest.mark.parametrize("tail", [b"{", b'{"n":1,"pa', b"\0" * 5000, b'{"n":"' + b"x" * 3_000_000])
+async def test_a_torn_line_is_cut(tmp_path: Path, tail: bytes) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(text(1) + tail)
+    sink = make(path)
+    await sink.open()
+    assert path.read_bytes() == text(1)
+    await sink.write(batch(2))
+    await sink.close()
+    assert path.read_bytes() == text(1, 2)
+
+
+async def test_a_whole_record_without_its_newline_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(text(1, 2)[:-1])
+    sink = make(path)
+    await sink.write(batch(3))
+    await sink.close()
+    assert path.read_bytes() == text(1, 2, 3)
+
+
+@pytest.mark.parametrize("compress", [None, "gzip", "zstd"])
+@pytest.mark.parametrize(
+    "foreign", [b"some notes", b"a,b\n1,2\n", b'{\n  "a": 1\n}', gzip.compress(b"x"), b"\x28\xb5"]
+)
+async def test_a_foreign_file_is_left_alone(tmp_path: Path, foreign: bytes, compress: Any) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(foreign)
+    sink = make(path, compress=compress)
+    with pytest.raises(SinkError, match="did not write"):
+        await sink.open()
+    with pytest.raises(SinkError, match="did not write"):
+        await sink.write(batch(1))
+    assert path.read_bytes() == foreign
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+async def test_a_torn_member_is_cut(tmp_path: Path, kind: Any) -> None:
+    path = tmp_path / "r.jsonl.packed"
+    sink = make(path, compress=kind)
+    await sink.write(batch(1, 2))
+    await sink.write(batch(3))
+    first = path.stat().st_size
+    await sink.write(batch(4))
+    await sink.close()
+    whole = path.read_bytes()
+    unpack = gzip.decompress if kind == "gzip" else unzstd
+    assert unpack(whole) == text(1, 2, 3, 4)
+    holed = whole[:-20] + b"\0" * 12 + whole[-8:]
+    for torn in [*(whole[:n] for n in range(first, len(whole), 3)), whole[:first] + b"\0", holed]:
+        path.write_bytes(torn)
+        sink = make(path, compress=kind)
+        await sink.write(batch(9))
+        await sink.close()
+        assert unpack(path.read_bytes()) == text(1, 2, 3, 9)
+
+
+async def test_moved_truncated_or_shared(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    one, two = make(path), make(path)
+    await one.write(batch(1))
+    await two.write(batch(2))
+    await one.write(batch(3))
+    assert path.read_bytes() == text(1, 2, 3)
+    path.rename(tmp_path / "moved")
+    await one.write(batch(4))
+    await two.write(batch(5))
+    assert path.read_bytes() == text(4, 5)
+    os.truncate(path, 0)
+    await one.write(batch(6))
+    assert path.read_bytes() == text(6)
+    path.unlink()
+    await two.write(batch(7))
+    assert path.read_bytes() == text(7)
+    await one.close()
+    await two.close()
+
+
+async def test_a_held_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "LOCK_WAIT_S", 0.05)
+    path = tmp_path / "r.jsonl"
+    one, two = make(path), make(path)
+    await one.open()
+    one._acquire()
+    with pytest.raises(SinkError, match="lock"):
+        await two.write(batch(1))
+    await one.close()
+    await two.write(batch(1))
+    await two.close()
+    assert path.read_bytes() == text(1)
+
+
+async def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(SinkError, match="file"):
+            await make(path).open()
+
+
+FULL = textwrap.dedent("""
+    import resource, sys
+    from pathlib import Path
+    import anyio
+    from engine.core.contracts import Batch
+    from engine.core.errors import SinkError
+    from engine.sinks.jsonl import JsonlOptions, JsonlSink
+    async def main():
+        path = Path(sys.argv[1])
+        sink = JsonlSink(JsonlOptions(path=path))
+        lines = [b'{"n":%d}' % n for n in range(1000)]
+        await sink.write(Batch(lines))
+        before = path.read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, resource.RLIM_INFINITY))
+        try:
+            await sink.write(Batch(lines))
+        except SinkError as exc:
+            assert "rotate by size" in exc.cause, exc.cause
+        else:
+            raise AssertionError
+        assert path.read_bytes() == before
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        await sink.write(Batch(lines))
+        await sink.close()
+        assert path.read_bytes() == before * 2
+    anyio.run(main)
+""")
+
+
+def test_a_write_that_fails_halfway_leaves_no_trace(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", FULL, str(tmp_path / "r.jsonl")], check=True, env=env
+    )

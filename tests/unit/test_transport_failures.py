@@ -1,0 +1,128 @@
+"""What cannot be reached or understood, and that no failure tells a secret."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import aiohttp
+import pytest
+from aioresponses import aioresponses
+from test_transport import (
+    CANARY,
+    HOST,
+    NOWHERE,
+    answer,
+    fails,
+    no_secret,
+    ok,
+    one_context,
+    read,
+    serving,
+)
+
+from engine.core.contracts import Request
+from engine.transport import BadAnswer, Cut, Timeout, TransportError, Unreachable
+
+__all__ = ["one_context"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + CANARY.encode() + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    ],
+)
+async def test_what_is_not_http(data: bytes) -> None:
+    error, _ = await fails(answer(data))
+    assert type(error) is BadAnswer
+    assert error.cause == "answer is not valid HTTP"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [b"X-Long: " + b"a" * 100_000 + b"\r\n", b"".join(b"X-%d: a\r\n" % i for i in range(5000))],
+)
+async def test_a_flood_of_headers(headers: bytes) -> None:
+    error, _ = await fails(answer(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n"))
+    assert type(error) is BadAnswer
+    assert error.cause == "answer's head is too large"
+
+
+async def test_connection_refused() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    with pytest.raises(Unreachable) as caught:
+        await read(url)
+    assert caught.value.cause == "connection refused"
+    assert not caught.value.sent
+    no_secret(caught.value)
+
+
+async def test_no_such_host() -> None:
+    with pytest.raises(Unreachable) as caught:
+        await read(NOWHERE)
+    assert caught.value.cause.startswith("DNS: ")
+    assert not caught.value.sent
+    no_secret(caught.value)
+
+
+async def test_tls_with_a_server_that_has_none() -> None:
+    async with serving(answer(b"HTTP/1.1 200 OK\r\n\r\n")) as server:
+        port = server.url.rpartition(":")[2]
+
+        async def garbage(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            writer.close()
+
+        listener = await asyncio.start_server(garbage, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        with pytest.raises(Unreachable, match=r"^TLS: ") as caught:
+            await read(f"https://127.0.0.1:{port}")
+        listener.close()
+    assert not caught.value.sent
+    no_secret(caught.value)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(url=f"ftp://host/{CANARY}"),
+        Request(url=f"http://[{CANARY}/"),
+        Request(path="/", headers=(("X-Bad", f"{CANARY}\r\nX: y"),)),
+        Request(url=f"/{CANARY}"),
+    ],
+)
+async def test_a_request_that_cannot_be_built(request_: Request) -> None:
+    async with serving(answer(ok(b""))) as server:
+        with pytest.raises(TransportError) as caught:
+            await read(server.url, request_)
+        assert not server.heads
+    no_secret(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "cause"),
+    [
+        (aiohttp.ConnectionTimeoutError(CANARY), Timeout, "no connection after 2 s"),
+        (TimeoutError(), Timeout, "answer took longer than 5 s"),
+        (aiohttp.ClientOSError(113, CANARY), Cut, "host unreachable after 0 bytes"),
+        (aiohttp.ClientOSError(28, CANARY), Cut, "no space left on device after 0 bytes"),
+        (aiohttp.ClientConnectionError(CANARY), Cut, "connection lost after 0 bytes"),
+        (aiohttp.ClientError(CANARY), Unreachable, "request cannot be built"),
+    ],
+)
+async def test_the_table_of_errors(
+    raised: Exception, kind: type[TransportError], cause: str
+) -> None:
+    with aioresponses() as library:
+        library.get(f"http://h/reports?password={CANARY}&a+b=x%2By%26z", exception=raised)
+        with pytest.raises(TransportError) as caught:
+            await read(HOST)
+    assert type(caught.value) is kind
+    assert caught.value.cause == cause
+    no_secret(caught.value)

@@ -19,6 +19,7 @@ from engine.config.model import AccountConfig
 from engine.core.clock import Clock
 from engine.core.contracts import Flaw, Head, Outcome, Poll, Reader, Request, Verb
 from engine.core.errors import StoreError
+from engine.core.report import Report
 from engine.core.secret import Secret
 from engine.core.state import State
 from engine.core.work import Committed, Page
@@ -106,11 +107,23 @@ class Asker:
         )
 
     async def commit(self, page: Page) -> Committed:
-        """Commit, and do not take no for an answer: a full or locked disk is waited out."""
+        """Make a page durable. A report that cannot be recorded does not take others along."""
+        try:
+            done = await self._store_page(page)
+        except Exception as fault:
+            if not page.reports:
+                raise
+            page = await self._salvage(page, fault)
+            done = await self._store_page(page)
+        self._count(page, done)
+        return done
+
+    async def _store_page(self, page: Page) -> Committed:
+        """A disk that is full or locked is waited out: there is no other place for the page."""
         troubled = False
         while True:
             try:
-                done = await self.store.write(lambda tx: commit(tx, page))
+                return await self.store.write(lambda tx: commit(tx, page))
             except StoreError as error:
                 if not troubled:
                     troubled = True
@@ -120,10 +133,29 @@ class Asker:
                         f"the store does not take what was read: {error}; tried again every"
                         f" {STORE_RETRY_S:g} s, nothing more is asked meanwhile",
                     )
-                await self.clock.sleep(STORE_RETRY_S)
-            else:
-                self._count(page, done)
-                return done
+            await self.clock.sleep(STORE_RETRY_S)
+
+    async def _salvage(self, page: Page, fault: Exception) -> Page:
+        """Commit the reports one by one and set aside those that cannot be. Returns the rest of
+        the page, which moves the schedule."""
+        flaws = list(page.flaws)
+        for index, report in enumerate(page.reports):
+            single = self.page()
+            single.reports = [report]
+            single.unlisted = frozenset({0}) if index in page.unlisted else frozenset()
+            raw = _pruned_json(report)
+            try:
+                self._count(single, await self._store_page(single))
+            except Exception as error:
+                cause = f"cannot be recorded ({type(error).__name__})"
+                flaws.append(self._redacted(Flaw(cause, f"report {index + 1}", raw)))
+        self.telemetry.event(
+            logging.ERROR,
+            self.account.name,
+            f"a report could not be recorded ({type(fault).__name__}) and was set aside; the"
+            " others went through",
+        )
+        return msgspec.structs.replace(page, reports=[], unlisted=frozenset(), flaws=flaws)
 
     def _count(self, page: Page, done: Committed) -> None:
         name = self.account.name
@@ -354,6 +386,19 @@ class Asker:
             return None, b"", Outcome(verb=Verb.RETRY, cause=f"the login: {error.cause}")
         finally:
             slot.release()
+
+
+def _pruned_json(report: Report) -> bytes:
+    """A report as JSON, whatever is in it: what is nested too deep for that becomes null."""
+
+    def prune(value: object, depth: int) -> object:
+        if isinstance(value, dict):
+            return {k: prune(v, depth + 1) for k, v in value.items()} if depth < 64 else None
+        if isinstance(value, list):
+            return [prune(v, depth + 1) for v in value] if depth < 64 else None
+        return value
+
+    return msgspec.json.encode(prune(msgspec.structs.asdict(report), 0))
 
 
 def _secrets(account: AccountConfig) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.core.contracts import Provider, Sink
+from engine.windows import Rate
 
 from .accounts import read_accounts
 from .describe import describe
@@ -22,7 +23,6 @@ from .model import (
     BatchConfig,
     Config,
     LimitsConfig,
-    Rate,
     RequestConfig,
     ScheduleConfig,
     SinkConfig,

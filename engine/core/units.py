@@ -7,7 +7,7 @@ seconds (`…_s`); text exists at the edges alone.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -16,6 +16,14 @@ _BYTES = {
     "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
     "kb": 10**3, "mb": 10**6, "gb": 10**9,
 }  # fmt: skip
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+SIZE_MAX = 1 << 62
+
+# Longer than any clock here runs; keeps arithmetic with durations finite.
+DURATION_MAX_S = 1e12
 
 # Times outside these years are refused: they cannot be written as RFC 3339.
 MS_MIN = -62_135_596_800_000
@@ -29,19 +37,23 @@ def duration_s(value: object) -> float:
     """
     if isinstance(value, bool):
         raise ValueError("expected a duration")
-    if isinstance(value, (int, float)) and 0 <= value < 1e12:
+    if isinstance(value, (int, float)) and 0 <= value < DURATION_MAX_S:
         return float(value)
     if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
-        return float(found[1]) * _SECONDS[found[2]]
+        seconds = float(found[1]) * _SECONDS[found[2]]
+        if seconds < DURATION_MAX_S:
+            return seconds
     raise ValueError("expected a duration")
 
 
 def size_bytes(value: object) -> int:
     """`"1MiB"`, `"64kB"`, or a number of bytes. Raises ValueError for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < SIZE_MAX:
         return value
     if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
-        return int(float(found[1]) * _BYTES[(found[2] or "B").lower()])
+        size = float(found[1]) * _BYTES[(found[2] or "B").lower()]
+        if size < SIZE_MAX:
+            return int(size)
     raise ValueError("expected a size")
 
 
@@ -53,11 +65,11 @@ def time_ms(value: object) -> int:
     if isinstance(value, datetime):
         moment = value
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        return _bounded(round(value * 1000))
+        return _rounded(value)
     elif isinstance(value, str):
         text = value.strip()
         if re.fullmatch(r"-?\d+(\.\d+)?", text):
-            return _bounded(round(float(text) * 1000))
+            return _rounded(float(text))
         moment = datetime.fromisoformat(text)
     else:
         raise ValueError("expected a time")
@@ -80,10 +92,7 @@ def parse_ms(text: str, zone: tzinfo = UTC) -> int | None:
 
 def ms_of(moment: datetime) -> int:
     """Epoch milliseconds of an aware datetime, rounded down."""
-    try:
-        return round(moment.timestamp() * 1_000_000) // 1000
-    except (OverflowError, ValueError):
-        return MS_MAX + 1
+    return (moment - _EPOCH) // _MILLISECOND
 
 
 def iso(ms: int) -> str:
@@ -103,7 +112,15 @@ def spell_duration(seconds: float) -> str:
         count = seconds / _SECONDS[unit]
         if count >= 1 and count == int(count):
             return f"{int(count)}{unit}"
-    return f"{seconds:g}s" if seconds >= 1 or seconds == 0 else f"{seconds * 1000:g}ms"
+    value, unit = (seconds, "s") if seconds >= 1 or seconds == 0 else (seconds * 1000, "ms")
+    return f"{value:.6f}".rstrip("0").rstrip(".") + unit
+
+
+def _rounded(seconds: float) -> int:
+    try:
+        return _bounded(round(seconds * 1000))
+    except OverflowError:  # infinite, or hundreds of digits
+        return _bounded(MS_MAX + 1)
 
 
 def _bounded(ms: int) -> int:

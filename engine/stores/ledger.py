@@ -210,13 +210,21 @@ def _batch_over(tx: Transaction, work: Work, traits: Traits, *, rows: int, all_f
     if traits.derives_ids and recipients:
         return tx.batch_counts(work.account, work.key)[2] == 0
     if recipients:
-        messages = tx.batch_messages(work.account, work.key, pending=False, limit=BATCH_MAX)
-        final = {msisdn(known.recipient) for known in messages if known.final}
-        return final.issuperset(recipients)
+        return _final_recipients(tx, work).issuperset(recipients)
     if traits.asks:
         return rows > 0 and all_final
     known, pending, _ = tx.batch_counts(work.account, work.key)
     return known > 0 and pending == 0
+
+
+def _who(recipient: str | None) -> str:
+    """A recipient as a batch's are compared: digits alone, else as it is."""
+    return msisdn(recipient) or recipient or ""
+
+
+def _final_recipients(tx: Transaction, work: Work) -> set[str]:
+    messages = tx.batch_messages(work.account, work.key, pending=False, limit=BATCH_MAX)
+    return {_who(known.recipient) for known in messages if known.final}
 
 
 def _settle(
@@ -249,8 +257,9 @@ def _settle(
         done.ended.append(settle.work.id)
         return
     work.due_ms = due_ms
+    work.data = {k: v for k, v in work.data.items() if k not in ("code", "text")}
     if settle.code is not None:
-        work.data = {**work.data, "code": settle.code, "text": settle.text}
+        work.data |= {"code": settle.code, "text": settle.text}
     done.put.extend(tx.put_works([work]))
 
 
@@ -271,7 +280,7 @@ def _pending_of(tx: Transaction, work: Work, traits: Traits) -> list[Known]:
     recipients: list[str] = work.data.get("recipients") or []
     if recipients and not traits.derives_ids:
         messages = tx.batch_messages(work.account, work.key, pending=False, limit=BATCH_MAX)
-        heard = {msisdn(known.recipient) for known in messages}
+        heard = {_who(known.recipient) for known in messages}
         pending += [
             _unheard(work, f"{work.key}:{digits}", digits)
             for digits in recipients
@@ -303,9 +312,7 @@ def _give_verdicts(
     change: Change,
     lines: list[tuple[bytes, State]],
 ) -> None:
-    data = settle.work.data if settle is not None else {}
-    code = settle.code if settle is not None and settle.code else data.get("code")
-    text = settle.text if settle is not None and settle.code else data.get("text")
+    code, text = _cause_of(settle)
     for known in pending:
         # A message that was never stored (a recipient that was never heard of) is new here.
         stored = known.row is not None
@@ -323,6 +330,15 @@ def _give_verdicts(
             done.verdicts += 1
             change.moved(before, known)
     tx.put_messages(pending)
+
+
+def _cause_of(settle: Settle | None) -> tuple[str | None, str | None]:
+    """Why the provider knows nothing, where its last proper answer said so."""
+    if settle is None:
+        return None, None
+    if settle.over:  # this time it did not answer: what it said before stands
+        return settle.work.data.get("code"), settle.work.data.get("text")
+    return settle.code, settle.text
 
 
 def _expire(
@@ -415,14 +431,14 @@ def _track_batch(
     tx: Transaction, account: str, traits: Traits, item: Tracked, change: Change, now_ms: int
 ) -> Work | None:
     assert item.batch_id is not None
-    recipients = [msisdn(text) or text for text in item.recipients]
+    recipients = [_who(text) for text in item.recipients]
     found = tx.find_works(account, Kind.BATCH, [item.batch_id])
     if found:
         work = found[0]
     else:
         work = _new_work(account, Kind.BATCH, item.batch_id, item)
         known, pending, _ = tx.batch_counts(account, item.batch_id)
-        if known and not recipients and (traits.derives_ids or not pending):
+        if known and not recipients and not pending:
             return None  # its ladder has ended, or all of it came before it was tracked
     new = 0
     if traits.derives_ids:
@@ -432,6 +448,8 @@ def _track_batch(
         held: list[str] = work.data.get("recipients") or []
         grown = list(dict.fromkeys([*held, *recipients]))
         new = len(grown) - len(held)
+        if not found and recipients:
+            new -= len(set(grown) & _final_recipients(tx, work))
     if not new and (found or recipients):
         return None
     if grown:
@@ -457,17 +475,20 @@ def _track_derived(
         suffix = f"#{nth}" if nth > 1 else ""
         ids.append((f"{item.batch_id}:{digits}{suffix}", digits))
     found = tx.messages(account, [(message_id, "mt") for message_id, _ in ids])
-    new = [
-        _new_known(account, message_id, digits, item, now_ms, reference)
-        for (message_id, digits), reference in zip(
-            ids, item.references or [None] * len(ids), strict=True
-        )
-        if (message_id, "mt") not in found
-    ]
-    for known in new:
-        change.moved(None, known)
-    tx.put_messages(new)
-    return len(new)
+    new: list[Known] = []
+    early: list[Known] = []  # reported before they were tracked
+    for (message_id, digits), reference in zip(
+        ids, item.references or [None] * len(ids), strict=True
+    ):
+        known = found.get((message_id, "mt"))
+        if known is None:
+            new.append(_new_known(account, message_id, digits, item, now_ms, reference))
+            change.moved(None, new[-1])
+        elif not known.tracked and not known.final:
+            _adopt(known, item, reference)
+            early.append(known)
+    tx.put_messages([*new, *early])
+    return len(new) + len(early)
 
 
 def _track_message(
@@ -485,12 +506,17 @@ def _track_message(
         known = _new_known(account, item.message_id, recipient, item, now_ms)
         change.moved(None, known)
     else:
-        known = found  # reported before it was tracked: the provider's report came first
-        known.tracked = True
-        known.reference = item.reference or known.reference
-        known.sent_ms = known.sent_ms if known.sent_ms is not None else item.sent_ms
+        known = found
+        _adopt(known, item, None)
     tx.put_messages([known])
     return _new_work(account, Kind.MESSAGE, item.message_id, item)
+
+
+def _adopt(known: Known, item: Tracked, reference: str | None) -> None:
+    """The provider's report came before it was tracked."""
+    known.tracked = True
+    known.reference = reference or item.reference or known.reference
+    known.sent_ms = known.sent_ms if known.sent_ms is not None else item.sent_ms
 
 
 def _new_known(

@@ -129,6 +129,9 @@ class _Thread:
                 except sqlite3.Error as error:
                     for job in jobs:
                         job.settle(None, StoreError(f"{self._path}: {error}"))
+                except BaseException as fault:  # the thread must live on: others wait for it
+                    for job in jobs:
+                        job.settle(None, fault)
             if last:
                 break
         if db is not None:
@@ -211,10 +214,10 @@ class SqliteStore:
         return await self._reader.run(job)
 
     async def close(self) -> None:
-        for thread in (self._reader, self._writer):
+        threads, self._reader, self._writer = (self._reader, self._writer), None, None
+        for thread in threads:
             if thread is not None:
                 await thread.close()
-        self._reader = self._writer = None
         self._drop_lock()
 
     async def _take_lock(self) -> None:

@@ -126,13 +126,27 @@ class SqliteTransaction:
         if not ids:
             return {}
         wanted = set(ids)
-        rows = self._db.execute(
-            f"SELECT {_KNOWN} FROM message WHERE message_id IN (SELECT value FROM json_each(?))"
-            " AND account = ?",
-            (_array([message_id for message_id, _ in ids]), self._peek_account(account)),
+        rows = self._by_text(
+            f"SELECT {_KNOWN} FROM message WHERE message_id IN",
+            [message_id for message_id, _ in ids],
+            "AND account = ?",
+            (self._peek_account(account),),
         )
         found = {(row[1], row[2]): row for row in rows}
         return {key: self._known(row) for key, row in found.items() if key in wanted}
+
+    def _by_text(
+        self, start: str, values: Sequence[str], rest: str, more: tuple[Any, ...]
+    ) -> list[tuple[Any, ...]]:
+        """Rows whose text is one of `values`. One with a NUL in it is looked up by itself:
+        json_each ends a text there."""
+        plain = [value for value in values if "\0" not in value]
+        rows = self._db.execute(
+            f"{start} (SELECT value FROM json_each(?)) {rest}", (_array(plain), *more)
+        ).fetchall()
+        for odd in set(values) - set(plain):
+            rows += self._db.execute(f"{start} (?) {rest}", (odd, *more)).fetchall()
+        return rows
 
     def put_messages(self, messages: Sequence[Known]) -> None:
         self._db.executemany(
@@ -240,14 +254,15 @@ class SqliteTransaction:
             rows = self._db.execute(
                 f"SELECT {_WORK} FROM work WHERE account = ? AND kind = ? ORDER BY id",
                 (number, kind.value),
-            )
+            ).fetchall()
         else:
-            rows = self._db.execute(
-                f"SELECT {_WORK} FROM work WHERE account = ? AND kind = ?"
-                " AND key IN (SELECT value FROM json_each(?)) ORDER BY id",
-                (number, kind.value, _array(keys)),
+            rows = self._by_text(
+                f"SELECT {_WORK} FROM work WHERE key IN",
+                keys,
+                "AND account = ? AND kind = ? ORDER BY id",
+                (number, kind.value),
             )
-        return [self._work(row) for row in rows.fetchall()]
+        return [self._work(row) for row in rows]
 
     def put_works(self, works: Sequence[Work]) -> list[Work]:
         for work in works:

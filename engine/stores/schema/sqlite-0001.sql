@@ -38,7 +38,7 @@ CREATE INDEX message_open ON message (account, sent_ms) WHERE open = 1;
 CREATE INDEX message_ended ON message (seen_ms) WHERE final = 1;
 
 CREATE TABLE work (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: a poll in flight knows its work by it
     account INTEGER NOT NULL,
     kind TEXT NOT NULL,
     key TEXT NOT NULL,

@@ -1,0 +1,294 @@
+"""The command line: commands, their arguments, and help that shows how they are used.
+
+Only what a word on the command line means is decided here; whether an account exists or a file can
+be read is the command's own affair. It must import nothing heavy, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from engine import __version__
+from engine.core.units import duration_s, time_ms
+
+_ABOUT = """\
+Polls SMS and messaging providers for delivery reports and writes them to sinks.
+
+It asks each account no faster than its limits allow, keeps what it has read in a store before it
+asks again, and writes one JSON record for every change of a message's state.
+"""
+
+_START = """\
+examples:
+  dlr-engine demo                                  see it work, nothing to set up
+  dlr-engine check --config engine.toml --connect  is the configuration right, do the keys fit
+  dlr-engine run --config engine.toml              poll until stopped
+  dlr-engine track --config engine.toml --account bulk-eu --batch-id 4711 --recipients 447700900001
+  dlr-engine show --config engine.toml --recipient "+44 7700 900001"
+  dlr-engine stats --config engine.toml
+
+exit status: 0 done; 1 it failed while running; 2 the command line or configuration is wrong.
+`dlr-engine COMMAND --help` tells more about a command.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for the mistake and one for where to read on, instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n{self.prog}: see `{self.prog} --help`\n")
+
+
+def build() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = _Parser(
+        prog="dlr-engine",
+        description=_ABOUT,
+        epilog=_START,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"dlr-engine {__version__}")
+    _loudness(parser, first=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _run(commands)
+    _check(commands)
+    _track(commands)
+    _show(commands)
+    _stats(commands)
+    _simulate(commands)
+    _demo(commands)
+    return parser
+
+
+def _loudness(parser: argparse.ArgumentParser, *, first: bool = False) -> None:
+    """-v and -q, before the command and behind it."""
+    default: Any = False if first else argparse.SUPPRESS
+    loud = parser.add_mutually_exclusive_group()
+    loud.add_argument(
+        "-v", "--verbose", action="store_true", default=default, help="log details, for debugging"
+    )
+    loud.add_argument(
+        "-q", "--quiet", action="store_true", default=default, help="log warnings and errors alone"
+    )
+
+
+def _command(
+    commands: Any, name: str, summary: str, about: str, examples: Sequence[str], *, config: bool
+) -> argparse.ArgumentParser:
+    shown = "\n".join(f"  dlr-engine {name} {example}".rstrip() for example in examples)
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=about,
+        epilog=f"examples:\n{shown}\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if config:
+        parser.add_argument(
+            "--config", type=Path, required=True, metavar="F", help="the configuration (TOML)"
+        )
+    _loudness(parser)
+    return parser
+
+
+def _run(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "run",
+        "the worker: poll every account, write every sink",
+        "Polls every account and writes every sink until it is stopped.\n\n"
+        "One worker owns a store; a second one is refused. SIGTERM or Ctrl-C: no new polls, what\n"
+        "is on its way is taken in, sinks are flushed. A second signal ends it at once; the store\n"
+        "stays whole. Log lines go to stderr; on a terminal a live view stands below them.",
+        [
+            "--config engine.toml",
+            "--config engine.toml --once                       for cron",
+            "--config engine.toml --until-idle --idle-timeout 10m",
+        ],
+        config=True,
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--once", action="store_true", help="do what is due now, write it out, end")
+    mode.add_argument(
+        "--until-idle",
+        action="store_true",
+        help="end once all that is tracked has ended, and feeds and sinks are through; 1 where"
+        " only what is paused or dead is left",
+    )
+    parser.add_argument(
+        "--idle-timeout",
+        type=_duration,
+        default=None,
+        metavar="D",
+        help="how long --until-idle waits for what is paused or dead (default 5m)",
+    )
+
+
+def _check(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "check",
+        "validate a configuration and say what would run",
+        "Reads the configuration, names all of its faults, and says what would run: secrets are\n"
+        "shown as ***. For each account it says what the schedule needs beside what the limits\n"
+        "allow. With --connect every sink is opened and every account asked one harmless\n"
+        "question inside its limits, by the worker itself where one is running.",
+        ["--config engine.toml", "--config engine.toml --connect"],
+        config=True,
+    )
+    parser.add_argument(
+        "--connect", action="store_true", help="open every sink, ask every account one question"
+    )
+
+
+def _track(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "track",
+        "hand over what was sent",
+        "Takes batches or messages into the schedule. Tracking the same again adds what is new and\n"
+        "changes nothing else. A worker that runs on the same store picks it up at once.\n\n"
+        "A file has the columns batch_id, message_id, recipient, reference, sent_at (those that\n"
+        "are needed), a message or a batch a row: .csv with a header row, or .jsonl. Rows of one\n"
+        "batch belong together. Nothing is taken from a file that has a fault.",
+        [
+            "--config engine.toml --account bulk-eu --batch-id 4711 --recipients 447700900001",
+            "--config engine.toml --account bot --message-id 6f1c… --sent-at 2026-11-21T12:00:00Z",
+            "--config engine.toml --account bulk-eu --file sent.csv",
+        ],
+        config=True,
+    )
+    parser.add_argument("--account", required=True, metavar="A", help="the account it was sent by")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--batch-id", type=_text, metavar="B", help="a batch")
+    what.add_argument("--message-id", type=_text, metavar="M", help="a message")
+    what.add_argument("--file", type=Path, metavar="F", help="many of them: .csv or .jsonl")
+    parser.add_argument("--recipients", metavar="R1,R2,…", help="of the batch")
+    parser.add_argument("--recipient", type=_text, metavar="R", help="of the message")
+    parser.add_argument(
+        "--sent-at", type=_time, metavar="T", help="RFC 3339 or epoch seconds (default now)"
+    )
+    parser.add_argument("--reference", type=_text, metavar="X", help="your own id for it")
+
+
+def _show(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "show",
+        "a message's state and its history",
+        "Shows messages as they stand and what they went through, also while a worker runs. A\n"
+        "recipient is found in any of its spellings. Exit status 1: nothing was found.",
+        [
+            "--config engine.toml 4711:447700900001",
+            '--config engine.toml --recipient "+44 (7700) 900001"',
+            "--config engine.toml --batch-id 4711 --json",
+        ],
+        config=True,
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("message_id", nargs="?", metavar="MESSAGE_ID", help="the provider's id")
+    what.add_argument("--recipient", type=_text, metavar="R", help="whom it was sent to")
+    what.add_argument("--batch-id", type=_text, metavar="B", help="all of a batch")
+    what.add_argument("--reference", type=_text, metavar="X", help="your own id for it")
+    parser.add_argument("--json", action="store_true", help="a JSON array instead of text")
+
+
+def _stats(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "stats",
+        "the books: messages by state, what is due, limits, sinks, trouble",
+        "Shows for every account what is known of its messages (known = final + pending), what is\n"
+        "due, its use of the limit, pauses and why, and what was set aside; for every sink how far\n"
+        "it has come. Works while a worker runs.",
+        ["--config engine.toml", "--config engine.toml --json | jq .accounts"],
+        config=True,
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON object instead of text")
+
+
+def _simulate(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "simulate",
+        "a local server that behaves as the providers do",
+        "Serves the four providers on this machine: rate limits, one-time reads, paging, late\n"
+        "states, faults. It prints its address and a configuration that fits it. Ctrl-C ends it.",
+        ["", "--port 9000", "--profile profile.toml"],
+        config=False,
+    )
+    parser.add_argument(
+        "--port", type=_port, default=8025, metavar="P", help="default 8025; 0: any free one"
+    )
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="accounts and faults (TOML)")
+
+
+def _demo(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "demo",
+        "the simulator and a worker together, and a summary",
+        "Runs the simulator and a worker in one process, with faults on the way, and compares in\n"
+        "the end what the worker recorded with what the simulator knows to be true. The files stay\n"
+        "in ./demo-out for you to look at.",
+        ["", "--seconds 10 --messages 500"],
+        config=False,
+    )
+    parser.add_argument(
+        "--seconds", type=_seconds, default=20.0, metavar="S", help="at most about so long (20)"
+    )
+    parser.add_argument(
+        "--messages", type=_count, default=2000, metavar="N", help="messages in all (2000)"
+    )
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise argparse.ArgumentTypeError("expected a text that is not empty")
+    return value
+
+
+def _duration(value: str) -> float:
+    try:
+        try:
+            return duration_s(float(value))
+        except ValueError:
+            return duration_s(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'expected a duration such as "5m", got "{value[:40]}"'
+        ) from None
+
+
+def _time(value: str) -> int:
+    try:
+        return time_ms(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            "expected epoch seconds or a time with an offset such as 2026-11-21T12:00:00Z,"
+            f' got "{value[:40]}"'
+        ) from None
+
+
+def _port(value: str) -> int:
+    if value.isascii() and value.isdigit() and int(value) <= 65535:
+        return int(value)
+    raise argparse.ArgumentTypeError(f'expected a port, 0 to 65535, got "{value[:40]}"')
+
+
+def _seconds(value: str) -> float:
+    seconds = _duration(value)
+    if not 3 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f'expected 3 to 3600 seconds, got "{value[:40]}"')
+    return seconds
+
+
+def _count(value: str) -> int:
+    if value.isascii() and value.isdigit() and 10 <= int(value) <= 1_000_000:
+        return int(value)
+    raise argparse.ArgumentTypeError(f'expected a number from 10 to 1000000, got "{value[:40]}"')

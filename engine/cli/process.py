@@ -1,0 +1,86 @@
+"""The process around a command: its event loop, its signals, its configuration.
+
+The first SIGTERM or SIGINT asks for a clean end; the second ends the process on the spot, which
+the store and the sinks survive as they survive a power cut. Only a command may do this: the
+library installs no signal handler.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+import anyio.abc
+
+if TYPE_CHECKING:
+    from engine.config.model import Config
+
+T = TypeVar("T")
+
+log = logging.getLogger("dlr_engine")
+
+
+def load_config(path: Path) -> Config:
+    """The configuration in a file. Raises ConfigError, a line for each fault."""
+    from engine.config import load
+    from engine.registry import providers, sinks
+
+    return load(path, providers=providers(), sinks=sinks())
+
+
+def start(work: Callable[[], Awaitable[T]]) -> T:
+    """Run it in an event loop of its own, the faster one where it is installed."""
+    fast = find_spec("uvloop") is not None
+    return anyio.run(work, backend_options={"use_uvloop": fast})
+
+
+class Stop:
+    """Turns the first signal into an event that can be waited for."""
+
+    def __init__(self) -> None:
+        self.asked = anyio.Event()
+
+    async def listen(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                if self.asked.is_set():
+                    os._exit(128 + number)
+                log.info("stopping: what is on its way is taken in; a second signal ends at once")
+                self.asked.set()
+
+    async def unless(self, work: Callable[[], Awaitable[T]]) -> T | None:
+        """Its result; None where a signal came first, and then it was cancelled."""
+        result: T | None = None
+        async with anyio.create_task_group() as group:
+
+            async def watch() -> None:
+                await self.asked.wait()
+                group.cancel_scope.cancel()
+
+            group.start_soon(watch)
+            result = await work()
+            group.cancel_scope.cancel()
+        return result
+
+
+def with_signals(work: Callable[[Stop], Awaitable[T]]) -> T:
+    """Run `work` in an event loop, with signals turned into its `Stop`."""
+
+    async def main() -> T:
+        stop = Stop()
+        async with anyio.create_task_group() as group:
+            await group.start(stop.listen)
+            result = await work(stop)
+            group.cancel_scope.cancel()
+        return result
+
+    return start(main)

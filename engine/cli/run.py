@@ -1,0 +1,96 @@
+"""`dlr-engine run`: the worker.
+
+It polls until it is stopped, or with --once until what is due is done, or with --until-idle until
+there is nothing left to do. What is left then is named on stderr, a line each. It decides nothing
+about polling: that is the engine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from engine.core.errors import ConfigError
+
+from . import process
+
+if TYPE_CHECKING:
+    from engine.config.model import Config
+    from engine.worker import Engine
+
+log = logging.getLogger("dlr_engine")
+
+IDLE_TIMEOUT_S = 300.0
+
+
+def command(args: argparse.Namespace) -> int:
+    if args.idle_timeout is not None and not args.until_idle:
+        raise ConfigError(["dlr-engine run: --idle-timeout goes with --until-idle alone"])
+    config = process.load_config(args.config)
+    stuck = process.with_signals(lambda stop: _work(config, args, stop))
+    for line in stuck:
+        print(line, file=sys.stderr)
+    return 1 if stuck else 0
+
+
+async def _work(config: Config, args: argparse.Namespace, stop: process.Stop) -> list[str]:
+    """What could not be done, a line each."""
+    from engine.worker import Engine
+
+    from .live import watching
+
+    async with Engine(config, once=args.once) as engine:
+        log.info(
+            "running: %s, %s",
+            _many(len(config.accounts), "account"),
+            _many(len(config.sinks), "sink"),
+        )
+        until = _until(engine, args, stop)
+        live = not args.quiet and not _prints_records(config)
+        async with watching(engine, live=live):
+            stuck = await stop.unless(until)
+    _sum_up(engine)
+    return stuck or []
+
+
+def _until(
+    engine: Engine, args: argparse.Namespace, stop: process.Stop
+) -> Callable[[], Awaitable[list[str]]]:
+    """What the worker goes on until."""
+    if args.once:
+        return engine.until_done
+    if args.until_idle:
+        timeout_s = IDLE_TIMEOUT_S if args.idle_timeout is None else args.idle_timeout
+
+        async def idle() -> list[str]:
+            return list(await engine.until_idle(timeout_s))
+
+        return idle
+
+    async def stopped() -> list[str]:
+        await stop.asked.wait()
+        return []
+
+    return stopped
+
+
+def _prints_records(config: Config) -> bool:
+    """Whether records come out on the very terminal that the live view would stand on."""
+    return sys.stdout.isatty() and any(sink.type == "stdout" for sink in config.sinks)
+
+
+def _sum_up(engine: Engine) -> None:
+    total = engine.telemetry.total
+    log.info(
+        "ended: %s made, %s written down, %s given to sinks",
+        _many(total("requests"), "request"),
+        _many(total("records"), "record"),
+        _many(total("written"), "record"),
+    )
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -77,7 +77,7 @@ def sink_fault(**keys: Any) -> str:
         ({"start": 5, "end": 5}, 'end: expected a time after "start"'),
         ({"start": float("inf")}, "start: expected a time with an offset, such as"),
         ({"lookback": "40000d"}, 'lookback: expected at most "36500d", got "40000d"'),
-        ({"lookback": "9" * 400 + "d"}, 'lookback: expected at most "36500d", got "999'),
+        ({"lookback": "9" * 400 + "d"}, 'lookback: expected a duration such as "1s", got "999'),
         ({"overlap": -1}, 'overlap: expected a duration such as "1s", got -1'),
         ({"limits": {"requests": 5}}, 'limits.per: missing; "requests" needs it'),
         ({"limits": {"requests": 0, "per": "1s"}}, "limits.requests: expected at least 1, got 0"),

@@ -34,6 +34,9 @@ from engine.transport import Answer, Timeout, Timeouts, Transport, TransportErro
 CHUNK_REPORTS = 1000
 CHUNK_REPORTS_ONE_TIME = 5000
 
+# Of a body that is nothing but flaws; each may hold 64 KiB.
+CHUNK_FLAWS = 100
+
 REDIRECTS_MAX = 3
 
 # Of an answer that is no report at all, this much of its beginning is set aside.
@@ -227,6 +230,7 @@ class Asker:
             ) as answer:
                 slot.answered()
                 head = answer.head
+                reply.page.observed_ms = self.clock.now_ms()
                 reply.retry_after_s = retry_after_s(
                     head.headers.get("retry-after"), self.clock.now_ms() / 1000
                 )
@@ -275,7 +279,10 @@ class Asker:
                 if len(beginning) < BEGINNING_MAX:
                     beginning += chunk[: BEGINNING_MAX - len(beginning)]
                 self._take(reader, reader.parser.feed(chunk), reply)
-                while len(reply.page.reports) >= self._chunk_max:
+                if (
+                    len(reply.page.reports) >= self._chunk_max
+                    or len(reply.page.flaws) >= CHUNK_FLAWS
+                ):
                     await self._commit_piece(reply)
         except TransportError as error:
             cut = error
@@ -300,7 +307,7 @@ class Asker:
         flaws = reader.take_flaws()
         if flaws:
             reply.flaws += len(flaws)
-            reply.page.flaws = [*reply.page.flaws, *map(self._redacted, flaws)]
+            reply.page.flaws.extend(map(self._redacted, flaws))
         if reports:
             base = len(reply.page.reports)
             unlisted = [
@@ -310,7 +317,7 @@ class Asker:
             ]
             if unlisted:
                 reply.page.unlisted = reply.page.unlisted.union(unlisted)
-            reply.page.reports = [*reply.page.reports, *reports] if base else reports
+            reply.page.reports.extend(reports)
             reply.finals += sum(report.final for report in reports)
             if self.traits.paged:
                 reply.keys.update(hash(report.message_id) for report in reports)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import sys
 from collections.abc import Callable, Sequence
 
 import anyio
@@ -29,6 +28,9 @@ from engine.telemetry import Telemetry
 ROWS_MAX = 64
 READ_BYTES_MAX = 4 << 20
 
+# Log bytes that one look may go through when a filter passes nearly all of them over.
+SCAN_BYTES_MAX = 16 << 20
+
 # Without news a sink looks at the log this often, in case another hand has written to it.
 LOOK_S = 1.0
 
@@ -46,9 +48,17 @@ class Portion(msgspec.Struct):
     """Records for one batch, and where each account will stand once they are taken."""
 
     lines: list[bytes] = []
+    marks: list[tuple[str, int, int]] = []  # of each line: its account, and the place after it
     places: dict[str, Place] = {}
-    owners: list[str] = []  # the account of each line
     full: bool = False
+    more: bool = False  # the log was not looked through to its end
+
+    def owner(self, index: int) -> str:
+        return self.marks[index][0]
+
+    def places_after(self, taken: int) -> dict[str, Place]:
+        """Where each account stands once only the first `taken` records were taken."""
+        return {account: (seq, index) for account, seq, index in self.marks[:taken]}
 
 
 class LogReader:
@@ -93,22 +103,28 @@ class LogReader:
     def _gather(self, tx: Transaction, records_max: int, bytes_max: int) -> Portion:
         portion = Portion()
         bounds = tx.log_bounds()
-        size = 0
+        size = scanned = 0
         for account in self._accounts:
             seq, index = self.places[account]
             start, end = bounds.get(account, (1, 1))
             if seq < start:
                 seq, index = start, 0
             while seq < end and not portion.full:
+                if scanned >= SCAN_BYTES_MAX:
+                    portion.more = True
+                    break
                 rows = tx.log_rows(account, seq, ROWS_MAX, bytes_max=READ_BYTES_MAX)
                 if not rows:
                     break
                 for row in rows:
+                    if row.seq != seq:  # rows that were pruned unread by a sink that is new
+                        seq, index = row.seq, 0
                     lines = row.body.split(b"\n")
+                    scanned += len(row.body)
                     while index < len(lines) and not portion.full:
                         if self._wants(row.states[index]):
                             portion.lines.append(lines[index])
-                            portion.owners.append(account)
+                            portion.marks.append((account, seq, index + 1))
                             size += len(lines[index])
                             portion.full = len(portion.lines) >= records_max or size >= bytes_max
                         index += 1
@@ -126,12 +142,6 @@ class LogReader:
 
     def _wants(self, code: int) -> bool:
         return self._states is None or STATE_CODES[code] in self._states
-
-    async def after(self, taken: int) -> dict[str, Place]:
-        """The places once only the first `taken` records of the last portion were taken."""
-        if not taken:
-            return {}
-        return (await self.read(taken, sys.maxsize)).places
 
     async def move(self, places: dict[str, Place]) -> None:
         """What was read has been taken."""
@@ -209,6 +219,8 @@ class Dispatcher:
             portion = await self.reader.read(self._batch.records, self._batch.bytes)
         if not portion.lines:
             await self.reader.move(portion.places)
+            if portion.more:
+                return True
             self.health.behind = False
             if self._stopping:
                 return False
@@ -236,7 +248,7 @@ class Dispatcher:
         def keep(tx: Transaction) -> None:
             for index, cause in rejected.items():
                 flaw = Flaw(cause, "record", portion.lines[index])
-                owner = portion.owners[index]
+                owner = portion.owner(index)
                 if tx.put_flaws(owner, f"sink {self.name}", [flaw], now_ms):
                     tx.add_tallies(owner, {"refused": 1})
 

@@ -54,15 +54,21 @@ class Feed:
 
     # Pace
 
-    def next_due_ms(self, *, found: bool) -> int:
-        """After `interval`; slower, up to `idle_interval`, while nothing comes."""
+    def _come_back(self, work: Work, page: Page, *, found: bool) -> None:
+        """Put the feed's next visit into a page: after `interval`, or later where neither the
+        visit so far nor this page has brought anything new."""
+        now_ms = self._asker.clock.now_ms()
+        work.due_ms = now_ms + round(self._account.schedule.interval_s * 1000)
+        page.quiet_due_ms = None if found else now_ms + round(self._pace_s * 1000)
+        page.put = [*page.put, work]
+
+    def _keep_pace(self, visit: Visit) -> None:
+        """Slower, up to `idle_interval`, while nothing comes."""
         schedule = self._account.schedule
-        if found:
+        if visit.records:
             self._pace_s = schedule.interval_s
-        due_ms = self._asker.clock.now_ms() + round(self._pace_s * 1000)
-        if not found:
+        else:
             self._pace_s = min(schedule.idle_interval_s, self._pace_s * 2)
-        return due_ms
 
     # Drained: a queue that is emptied by reading it
 
@@ -79,13 +85,12 @@ class Feed:
                 return visit
             more = reply.outcome.verb is Verb.MORE
             if not more:
-                found = visit.records + len(reply.page.reports) > 0
-                work.due_ms = self.next_due_ms(found=found)
-                reply.page.put = [work]
+                self._come_back(work, reply.page, found=visit.records + reply.records > 0)
             done = await self._asker.commit(reply.page)
             visit.records += done.records + reply.records
             repeats = 0 if done.records + reply.records else repeats + 1
             if not more:
+                self._keep_pace(visit)
                 return visit
             if repeats >= REPEATS_MAX:
                 self._asker.telemetry.event(
@@ -94,10 +99,10 @@ class Feed:
                     f"{repeats} full pages in a row held nothing new: the queue is taken as read"
                     " until the next interval",
                 )
-                work.due_ms = self.next_due_ms(found=False)
                 page = self._asker.page()
-                page.put = [work]
+                self._come_back(work, page, found=False)
                 await self._asker.commit(page)
+                self._keep_pace(Visit())
                 return visit
             if self.stopping:
                 visit.more = True
@@ -126,10 +131,13 @@ class Feed:
             data["total_ignored"] = reading.total_ignored
             if not reading.spans:
                 self._finish(work, data, page, server, visit)
+            else:
+                page.put = [*page.put, work]
             work.data = data
-            page.put = [*page.put, work]
 
         visit.failed = await self._read(reading, Kind.FEED, slot, server, visit, moved)
+        if visit.failed is None and not reading.spans:
+            self._keep_pace(visit)
         return visit
 
     def _plan(self, data: dict[str, Any]) -> dict[str, Any] | None:
@@ -144,8 +152,8 @@ class Feed:
         else:
             floor = data.get("start", cursor)
             from_ms = max(floor, cursor - round(account.overlap_s * 1000))
-        end_ms = min(now_ms, now_ms + int(data.get("skew", 0)))
-        end_ms = min(end_ms, from_ms + self._traits.window_max_ms)
+        longest_ms = from_ms + self._traits.window_max_ms
+        end_ms = min(now_ms, now_ms + int(data.get("skew", 0)), longest_ms)
         if account.end_ms is not None:
             end_ms = min(end_ms, account.end_ms)
         if end_ms <= cursor:
@@ -155,6 +163,7 @@ class Feed:
             "cursor": cursor,
             "start": data.get("start", cursor),
             "end": end_ms,
+            "capped": end_ms == longest_ms,  # there is more to read behind it
             "spans": spans,
         }
 
@@ -162,9 +171,10 @@ class Feed:
         """There is nothing to read yet, or never again."""
         end_ms = self._account.end_ms
         ended = end_ms is not None and data.get("cursor", 0) >= end_ms
-        work.due_ms = NEVER_DUE_MS if ended else self.next_due_ms(found=False)
         page = self._asker.page()
-        page.put = [work]
+        self._come_back(work, page, found=False)
+        if ended:
+            page.quiet_due_ms = NEVER_DUE_MS
         await self._asker.commit(page)
 
     def _finish(
@@ -177,17 +187,17 @@ class Feed:
         reached = max(cursor, min([end_ms, *server]))
         data["cursor"] = reached
         del data["spans"]
-        found = visit.records + len(page.reports) > 0
-        behind = end_ms < clock_ms - SKEW_MAX_MS or (
-            end_ms - cursor >= self._traits.window_max_ms - round(self._account.overlap_s * 1000)
-        )
+        if server:
+            data["skew"] = min(server) - clock_ms
+        capped = data.pop("capped", False)
+        self._come_back(work, page, found=visit.records > 0)
         if self._account.end_ms is not None and reached >= self._account.end_ms:
             work.due_ms = NEVER_DUE_MS
-        elif behind and reached > cursor:
+            page.quiet_due_ms = None
+        elif capped and reached > cursor:
             work.due_ms = clock_ms
+            page.quiet_due_ms = None
             visit.more = True
-        else:
-            work.due_ms = self.next_due_ms(found=found)
         if reached > cursor and self._rescans.offsets_ms:
             window = Work(
                 account=self._account.name,

@@ -298,6 +298,9 @@ class AccountPoller:
         except Exception as error:  # a fault in here or in a plug-in: this account's own trouble
             self._broke(work, error)
         finally:
+            if slot is not None:  # whatever happened, the place is not kept
+                slot.unused()
+                slot.release()
             self._busy.discard(work.id)
             self._wake.set()
 

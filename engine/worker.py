@@ -425,13 +425,11 @@ class Engine:
                         yield decode(line)
                         taken += 1
                 finally:
-                    if taken == len(portion.lines):
-                        places = portion.places
-                    else:
-                        places = await reader.after(taken)
+                    whole = taken == len(portion.lines)
+                    places = portion.places if whole else portion.places_after(taken)
                     with anyio.CancelScope(shield=True):
                         await reader.move(places)
-                if not portion.lines:
+                if not portion.lines and not portion.more:
                     with anyio.move_on_after(REPORTS_LOOK_S):
                         await self._news.wait()
         finally:

@@ -151,8 +151,8 @@ def _track(commands: Any) -> None:
         commands,
         "track",
         "hand over what was sent",
-        "Takes batches or messages into the schedule. Tracking the same again adds what is new and\n"
-        "changes nothing else. A worker that runs on the same store picks it up at once.\n\n"
+        "Takes batches or messages into the schedule. Tracking the same again adds what is new\n"
+        "and changes nothing else. A worker that runs on the same store picks it up at once.\n\n"
         "A file has the columns batch_id, message_id, recipient, reference, sent_at (those that\n"
         "are needed), a message or a batch a row: .csv with a header row, or .jsonl. Rows of one\n"
         "batch belong together. Nothing is taken from a file that has a fault.",
@@ -203,9 +203,9 @@ def _stats(commands: Any) -> None:
         commands,
         "stats",
         "the books: messages by state, what is due, limits, sinks, trouble",
-        "Shows for every account what is known of its messages (known = final + pending), what is\n"
-        "due, its use of the limit, pauses and why, and what was set aside; for every sink how far\n"
-        "it has come. Works while a worker runs.",
+        "Shows for every account what is known of its messages (known = final + pending), what\n"
+        "is due, its use of the limit, pauses and why, and what was set aside; for every sink how\n"
+        "far it has come. Works while a worker runs.",
         ["--config engine.toml", "--config engine.toml --json | jq .accounts"],
         config=True,
     )
@@ -234,8 +234,8 @@ def _demo(commands: Any) -> None:
         "demo",
         "the simulator and a worker together, and a summary",
         "Runs the simulator and a worker in one process, with faults on the way, and compares in\n"
-        "the end what the worker recorded with what the simulator knows to be true. The files stay\n"
-        "in ./demo-out for you to look at.",
+        "the end what the worker recorded with what the simulator knows to be true. The files\n"
+        "stay in ./demo-out for you to look at.",
         ["", "--seconds 10 --messages 500"],
         config=False,
     )

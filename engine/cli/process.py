@@ -54,7 +54,9 @@ class Stop:
             async for number in signals:
                 if self.asked.is_set():
                     os._exit(128 + number)
-                log.info("stopping: what is on its way is taken in; a second signal ends at once")
+                log.info(
+                    "worker: stopping, what is on its way is taken in; a second signal ends at once"
+                )
                 self.asked.set()
 
     async def unless(self, work: Callable[[], Awaitable[T]]) -> T | None:

@@ -44,7 +44,7 @@ async def _work(config: Config, args: argparse.Namespace, stop: process.Stop) ->
 
     async with Engine(config, once=args.once) as engine:
         log.info(
-            "running: %s, %s",
+            "worker: running, %s and %s",
             _many(len(config.accounts), "account"),
             _many(len(config.sinks), "sink"),
         )
@@ -85,7 +85,7 @@ def _prints_records(config: Config) -> bool:
 def _sum_up(engine: Engine) -> None:
     total = engine.telemetry.total
     log.info(
-        "ended: %s made, %s written down, %s given to sinks",
+        "worker: ended; %s made, %s kept, %s given to sinks",
         _many(total("requests"), "request"),
         _many(total("records"), "record"),
         _many(total("written"), "record"),

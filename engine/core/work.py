@@ -70,6 +70,7 @@ class Page(msgspec.Struct, kw_only=True):
     source: str = "poll"
     flaws: list[Flaw] = []
     put: list[Work] = []
+    quiet_due_ms: int | None = None  # when a feed in `put` is due instead, if nothing was news
     drop: list[int] = []
     settle: Settle | None = None
     expire: Expire | None = None

@@ -90,6 +90,10 @@ def commit(tx: Transaction, page: Page) -> Committed:
     if page.drop:
         tx.drop_works(page.drop)
         done.ended.extend(page.drop)
+    if page.quiet_due_ms is not None and not lines:
+        for work in page.put:
+            if work.kind is Kind.FEED:
+                work.due_ms = page.quiet_due_ms
     if page.put:
         done.put.extend(tx.put_works(page.put))
     done.records = len(lines)

@@ -1,0 +1,200 @@
+"""One harmless question to every account, inside its limits: what `check --connect` asks.
+
+Where no worker runs, the question takes its place in the limit's durable state, so that a worker
+that starts right after knows of it. Where one runs, it is asked to put the question itself: only
+one process can keep a limit. What an answer held is never committed; a probe asks for nothing
+that could be lost.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import anyio
+import anyio.streams.memory
+import msgspec
+import orjson
+
+from engine.asking import Asker, Reply
+from engine.core.contracts import Kind, Poll, Verb
+from engine.core.errors import StoreBusy
+from engine.limits import Limiter
+from engine.stores.transaction import InboxItem
+from engine.telemetry import Telemetry
+from engine.transport import Transport
+from engine.worker import RealClock, limiter_name, make_store, restore_limiter
+
+if TYPE_CHECKING:
+    from engine.config.model import AccountConfig, Config
+    from engine.stores.transaction import Store
+
+WORKER_MAX_S = 60.0
+WORKER_LOOK_S = 0.2
+HOLD_MAX_S = 60.0
+GRACE_S = 15.0  # beyond the request's own limits: for a place in the limit
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """How one account answered."""
+
+    account: str
+    ok: bool
+    text: str
+
+    def __str__(self) -> str:
+        return f"account {self.account}: {'ok, ' if self.ok else 'FAILED: '}{self.text}"
+
+
+async def probe_all(config: Config) -> AsyncIterator[bool]:
+    """Ask every account and print how it answered; yields whether it passed."""
+    store = make_store(config)
+    try:
+        await store.open(own=True)
+    except StoreBusy:
+        await store.open(own=False)
+        verdicts = await _through_worker(config, store)
+    else:
+        verdicts = await _directly(config, store)
+    for verdict in verdicts:
+        print(verdict, flush=True)
+        yield verdict.ok
+
+
+# Through a running worker
+
+
+async def _through_worker(config: Config, store: Store) -> list[Verdict]:
+    found: dict[str, Verdict] = {}
+
+    async def ask(name: str) -> None:
+        found[name] = await _hand_over(store, name)
+
+    try:
+        async with anyio.create_task_group() as group:
+            for account in config.accounts:
+                group.start_soon(ask, account.name)
+    finally:
+        await store.close()
+    return [found[account.name] for account in config.accounts]
+
+
+async def _hand_over(store: Store, account: str) -> Verdict:
+    """Let the running worker ask, and wait for what it notes."""
+    probe = str(uuid4())
+    note = f"probe:{probe}"
+    item = InboxItem(
+        account=account,
+        kind="probe",
+        payload=orjson.dumps({"id": probe}),
+        at_ms=RealClock().now_ms(),
+    )
+    await store.write(lambda tx: tx.put_inbox(item))
+    with anyio.move_on_after(WORKER_MAX_S):
+        while True:
+            answer = (await store.read(lambda tx: tx.notes(note))).get(account)
+            if answer is not None:
+                await store.write(lambda tx: tx.drop_note(account, note))
+                said: dict[str, Any] = orjson.loads(answer)
+                cause = str(said.get("cause") or "")
+                ok = bool(said.get("ok"))
+                return Verdict(account, ok, cause or ("answered" if ok else "no cause given"))
+            await anyio.sleep(WORKER_LOOK_S)
+    return Verdict(account, False, f"the running worker did not answer within {WORKER_MAX_S:g} s")
+
+
+# On our own
+
+
+async def _directly(config: Config, store: Store) -> list[Verdict]:
+    found: dict[str, Verdict] = {}
+    limiters = await _limiters(config, store)
+    try:
+        await _save(store, limiters, clean=False)
+        async with anyio.create_task_group() as group:
+
+            async def ask(account: AccountConfig) -> None:
+                limiter = limiters[limiter_name(account)]
+                found[account.name] = await _ask(account, store, limiter)
+
+            for account in config.accounts:
+                group.start_soon(ask, account)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _save(store, limiters, clean=True)
+            for limiter in limiters.values():
+                limiter.close()
+            await store.close()
+    return [found[account.name] for account in config.accounts]
+
+
+async def _limiters(config: Config, store: Store) -> dict[str, Limiter]:
+    """The accounts' limits, as the last worker left them."""
+    notes = await store.read(lambda tx: tx.notes("limiter"))
+    limiters: dict[str, Limiter] = {}
+    for account in config.accounts:
+        name = limiter_name(account)
+        if name in limiters:
+            continue
+
+        async def reserve(snapshot: dict[str, Any], name: str = name) -> None:
+            await _save_one(store, name, snapshot, clean=False)
+
+        limiters[name] = Limiter(account.limits.rates, reserve=reserve)
+        restore_limiter(limiters[name], notes.get(name))
+    return limiters
+
+
+async def _save(store: Store, limiters: dict[str, Limiter], *, clean: bool) -> None:
+    for name, limiter in limiters.items():
+        await _save_one(store, name, limiter.snapshot(), clean=clean)
+
+
+async def _save_one(store: Store, name: str, snapshot: dict[str, Any], *, clean: bool) -> None:
+    note = orjson.dumps({"clean": clean, "snapshot": snapshot})
+    await store.write(lambda tx: tx.put_note(name, "limiter", note))
+
+
+async def _ask(account: AccountConfig, store: Store, limiter: Limiter) -> Verdict:
+    own = limiter.for_account(account.limits.concurrency, account.name)
+    if own.hold_s() > HOLD_MAX_S:
+        text = f"not asked: its provider wants no request for another {own.hold_s():.0f} s"
+        return Verdict(account.name, False, text)
+    transport = Transport(ca_file=str(account.ca_file) if account.ca_file is not None else None)
+    try:
+        await transport.open()
+    except OSError as error:
+        return Verdict(account.name, False, f"ca_file: {error.strerror or type(error).__name__}")
+    clock = RealClock()
+    asker = Asker(
+        account,
+        store=store,
+        transport=transport,
+        limiter=own,
+        telemetry=Telemetry(),
+        clock=clock,
+        rand=random.Random(),
+    )
+    poll = Poll(kind=Kind.PROBE, now_ms=clock.now_ms(), nonce=str(uuid4()))
+    limit_s = HOLD_MAX_S + account.request.total_timeout_s + GRACE_S
+    try:
+        with anyio.move_on_after(limit_s):
+            began = time.monotonic()
+            reply = await asker.ask(poll)
+            return _judged(account, reply, time.monotonic() - began)
+    finally:
+        await transport.close()
+    return Verdict(account.name, False, f"no place in its limits or no answer in {limit_s:g} s")
+
+
+def _judged(account: AccountConfig, reply: Reply, took_s: float) -> Verdict:
+    """A pause fails; so does an answer that is none, save one in the provider's own words."""
+    outcome = reply.outcome
+    spoken = outcome.verb is Verb.RETRY and outcome.code is not None
+    passed = reply.answered or (account.provider.name == "bulksms" and spoken)
+    if not passed:
+        return Verdict(account.name, False, outcome.cause or "no proper answer")
+    return Verdict(account.name, True, f"answered in {max(1, round(took_s * 1000))} ms")

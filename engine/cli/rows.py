@@ -1,0 +1,280 @@
+"""The rows of a file of sent messages, as `track --file` takes them: .csv or .jsonl.
+
+Read as a stream, in chunks that do not tear a batch apart where its rows follow one another, so
+that millions of rows need little memory. Every faulty row is found and named by its line; the
+values of a good one are taken as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import msgspec
+
+from engine.core.errors import ConfigError
+from engine.core.units import time_ms
+
+COLUMNS = ("batch_id", "message_id", "recipient", "reference", "sent_at")
+CHUNK_ROWS = 10_000
+CHUNK_ROWS_MAX = 200_000  # for one batch without end
+FAULTS_MAX = 100
+LINE_MAX = 16 << 20
+SHOWN_MAX = 40
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One row: a message, or a batch or a part of it."""
+
+    batch_id: str | None
+    message_id: str | None
+    recipients: tuple[str, ...]
+    reference: str | None
+    sent_ms: int | None
+
+
+Chunk = list[Row]
+
+
+class Faulty(Exception):
+    """The file has faults, a line for each."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class Source:
+    """A file that can be read more than once, a pipe included."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.kind = path.suffix.lower()
+        if self.kind not in (".csv", ".jsonl"):
+            raise ConfigError([f"{path.name}: expected a .csv or .jsonl file"])
+        try:
+            self._stream: BinaryIO = path.open("rb")
+            if not self._stream.seekable():
+                copy = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `__exit__`
+                shutil.copyfileobj(self._stream, copy)
+                self._stream.close()
+                self._stream = copy
+        except OSError as error:
+            cause = error.strerror or "input/output error"
+            raise ConfigError([f"{path.name}: cannot be read: {cause}"]) from None
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stream.close()
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All rows from the beginning; at the end Faulty, where there were faults."""
+        faults = _Faults(self.path.name)
+        self._stream.seek(0)
+        chunk: Chunk = []
+        for row in self._rows(faults):
+            apart = row.batch_id is None or not chunk or row.batch_id != chunk[-1].batch_id
+            if len(chunk) >= (CHUNK_ROWS if apart else CHUNK_ROWS_MAX):
+                yield chunk
+                chunk = []
+            chunk.append(row)
+        if chunk:
+            yield chunk
+        faults.raise_any()
+
+    def _rows(self, faults: _Faults) -> Iterator[Row]:
+        lines = _lines(self._stream, faults)
+        tables = _csv(lines, faults) if self.kind == ".csv" else _jsonl(lines, faults)
+        for number, table in tables:
+            try:
+                yield _row(table)
+            except ValueError as error:
+                faults.add(number, str(error))
+
+
+class _Faults:
+    """Faults by line; beyond a number they are only counted."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lines: list[str] = []
+        self.more = 0
+
+    def add(self, number: int, text: str) -> None:
+        if len(self.lines) < FAULTS_MAX:
+            self.lines.append(f"{self.name}: line {number}: {text}")
+        else:
+            self.more += 1
+
+    def raise_any(self) -> None:
+        if not self.lines:
+            return
+        lines = self.lines
+        if self.more:
+            lines = [*lines, f"{self.name}: and {self.more:,} more lines with a fault"]
+        raise Faulty([*lines, f"{self.name}: nothing was tracked"])
+
+
+def _lines(stream: BinaryIO, faults: _Faults) -> Iterator[tuple[int, str]]:
+    """The file's lines with their numbers; one that is no UTF-8 is a fault."""
+    number = 0
+    while line := stream.readline(LINE_MAX):
+        number += 1
+        if len(line) >= LINE_MAX and not line.endswith(b"\n"):
+            faults.add(number, f"is longer than {LINE_MAX >> 20} MiB")
+            return
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            faults.add(number, "is not UTF-8")
+
+
+def _csv(lines: Iterator[tuple[int, str]], faults: _Faults) -> Iterator[tuple[int, dict[str, Any]]]:
+    at = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal at
+        for number, text in lines:
+            at = number
+            yield text
+
+    reader = csv.reader(texts(), strict=True)
+    header: list[str] | None = None
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            faults.add(at, f"is not CSV: {error}")
+            return
+        if cells is None:
+            break
+        if not any(cell.strip() for cell in cells):
+            continue
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            if _bad_header(header, at, faults):
+                return
+        elif len(cells) != len(header):
+            faults.add(at, f"has {len(cells)} cells, the header has {len(header)}")
+        else:
+            yield at, {k: v for k, v in zip(header, cells, strict=True) if v.strip()}
+    if header is None and not faults.lines:
+        faults.add(1, f"expected a header row with some of {', '.join(COLUMNS)}")
+
+
+def _bad_header(header: list[str], number: int, faults: _Faults) -> bool:
+    unknown = [name for name in header if name not in COLUMNS]
+    for name in unknown:
+        faults.add(number, _unknown(name, COLUMNS))
+    twice = {name for name in header if header.count(name) > 1 and name in COLUMNS}
+    for name in sorted(twice):
+        faults.add(number, f"the column {name} is there twice")
+    if not unknown and not {"batch_id", "message_id"} & set(header):
+        faults.add(number, "expected a column batch_id or message_id")
+        return True
+    return bool(unknown or twice)
+
+
+def _jsonl(
+    lines: Iterator[tuple[int, str]], faults: _Faults
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, text in lines:
+        if not text.strip():
+            continue
+        try:
+            table = json.load(io.StringIO(text))
+        except (ValueError, RecursionError):
+            faults.add(number, "is not JSON")
+            continue
+        if not isinstance(table, dict):
+            faults.add(number, "expected a JSON object")
+            continue
+        unknown = [name for name in table if name not in (*COLUMNS, "recipients")]
+        if unknown:
+            faults.add(number, _unknown(unknown[0], (*COLUMNS, "recipients")))
+            continue
+        yield number, {key: value for key, value in table.items() if value not in (None, "")}
+
+
+def _unknown(name: str, known: tuple[str, ...]) -> str:
+    near = get_close_matches(name[:64], known, n=1, cutoff=0.0)
+    hint = f', did you mean "{near[0]}"?' if near else f"; there are {', '.join(known)}"
+    return f"unknown column {_shown(name)}{hint}"
+
+
+def _row(table: dict[str, Any]) -> Row:
+    """A row's values. Raises ValueError with the fault."""
+    batch_id, message_id = _word(table, "batch_id"), _word(table, "message_id")
+    if batch_id is None and message_id is None:
+        raise ValueError("expected a batch_id or a message_id")
+    if batch_id is not None and message_id is not None:
+        raise ValueError("expected a batch_id or a message_id, not both")
+    recipient = _word(table, "recipient")
+    recipients = _words(table.get("recipients"))
+    if recipient is not None and recipients:
+        raise ValueError("expected recipient or recipients, not both")
+    if message_id is not None and len(recipients) > 1:
+        raise ValueError("a message has one recipient")
+    return Row(
+        batch_id=batch_id,
+        message_id=message_id,
+        recipients=recipients if recipient is None else (recipient,),
+        reference=_word(table, "reference"),
+        sent_ms=_sent(table.get("sent_at")),
+    )
+
+
+def _word(table: dict[str, Any], name: str) -> str | None:
+    value = table.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{name}: expected a text, got {_shown(value)}")
+
+
+def _words(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise ValueError(f"recipients: expected an array, got {_shown(value)}")
+    found = (_word({"recipients": item}, "recipients") for item in value)
+    words = tuple(word for word in found if word is not None)
+    if len(words) != len(value):
+        raise ValueError("recipients: expected texts")
+    return words
+
+
+def _sent(value: object) -> int | None:
+    if value is None:
+        return None
+    try:
+        return time_ms(value)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            "sent_at: expected epoch seconds or a time with an offset such as"
+            f" 2026-11-21T12:00:00Z, got {_shown(value)}"
+        ) from None
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    cut = text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"
+    return json.dumps(cut, ensure_ascii=False)

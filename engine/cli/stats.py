@@ -1,0 +1,230 @@
+"""`dlr-engine stats`: the books of a store, for people and as JSON.
+
+It shows both sides of `known = final + pending`, so that a fault in the bookkeeping would be seen.
+Everything comes from one short read; what only the worker knows (health, use of the limit) is what
+it last noted. Works while a worker runs, changes nothing, and makes no store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import orjson
+
+from engine.core.contracts import Kind
+from engine.core.errors import EngineError
+from engine.core.units import iso
+from engine.feeds import NEVER_DUE_MS
+
+from . import needs, process
+from .show import stored
+
+if TYPE_CHECKING:
+    from engine.config.model import AccountConfig, Config
+    from engine.stores.transaction import Transaction, Trouble
+
+TROUBLES_MAX = 20
+RAW_SHOWN = 120
+HOUR_MS = 3_600_000
+
+
+class Books(msgspec.Struct):
+    """What one read of the store brings."""
+
+    tallies: dict[str, dict[str, int]] = {}
+    due: dict[str, dict[Kind, tuple[int, int, int]]] = {}
+    within_hour: dict[str, dict[Kind, tuple[int, int, int]]] = {}
+    bounds: dict[str, tuple[int, int]] = {}
+    places: dict[str, dict[str, tuple[int, int]]] = {}
+    troubles: list[Trouble] = []
+    status: dict[str, bytes] = {}
+
+
+def command(args: argparse.Namespace) -> int:
+    config = process.load_config(args.config)
+    books, missing = Books(), ""
+    try:
+        if stored(config):
+            books = process.start(lambda: _read(config))
+        else:
+            missing = f"the store {config.store.path} does not exist yet"
+    except EngineError as error:
+        if config.store.scheme != "memory":
+            raise
+        missing = str(error)
+    if missing:
+        print(f"dlr-engine: {missing}", file=sys.stderr)
+    table = {
+        "accounts": {a.name: _account(a, books) for a in config.accounts},
+        "sinks": {sink.name: _sink(config, sink.name, books) for sink in config.sinks},
+        "troubles": [_trouble(trouble) for trouble in books.troubles],
+    }
+    if args.json:
+        sys.stdout.write(orjson.dumps(table, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        print("\n".join(_text(table)))
+    return 0
+
+
+async def _read(config: Config) -> Books:
+    from engine.worker import make_store
+
+    store = make_store(config)
+    await store.open(own=False)
+    try:
+        now_ms = time.time_ns() // 1_000_000
+        return await store.read(lambda tx: _books(tx, now_ms))
+    finally:
+        await store.close()
+
+
+def _books(tx: Transaction, now_ms: int) -> Books:
+    return Books(
+        tallies=tx.tallies(),
+        due=tx.count_works(now_ms),
+        within_hour=tx.count_works(now_ms + HOUR_MS),
+        bounds=tx.log_bounds(),
+        places=tx.places(),
+        troubles=tx.troubles(None, TROUBLES_MAX),
+        status=tx.notes("status"),
+    )
+
+
+def _account(account: AccountConfig, books: Books) -> dict[str, Any]:
+    tally = books.tallies.get(account.name, {})
+    known, final, pending = (tally.get(key, 0) for key in ("known", "final", "pending"))
+    status = books.status.get(account.name)
+    within = books.within_hour.get(account.name, {})
+    return {
+        "known": known,
+        "final": final,
+        "pending": pending,
+        "balanced": known == final + pending,
+        "states": _part(tally, "state:"),
+        "verdicts": _part(tally, "verdict:"),
+        "records": tally.get("records", 0),
+        "set_aside": tally.get("set_aside", 0),
+        "refused": tally.get("refused", 0),
+        "superseded": tally.get("superseded", 0),
+        "unlisted": tally.get("unlisted", 0),
+        "incidents": sum(_part(tally, "incident:").values()),
+        "due": {
+            kind.value: {
+                "count": count,
+                "due": due,
+                "next": iso(first_ms) if first_ms < NEVER_DUE_MS else None,
+            }
+            for kind, (count, due, first_ms) in sorted(books.due.get(account.name, {}).items())
+        },
+        "status": orjson.loads(status) if status is not None else {},
+        "needs_per_s": round(needs.scheduled_per_s(account, within), 4),
+        "allows_per_s": round(needs.allows_per_s(account), 4),
+    }
+
+
+def _part(tally: dict[str, int], prefix: str) -> dict[str, int]:
+    return {
+        key.removeprefix(prefix): count
+        for key, count in sorted(tally.items())
+        if key.startswith(prefix) and count
+    }
+
+
+def _sink(config: Config, name: str, books: Books) -> dict[str, Any]:
+    sink = next(sink for sink in config.sinks if sink.name == name)
+    places = books.places.get(name, {})
+    behind = 0
+    for account in config.accounts:
+        if sink.accounts is not None and account.name not in sink.accounts:
+            continue
+        start, end = books.bounds.get(account.name, (1, 1))
+        at = places.get(account.name, (start if sink.start == "oldest" else end, 0))[0]
+        behind += max(0, end - max(at, start))
+    return {
+        "positions": {account: list(place) for account, place in sorted(places.items())},
+        "behind": behind,
+    }
+
+
+def _trouble(trouble: Trouble) -> dict[str, Any]:
+    return {
+        "account": trouble.account,
+        "kind": trouble.kind,
+        "cause": trouble.cause,
+        "position": trouble.position,
+        "raw": trouble.raw.decode("utf-8", "replace"),
+        "first_at": iso(trouble.first_ms),
+        "last_at": iso(trouble.last_ms),
+        "times": trouble.times,
+    }
+
+
+# As text
+
+
+def _text(table: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for name, account in table["accounts"].items():
+        lines += _account_lines(name, account)
+    for name, sink in table["sinks"].items():
+        behind = f"{sink['behind']:,} log rows behind" if sink["behind"] else "has everything"
+        places = ", ".join(f"{a} {seq}.{index}" for a, (seq, index) in sink["positions"].items())
+        lines.append(f"sink {name}: {behind}" + (f"; at {places}" if places else ""))
+    if table["troubles"]:
+        lines.append("latest troubles:")
+    for trouble in table["troubles"]:
+        times = f", {trouble['times']:,} times" if trouble["times"] > 1 else ""
+        lines.append(
+            f"  {trouble['last_at']} {trouble['account']}: {trouble['kind']}: {trouble['cause']}"
+            f" ({trouble['position'] or 'no position'}{times})"
+        )
+        if trouble["raw"]:
+            lines.append(f"    {trouble['raw'][:RAW_SHOWN]!r}")
+    return lines
+
+
+def _account_lines(name: str, account: dict[str, Any]) -> list[str]:
+    sign, verdict = ("=", "balanced") if account["balanced"] else ("≠", "NOT balanced: report it")
+    lines = [
+        f"account {name}: {_condition(account['status'])}",
+        f"  messages: known {account['known']:,} {sign} final {account['final']:,}"
+        f" + pending {account['pending']:,} ({verdict})",
+    ]
+    for key, title in (("states", "states"), ("verdicts", "verdicts")):
+        if account[key]:
+            counts = sorted(account[key].items(), key=lambda item: -item[1])
+            lines.append(f"  {title}: " + ", ".join(f"{what} {n:,}" for what, n in counts))
+    for kind, due in account["due"].items():
+        following = f", next {due['next']}" if due["next"] else ", at its end"
+        lines.append(f"  {kind}: {due['count']:,} scheduled, {due['due']:,} due now{following}")
+    used = ", ".join(
+        f"{rate['used']} of {rate['requests']} in {rate['per_s']:g} s"
+        for rate in account["status"].get("used", [])
+    )
+    lines.append(
+        f"  limit: the schedule needs {account['needs_per_s']:.4g}/s; the limit allows"
+        f" {account['allows_per_s']:.4g}/s" + (f"; in use: {used}" if used else "")
+    )
+    kept = ("set_aside", "refused", "superseded", "unlisted", "incidents")
+    others = [f"{key.replace('_', ' ')} {account[key]:,}" for key in kept if account[key]]
+    if others:
+        lines.append(f"  besides: {', '.join(others)}")
+    return lines
+
+
+def _condition(status: dict[str, Any]) -> str:
+    if not status:
+        return "no worker has run yet"
+    if status.get("paused"):
+        until = status.get("paused_until_ms")
+        return f"paused: {status['paused']}" + (f"; tried again at {iso(until)}" if until else "")
+    if status.get("hold_s") and status.get("hold_why"):
+        return f"held for {status['hold_s']:g} s: {status['hold_why']}"
+    if status.get("failing"):
+        return f"failing: {status['failing']} ({status.get('failures', 0)} times in a row)"
+    answered = status.get("answered_ms")
+    return f"ok, last answered {iso(answered)}" if answered else "ok, not asked yet"

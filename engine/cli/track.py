@@ -1,0 +1,227 @@
+"""`dlr-engine track`: hands over what was sent.
+
+Where a worker owns the store, items go into its inbox and it takes them within two seconds; where
+none does, they go straight into the books, by the same function. A file is read twice, first for
+its faults alone, so that a faulty one leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from engine.core.errors import ConfigError
+
+from . import process
+from .rows import Chunk, Faulty, Row, Source
+
+if TYPE_CHECKING:
+    from engine.config.model import AccountConfig, Config
+    from engine.stores.ledger import Tracked
+    from engine.stores.transaction import Store
+
+
+class Counted:
+    """How much was taken."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.messages = 0
+        self.new = 0
+
+    def add(self, items: Iterable[Tracked]) -> None:
+        for item in items:
+            if item.batch_id is not None:
+                self.batches += 1
+            else:
+                self.messages += 1
+
+    def __str__(self) -> str:
+        parts = [_many(self.batches, "batch", "batches")] if self.batches else []
+        if self.messages or not parts:
+            parts.append(_many(self.messages, "message", "messages"))
+        return " and ".join(parts)
+
+
+def command(args: argparse.Namespace) -> int:
+    _check_words(args)
+    config = process.load_config(args.config)
+    account = _account(config, args.account)
+    if config.store.scheme == "memory":
+        raise ConfigError(
+            [
+                f"{config.source}: store.url: memory:// lives inside the worker alone; what `track`"
+                " put into it would end with the command"
+            ]
+        )
+    now_ms = _now_ms()
+    if args.file is None:
+        chunks: Iterable[list[Tracked]] = [[_one(args, now_ms)]]
+        for items in chunks:
+            _check(account, items)
+        print(process.start(lambda: _hand_over(config, account, chunks, now_ms)))
+        return 0
+    with Source(args.file) as source:
+        try:
+            for items in _read(source, now_ms):
+                _check(account, items)
+        except Faulty as faulty:
+            raise ConfigError(faulty.lines) from None
+        print(process.start(lambda: _hand_over(config, account, _read(source, now_ms), now_ms)))
+    return 0
+
+
+def _check_words(args: argparse.Namespace) -> None:
+    """What argparse cannot say: which options go together."""
+    faults = []
+    if args.file is not None:
+        for name in ("recipients", "recipient", "sent_at", "reference"):
+            if getattr(args, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                faults.append(f"{option} goes not with --file; the file has a column for it")
+    elif args.batch_id is not None and args.recipient is not None:
+        faults.append("--recipient goes with --message-id; a batch takes --recipients R1,R2,…")
+    elif args.message_id is not None and args.recipients is not None:
+        faults.append("--recipients goes with --batch-id; a message takes --recipient R")
+    elif args.recipients is not None and not any(r.strip() for r in args.recipients.split(",")):
+        faults.append("--recipients: expected one recipient at least")
+    if faults:
+        raise ConfigError([f"dlr-engine track: {fault}" for fault in faults])
+
+
+def _account(config: Config, name: str) -> AccountConfig:
+    account = config.account(name)
+    if account is None:
+        names = ", ".join(account.name for account in config.accounts) or "none"
+        raise ConfigError([f"{config.source}: there is no account {name[:64]!r} (it has {names})"])
+    if not account.provider.traits.tracks:
+        raise ConfigError(
+            [f"{name}: {account.provider.name} takes no ids: its messages are found in its feed"]
+        )
+    return account
+
+
+def _check(account: AccountConfig, items: list[Tracked]) -> None:
+    from engine.tracking import check_tracked
+
+    check_tracked(account, items)
+
+
+def _one(args: argparse.Namespace, now_ms: int) -> Tracked:
+    from engine.stores.ledger import Tracked
+
+    recipients = [args.recipient] if args.recipient is not None else []
+    if args.recipients is not None:
+        recipients = [r.strip() for r in args.recipients.split(",") if r.strip()]
+    return Tracked(
+        batch_id=args.batch_id.strip() if args.batch_id is not None else None,
+        message_id=args.message_id.strip() if args.message_id is not None else None,
+        recipients=recipients,
+        reference=args.reference,
+        sent_ms=now_ms if args.sent_at is None else args.sent_at,
+    )
+
+
+def _read(source: Source, now_ms: int) -> Iterator[list[Tracked]]:
+    """The file's items, a bounded number at a time. Raises Faulty at the end of a faulty file."""
+    for chunk in source.chunks():
+        yield _items(chunk, now_ms)
+
+
+def _items(chunk: Chunk, now_ms: int) -> list[Tracked]:
+    """A chunk's messages, and its batches put together: a recipient that stands twice in one is
+    two messages."""
+    from engine.stores.ledger import Tracked
+
+    items: list[Tracked] = []
+    batches: dict[str, list[Row]] = {}
+    for row in chunk:
+        if row.batch_id is not None:
+            batches.setdefault(row.batch_id, []).append(row)
+        else:
+            items.append(
+                Tracked(
+                    message_id=row.message_id,
+                    recipients=list(row.recipients),
+                    reference=row.reference,
+                    sent_ms=now_ms if row.sent_ms is None else row.sent_ms,
+                )
+            )
+    items.extend(_batch(batch_id, rows, now_ms) for batch_id, rows in batches.items())
+    return items
+
+
+def _batch(batch_id: str, rows: list[Row], now_ms: int) -> Tracked:
+    from engine.stores.ledger import Tracked
+
+    pairs = [(recipient, row.reference) for row in rows for recipient in row.recipients]
+    times = [row.sent_ms for row in rows if row.sent_ms is not None]
+    told = {row.reference for row in rows}
+    shared = told.pop() if len(told) == 1 else None
+    return Tracked(
+        batch_id=batch_id,
+        recipients=[recipient for recipient, _ in pairs],
+        references=[reference for _, reference in pairs] if told else [],
+        reference=shared,
+        sent_ms=min(times, default=now_ms),
+    )
+
+
+async def _hand_over(
+    config: Config, account: AccountConfig, chunks: Iterable[list[Tracked]], now_ms: int
+) -> str:
+    """Put everything where the worker finds it; what to say about it."""
+    from engine.core.errors import StoreBusy
+    from engine.worker import make_store
+
+    store = make_store(config)
+    counted = Counted()
+    try:
+        await store.open(own=True)
+        owned = True
+    except StoreBusy:
+        await store.open(own=False)
+        owned = False
+    try:
+        for items in chunks:
+            if not items:
+                continue
+            counted.add(items)
+            if owned:
+                counted.new += await _take(store, account, items, now_ms)
+            else:
+                await _put(store, account, items, now_ms)
+    finally:
+        await store.close()
+    if not owned:
+        return f"{account.name}: {counted} handed to the running worker, which takes them at once"
+    return f"{account.name}: {counted} tracked, {counted.new:,} of them new or grown"
+
+
+async def _take(store: Store, account: AccountConfig, items: list[Tracked], now_ms: int) -> int:
+    from engine.tracking import take_tracked
+
+    chance = random.random()
+    works = await store.write(
+        lambda tx: take_tracked(tx, account, items, now_ms=now_ms, chance=chance)
+    )
+    return len(works)
+
+
+async def _put(store: Store, account: AccountConfig, items: list[Tracked], now_ms: int) -> None:
+    from engine.tracking import inbox_item
+
+    item = inbox_item(account.name, items, now_ms)
+    await store.write(lambda tx: tx.put_inbox(item))
+
+
+def _now_ms() -> int:
+    from engine.worker import RealClock
+
+    return RealClock().now_ms()
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count:,} {one if count == 1 else more}"

@@ -22,6 +22,7 @@ from engine.core.errors import StoreError
 from engine.core.report import Report
 from engine.core.secret import Secret
 from engine.core.state import State
+from engine.core.units import iso_ms
 from engine.core.work import Committed, Page
 from engine.limits import AccountLimiter, Slot, retry_after_s
 from engine.stores.ledger import commit
@@ -58,9 +59,17 @@ class Reply(msgspec.Struct, kw_only=True):
     finals: int = 0
     flaws: int = 0
     keys: set[int] = set()
+    first_at: str | None = None  # of a window's rows: when the first and the last were sent
+    last_at: str | None = None
     records: int = 0  # committed already, in earlier pieces
     retry_after_s: float | None = None
     timed_out: bool = False
+
+    @property
+    def sent_ms(self) -> tuple[int, int] | None:
+        if self.first_at is None or self.last_at is None:
+            return None
+        return iso_ms(self.first_at), iso_ms(self.last_at)
 
     @property
     def answered(self) -> bool:
@@ -99,6 +108,7 @@ class Asker:
         self._token: str | None = None
         self._token_age = 0
         self._login = anyio.Lock()
+        self._kept: Slot | None = None
         self._chunk_max = CHUNK_REPORTS_ONE_TIME if self.traits.one_time else CHUNK_REPORTS
 
     def page(self) -> Page:
@@ -118,8 +128,16 @@ class Asker:
                 raise
             page = await self._salvage(page, fault)
             done = await self._store_page(page)
+        finally:
+            self.release()
         self._count(page, done)
         return done
+
+    def release(self) -> None:
+        """Give back the place of a one-time answer: it is durable, or there is none."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.release()
 
     async def _store_page(self, page: Page) -> Committed:
         """A disk that is full or locked is waited out: there is no other place for the page."""
@@ -221,8 +239,10 @@ class Asker:
         self, poll: Poll, request: Request, slot: Slot | None
     ) -> tuple[Reply, str | None]:
         """One request, and where a redirect on the same origin leads."""
+        self.release()
         slot = slot or await self.limiter.slot()
         reply = self._failed(Outcome())
+        whole = False
         self.telemetry.count("requests", self.account.name)
         try:
             async with self._transport.fetch(
@@ -244,13 +264,17 @@ class Asker:
                         )
                     return reply, target
                 await self._read(poll, answer, reply)
+                whole = self.traits.one_time
         except TransportError as error:
             if not error.sent:
                 slot.unused()
             reply.timed_out = isinstance(error, Timeout) and error.sent
             reply.outcome = Outcome(verb=Verb.RETRY, cause=error.cause)
         finally:
-            slot.release()
+            if whole:  # nothing more is asked before this is durable
+                self._kept = slot
+            else:
+                slot.release()
         if reply.outcome.verb in (Verb.RETRY, Verb.PAUSE):
             self.telemetry.count("failures", self.account.name)
         return reply, None
@@ -319,8 +343,17 @@ class Asker:
                 reply.page.unlisted = reply.page.unlisted.union(unlisted)
             reply.page.reports.extend(reports)
             reply.finals += sum(report.final for report in reports)
+            if self.traits.feed == "windowed":
+                self._note_times(reports, reply)
             if self.traits.paged:
                 reply.keys.update(hash(report.message_id) for report in reports)
+
+    def _note_times(self, reports: list[Report], reply: Reply) -> None:
+        """Times are RFC 3339 in UTC with milliseconds: their text sorts as they do."""
+        times = [report.sent_at for report in reports if report.sent_at is not None]
+        if times:
+            reply.first_at = min(times) if reply.first_at is None else min(reply.first_at, *times)
+            reply.last_at = max(times) if reply.last_at is None else max(reply.last_at, *times)
 
     async def _commit_piece(self, reply: Reply) -> None:
         full = reply.page

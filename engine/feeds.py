@@ -349,6 +349,7 @@ class Feed:
                 rows=reply.rows,
                 flaws=reply.flaws,
                 keys=reply.keys,
+                sent_ms=reply.sent_ms,
             )
             self._tell(span, step)
             reply.page.incidents = step.incidents

@@ -1,56 +1,34 @@
-"""One account's polls: a priority queue keyed on next-poll time, over the durable schedule.
+"""One account's polls: takes what is due, asks, commits, and puts it on its next time.
 
-Only the near horizon is in memory; the rest is in the store, so that pending work costs disk and a
-restart loads next to nothing. Work is not claimed: what was not answered is simply still due. The
-account's trouble (failures, holds, pauses) stays in here, so that no other account feels it.
+Work is not claimed: what was not answered is simply still due.
 """
 
 from __future__ import annotations
 
-import heapq
-import logging
 from collections.abc import Callable
 
 import anyio
 import anyio.abc
-import msgspec
 
 from engine.asking import Asker, Reply
 from engine.core.contracts import Kind, Poll, Verb
 from engine.core.report import msisdn
 from engine.core.schedule import NEVER_MS, Ladder
-from engine.core.units import spell_duration
 from engine.core.work import Committed, Settle, Work
 from engine.feeds import NEVER_DUE_MS, Feed, Visit
-from engine.limits import Slot, backoff_s
+from engine.health import Health, Watch
+from engine.limits import Slot
+from engine.near import NearQueue
 from engine.stores.transaction import Transaction
-
-# The part of the schedule that is in memory: this far ahead, and this many items at a time.
-HORIZON_MS = 60_000
-QUEUE_MAX = 2000
 
 # Overdue work found at a start is spread over at most this.
 SPREAD_MAX_MS = 300_000
-
-# A wrong password is tried again after these, then every hour.
-PAUSES_S = (60.0, 300.0, 1800.0, 3600.0)
 
 # One recipient is asked for alone where its batch has at least this many.
 LARGE_BATCH = 10
 
 # A wait is looked at again after this, so that a stepped wall clock is noticed.
 WAIT_MAX_S = 1.0
-
-
-class Health(msgspec.Struct, kw_only=True):
-    """How an account does, for people."""
-
-    paused: str | None = None  # why
-    paused_until_ms: int | None = None
-    failing: str | None = None  # the latest failure's cause, None after a success
-    failures: int = 0  # in a row
-    answered_ms: int | None = None  # when the provider last answered properly
-    waiting: int = 0  # polls in memory
 
 
 class AccountPoller:
@@ -62,35 +40,30 @@ class AccountPoller:
         self.account = asker.account
         self.limiter = asker.limiter
         self.traits = asker.traits
-        self.health = Health()
         self.feed_began_ms: int | None = None  # of the latest visit that read the feed to its end
+        self.feed_ended = False  # its configured end was reached: there is nothing more to read
         self.ladder = Ladder.of(
             schedule.ladder_s,
             gaps=schedule.from_previous,
             jitter=schedule.jitter,
             give_up_s=schedule.give_up_s,
         )
-        self.rescans = Ladder.of(schedule.rescan_s, jitter=schedule.jitter)
         self.on_commit: Callable[[], None] = lambda: None
         self._asker = asker
         self._clock = asker.clock
-        self._feed = Feed(asker, self.rescans)
+        self._feed = Feed(asker, Ladder.of(schedule.rescan_s, jitter=schedule.jitter))
+        self._watch = Watch(asker)
+        self._near = NearQueue(self.name, asker.store, asker.clock)
         self._once_ms: int | None = asker.clock.now_ms() if once else None
-        self._heap: list[tuple[int, int, Work]] = []
-        self._queued: set[int] = set()
-        self._busy: set[int] = set()
-        self._tries: dict[int, int] = {}
-        self._loaded_until_ms = 0
-        self._all_loaded = False
-        self._count = 0
         self._wake = anyio.Event()
         self._stopping = False
-        self._failures = 0
-        self._failed_at = 0.0
-        self._pauses = 0
         self._loop_scope = anyio.CancelScope()
 
     # From outside
+
+    @property
+    def health(self) -> Health:
+        return self._watch.health
 
     def stop(self) -> None:
         """No new polls; those in flight go on."""
@@ -99,26 +72,13 @@ class AccountPoller:
 
     def wake(self) -> None:
         """Something was put into the schedule by another hand: look again."""
-        self._loaded_until_ms = 0
+        self._near.look_again()
         self._wake.set()
 
     def hasten_feed(self) -> None:
         """Read the feed now instead of at its next time."""
-        for index, (due_ms, count, work) in enumerate(self._heap):
-            if work.kind is Kind.FEED and due_ms < NEVER_DUE_MS:
-                self._heap[index] = (min(due_ms, self._clock.now_ms()), count, work)
-                heapq.heapify(self._heap)
-                self._wake.set()
-                return
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._busy)
-
-    @property
-    def feed_ended(self) -> bool:
-        """The feed's configured end was reached: there is nothing more to read."""
-        return any(w.kind is Kind.FEED and w.due_ms >= NEVER_DUE_MS for _, _, w in self._heap)
+        self._near.hasten(Kind.FEED, NEVER_DUE_MS)
+        self._wake.set()
 
     async def run(self, grace_s: float) -> None:
         """Poll until stopped; with `once`, until what was due at the start is done."""
@@ -127,17 +87,19 @@ class AccountPoller:
                 await self._begin()
                 await self._loop(polls)
             with anyio.move_on_after(grace_s if self._stopping else None):
-                while self._busy:
+                while self._near.busy:
                     await self._wait(WAIT_MAX_S)
             polls.cancel_scope.cancel()
 
     async def probe(self, nonce: str) -> tuple[bool, str]:
         """One harmless request, for `check --connect`: whether it passed, and why not."""
         poll = Poll(kind=Kind.PROBE, now_ms=self._clock.now_ms(), nonce=nonce)
-        reply = await self._asker.ask(poll)
-        return probe_passed(reply)
+        try:
+            return probe_passed(await self._asker.ask(poll))
+        finally:
+            self._asker.release()
 
-    # The queue
+    # The loop
 
     async def _begin(self) -> None:
         """Make sure that the feed is in the schedule, and spread what became due meanwhile."""
@@ -148,131 +110,69 @@ class AccountPoller:
             found = await self._asker.store.read(lambda tx: tx.find_works(name, Kind.FEED, [""]))
             if not found:
                 found = await self._asker.store.write(lambda tx: tx.put_works([feed]))
-            self._push(found[0], found[0].due_ms)
-        await self._refill()
+            self._near.push(found[0], found[0].due_ms)
+            self.feed_ended = found[0].due_ms >= NEVER_DUE_MS
+        await self._near.refill()
         if self._once_ms is None:
-            await self._spread(now_ms)
+            self._spread(now_ms)
 
-    async def _spread(self, now_ms: int) -> None:
+    def _spread(self, now_ms: int) -> None:
         """Overdue polls are not all made at once, where the limits do not spread them already."""
-        overdue = [entry for entry in self._heap if entry[0] < now_ms]
+        overdue = sorted(
+            (due_ms, n, work) for n, (due_ms, work) in enumerate(self._near) if due_ms < now_ms
+        )
         if len(overdue) < 2:
             return
-        rest = [entry for entry in self._heap if entry[0] >= now_ms]
-        schedule = self._asker.account.schedule
-        share_ms = round(schedule.interval_s * 1000)
-        for _, _, work in overdue:
-            if work.kind in (Kind.BATCH, Kind.MESSAGE):
-                share_ms = min(share_ms, self.ladder.gap_ms(work.answered_ms) or share_ms)
-        span_ms = min(share_ms, SPREAD_MAX_MS)
-        pace_ms = min(r.requests / r.per_s for r in self._asker.account.limits.rates)
-        if len(overdue) / pace_ms * 1000 >= span_ms:
-            return
-        overdue.sort(key=lambda entry: (entry[2].kind is not Kind.FEED, entry[:2]))
-        spread = [
-            (now_ms + span_ms * index // len(overdue), count, work)
-            for index, (_, count, work) in enumerate(overdue)
-        ]
-        self._heap = spread + rest
-        heapq.heapify(self._heap)
-
-    def _push(self, work: Work, due_ms: int) -> None:
-        assert work.id is not None
-        if work.id not in self._queued:
-            self._queued.add(work.id)
-            self._count += 1
-            heapq.heappush(self._heap, (due_ms, self._count, work))
-
-    def _pop(self) -> Work:
-        _, _, work = heapq.heappop(self._heap)
-        assert work.id is not None
-        self._queued.discard(work.id)
-        return work
-
-    async def _refill(self) -> None:
-        """Take the near part of the schedule into memory."""
-        now_ms = self._clock.now_ms()
-        held = len(self._heap) + len(self._busy)
-        fresh = self._loaded_until_ms - now_ms > HORIZON_MS // 2
-        if fresh and (self._all_loaded or (self._heap and self._heap[0][0] <= now_ms)):
-            return
-        if fresh and held > 10 * QUEUE_MAX:
-            return
-        until_ms = now_ms + HORIZON_MS
-        limit = QUEUE_MAX + held
-        name = self.name
-        works = await self._asker.store.read(lambda tx: tx.works_due(name, until_ms, limit))
+        works = [work for _, _, work in overdue]
+        works.sort(key=lambda work: work.kind is not Kind.FEED)
+        span_ms = min(round(self.account.schedule.interval_s * 1000), SPREAD_MAX_MS)
         for work in works:
-            if work.id not in self._busy:
-                self._push(work, work.due_ms)
-        self._all_loaded = len(works) < limit
-        self._loaded_until_ms = until_ms if self._all_loaded else works[-1].due_ms
-        if not self._all_loaded:
-            self._loaded_until_ms = max(self._loaded_until_ms, now_ms + HORIZON_MS // 2 + 1)
-
-    def _enter(self, done: Committed) -> None:
-        """What a commit changed in the schedule, as far as it is near."""
-        for work in done.put:
-            near = work.due_ms <= self._loaded_until_ms or work.kind is Kind.FEED
-            if near and work.id not in self._busy:
-                self._push(work, work.due_ms)
-        if done.ended:
-            gone = set(done.ended)
-            if gone & self._queued:
-                self._heap = [entry for entry in self._heap if entry[2].id not in gone]
-                heapq.heapify(self._heap)
-                self._queued -= gone
-
-    # The loop
+            if work.kind in (Kind.BATCH, Kind.MESSAGE):
+                span_ms = min(span_ms, self.ladder.gap_ms(work.answered_ms) or span_ms)
+        per_s = min(rate.requests / rate.per_s for rate in self.account.limits.rates)
+        if len(works) / per_s * 1000 < span_ms:
+            self._near.spread(works, lambda n: now_ms + span_ms * n // len(works))
 
     async def _loop(self, polls: anyio.abc.TaskGroup) -> None:
         while not self._stopping:
-            await self._refill()
-            now_ms = self._clock.now_ms()
-            if self._once_ms is not None and self._done_once():
+            await self._near.refill()
+            if self._once_ms is not None and self._done_once(self._once_ms):
                 return
-            wait_s = self._idle_s(now_ms)
+            wait_s = self._idle_s(self._clock.now_ms())
             if wait_s > 0:
                 await self._wait(wait_s)
                 continue
-            work = self._pop()
-            assert work.id is not None
-            self._busy.add(work.id)
+            work = self._near.take()
             taken = False
             try:
-                slot = await self._asker.limiter.slot() if self._asks(work) else None
+                slot = await self.limiter.slot() if self._asks(work) else None
                 polls.start_soon(self._work, work, slot)
                 taken = True
             finally:
                 if not taken:
-                    self._busy.discard(work.id)
+                    self._near.done([work])
 
-    def _done_once(self) -> bool:
+    def _done_once(self, once_ms: int) -> bool:
         """With `once`: whether nothing is left that was due at the start and has not been tried."""
-        assert self._once_ms is not None
-        if self._busy:
+        if self._near.busy:
             return False
         if self.health.paused is not None or self.health.failing is not None:
             return True  # what is left is still due, for the next run
-        due = [
-            work
-            for due_ms, _, work in self._heap
-            if due_ms <= self._once_ms and work.id not in self._tries
-        ]
-        return not due and self._all_loaded
+        left = (due_ms <= once_ms and not self._watch.tried(work) for due_ms, work in self._near)
+        return self._near.all_loaded and not any(left)
 
     def _idle_s(self, now_ms: int) -> float:
         """How long there is nothing to do; 0: there is."""
-        if not self._heap:
+        first = self._near.first
+        if first is None:
             return WAIT_MAX_S
-        if self.health.paused_until_ms is not None:
-            if now_ms < self.health.paused_until_ms or self._busy:
-                return WAIT_MAX_S  # one request at a time finds out whether it is mended
-            return 0.0
-        due_ms, _, work = self._heap[0]
-        if self._once_ms is not None and (due_ms > self._once_ms or work.id in self._tries):
+        due_ms, work = first
+        if self.health.paused_until_ms is not None and self._near.busy:
+            return WAIT_MAX_S  # one request at a time finds out whether it is mended
+        if self._once_ms is not None and (due_ms > self._once_ms or self._watch.tried(work)):
             return WAIT_MAX_S
-        return min(max(0.0, (due_ms - now_ms) / 1000), WAIT_MAX_S)
+        ready_ms = max(due_ms, self.health.paused_until_ms or 0)
+        return min(max(0.0, (ready_ms - now_ms) / 1000), WAIT_MAX_S)
 
     async def _wait(self, seconds: float) -> None:
         with anyio.move_on_after(seconds):
@@ -285,7 +185,6 @@ class AccountPoller:
         return work.kind is Kind.FEED or work.kind.value in self.traits.asks
 
     async def _work(self, work: Work, slot: Slot | None) -> None:
-        assert work.id is not None
         try:
             if work.kind is Kind.FEED:
                 await self._visit_feed(work, slot)
@@ -296,12 +195,13 @@ class AccountPoller:
             else:
                 await self._verdict(work)
         except Exception as error:  # a fault in here or in a plug-in: this account's own trouble
-            self._broke(work, error)
+            self._near.again(work, self._clock.now_ms() + self._watch.broke(work, error))
         finally:
+            self._asker.release()
             if slot is not None:  # whatever happened, the place is not kept
                 slot.unused()
                 slot.release()
-            self._busy.discard(work.id)
+            self._near.done([work])
             self._wake.set()
 
     # Kinds of work
@@ -317,56 +217,34 @@ class AccountPoller:
 
     async def _visit_windows(self, work: Work) -> None:
         """All windows that are due together, so that neighbours are read as one."""
-        now_ms = self._clock.now_ms()
-        works = [work]
-        rest: list[tuple[int, int, Work]] = []
-        for entry in self._heap:
-            if entry[2].kind is Kind.WINDOW and entry[0] <= now_ms:
-                works.append(entry[2])
-            else:
-                rest.append(entry)
-        if len(works) > 1:
-            self._heap = rest
-            heapq.heapify(self._heap)
-        ids = {other.id for other in works if other.id is not None}
-        self._queued -= ids
-        self._busy |= ids
+        works = [work, *self._near.take_all(Kind.WINDOW, self._clock.now_ms())]
         try:
             visit = await self._feed.rescan(works, None)
         finally:
-            self._busy -= ids
+            self._near.done(works[1:])
         self.on_commit()
         self._after_visit(works, visit)
 
     def _after_visit(self, works: list[Work], visit: Visit) -> None:
         """Queue what was visited again: after a failure with a backoff of its own."""
+        self._near.look_again()  # the visit has moved the schedule
+        now_ms = self._clock.now_ms()
         if visit.failed is not None:
-            self._failed(visit.failed)
-        elif visit.records or not visit.more:
-            self._succeeded()
-        delay_ms = 0
-        if visit.failed is not None:
-            delay_ms = self._retry_ms(works[0])
-        self._loaded_until_ms = 0  # the visit has moved the schedule: look at it again
+            self._watch.failed(visit.failed)
+            for work in works:
+                self._near.again(work, now_ms + self._watch.retry_ms(work))
+            return
         for work in works:
-            assert work.id is not None
-            if visit.failed is None:
-                self._tries.pop(work.id, None)
-            if self._once_ms is not None and visit.failed is not None:
-                self._tries[work.id] = self._tries.get(work.id, 0) + 1
+            self._watch.succeeded(work)
+            self._near.done([work])
             if work.kind is Kind.FEED:
-                self._busy.discard(work.id)
-                due_ms = work.due_ms if not delay_ms else self._clock.now_ms() + delay_ms
-                if visit.more and self._once_ms is not None:
-                    due_ms = self._once_ms  # the next slice was due at the start, too
-                self._push(work, due_ms)
-            elif delay_ms:
-                self._busy.discard(work.id)
-                self._push(work, self._clock.now_ms() + delay_ms)
+                # With `once`, a slice that follows was due at the start, too.
+                at_once = visit.more and self._once_ms is not None
+                self._near.push(work, self._once_ms if at_once and self._once_ms else work.due_ms)
+                self.feed_ended = work.due_ms >= NEVER_DUE_MS
 
     async def _rung(self, work: Work, slot: Slot | None) -> None:
         """Ask for a batch or a message by its id."""
-        assert work.id is not None
         poll = await self._question(work)
         rows = finals = 0
         while True:
@@ -380,10 +258,9 @@ class AccountPoller:
         if reply.answered:
             reply.page.settle = self._settle(work, poll.now_ms, reply)
             reply.page.settle.rows, reply.page.settle.finals = rows, finals
-            self._tries.pop(work.id, None)
-            self._succeeded()
+            self._watch.succeeded(work)
         else:
-            self._failed(reply)
+            self._watch.failed(reply)
             if reply.outcome.verb is Verb.RETRY and self.ladder.given_up(
                 work.start_ms, poll.now_ms
             ):
@@ -391,10 +268,14 @@ class AccountPoller:
                 reply.page.settle.over = True
         done = await self._asker.commit(reply.page)
         self.on_commit()
-        self._busy.discard(work.id)
-        self._enter(done)
+        self._finish(work, done)
         if reply.page.settle is None:
-            self._push(work, self._clock.now_ms() + self._retry_ms(work))
+            self._near.again(work, self._clock.now_ms() + self._watch.retry_ms(work))
+
+    def _finish(self, work: Work, done: Committed) -> None:
+        self._near.done([work])
+        self._near.enter(done)
+        self._watch.ended(done.ended)
 
     async def _question(self, work: Work) -> Poll:
         name, key = self.name, work.key
@@ -435,9 +316,7 @@ class AccountPoller:
             page.settle = Settle(work=work, ladder=self.ladder, now_ms=now_ms, over=True)
         done = await self._asker.commit(page)
         self.on_commit()
-        assert work.id is not None
-        self._busy.discard(work.id)
-        self._enter(done)
+        self._finish(work, done)
 
     async def _covered(self, work: Work, now_ms: int) -> int | None:
         """A window that is still to be read again will tell; None: there is none, nor will be."""
@@ -456,84 +335,6 @@ class AccountPoller:
         if feed and not ended and int(feed[0].data.get("cursor", 0)) <= sent_ms:
             return now_ms + pause_ms
         return None
-
-    # Trouble
-
-    def _broke(self, work: Work, error: Exception) -> None:
-        """Say where a programming fault is, without its message: that may hold data."""
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        place = f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}" if trace else "?"
-        cause = f"a fault in the program, {type(error).__name__} in {place}: please report it"
-        self.health.failing = cause
-        self._failures += 1
-        self._asker.telemetry.count("faults", self.name)
-        self._asker.telemetry.event(logging.ERROR, self.name, cause)
-        self._asker.telemetry.debug(error)
-        assert work.id is not None
-        self._busy.discard(work.id)
-        self._push(work, self._clock.now_ms() + max(1000, self._retry_ms(work)))
-
-    def _succeeded(self) -> None:
-        self._failures = 0
-        self.health.failures = 0
-        self.health.failing = None
-        self.health.answered_ms = self._clock.now_ms()
-        if self.health.paused is not None:
-            self._asker.telemetry.event(logging.INFO, self.name, "goes on: it is accepted again")
-            self.health.paused = self.health.paused_until_ms = None
-        self._pauses = 0
-
-    def _failed(self, reply: Reply) -> None:
-        """Hold the account. Failures that overlap count once: they are one trouble."""
-        outcome = reply.outcome
-        if outcome.verb is Verb.PAUSE:
-            self._pause(outcome.cause)
-            return
-        self.health.failing = outcome.cause
-        overlaps = reply.began_ms < self._failed_at
-        if not overlaps:
-            self._failures += 1
-            self._failed_at = self._clock.now_ms()
-        self.health.failures = self._failures
-        delay_s = backoff_s(self._failures, self._asker.rand)
-        if outcome.hold and reply.retry_after_s:
-            delay_s = reply.retry_after_s
-        elif overlaps:
-            return
-        self._asker.limiter.hold(delay_s, outcome.cause)
-        if self._failures == 1 or outcome.hold:
-            self._asker.telemetry.event(
-                logging.WARNING,
-                self.name,
-                f"{outcome.cause}; asked again in {spell_duration(round(delay_s, 1))}",
-            )
-
-    def _pause(self, cause: str) -> None:
-        delay_s = PAUSES_S[min(self._pauses, len(PAUSES_S) - 1)]
-        first = self.health.paused is None
-        already = self.health.paused_until_ms or 0
-        now_ms = self._clock.now_ms()
-        if not first and now_ms < already:
-            return  # an answer that was under way when the account was paused
-        self._pauses += 1
-        self.health.paused = cause
-        self.health.paused_until_ms = now_ms + round(delay_s * 1000)
-        self._asker.telemetry.count("pauses", self.name)
-        if first:
-            self._asker.telemetry.event(
-                logging.ERROR,
-                self.name,
-                f"paused: {cause}; check its credentials. Tried again after 1 min, 5 min, 30 min,"
-                " then hourly",
-            )
-
-    def _retry_ms(self, work: Work) -> int:
-        """A backoff of the work's own, so that one that always fails does not crowd out others."""
-        assert work.id is not None
-        tries = self._tries[work.id] = self._tries.get(work.id, 0) + 1
-        return round(backoff_s(tries, self._asker.rand) * 1000)
 
 
 def probe_passed(reply: Reply) -> tuple[bool, str]:

@@ -15,7 +15,7 @@ from engine.core.contracts import Flaw
 from engine.core.errors import ConfigError
 from engine.core.schedule import Ladder
 from engine.core.work import Work
-from engine.stores.ledger import Tracked, track
+from engine.stores.tracked import Tracked, track
 from engine.stores.transaction import InboxItem, Transaction
 
 # Items that one transaction takes out of the inbox.

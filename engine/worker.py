@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -24,14 +24,15 @@ from engine.asking import Asker
 from engine.config.model import AccountConfig, Config
 from engine.core.clock import Clock
 from engine.core.errors import ConfigError, StoreError
-from engine.core.report import Report, decode
 from engine.core.units import time_ms
 from engine.dispatcher import Dispatcher, LogReader
 from engine.limits import Limiter
 from engine.poller import AccountPoller
-from engine.stores.ledger import Tracked, prune
+from engine.reports import REPORTS_NAME, Reports
+from engine.stores.ledger import prune
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
+from engine.stores.tracked import Tracked
 from engine.stores.transaction import InboxItem, Store, Transaction
 from engine.telemetry import Telemetry
 from engine.tracking import check_tracked, digest_inbox, take_tracked
@@ -42,14 +43,6 @@ INBOX_S = 0.5
 STATUS_S = 1.0
 PRUNE_S = 60.0
 PRUNE_MAX = 5000
-
-# Records that `reports()` holds between two positions.
-REPORTS_MAX = 100
-REPORTS_BYTES_MAX = 1 << 20
-REPORTS_LOOK_S = 0.5
-
-# The consumer of `reports()`, as its position is named.
-REPORTS_NAME = "reports()"
 
 
 class RealClock:
@@ -100,8 +93,7 @@ class Engine:
         self._chores: anyio.CancelScope = anyio.CancelScope()
         self._polling = 0
         self._delivering = 0
-        self._news = anyio.Event()
-        self._reading = False
+        self._reports: Reports | None = None
         self._statuses: dict[str, bytes] = {}
         self._polls_ended = anyio.Event()
         self._sinks_ended = anyio.Event()
@@ -143,6 +135,8 @@ class Engine:
             raise _first(group) from None
         finally:
             with anyio.CancelScope(shield=True):
+                if self._reports is not None:
+                    await self._reports.finish()
                 await self._save_limits(clean=True)
                 await self._close()
         return None
@@ -187,7 +181,7 @@ class Engine:
                 store=self.store,
                 transport=await self._transport(account),
                 limiter=self._limiter(account, notes).for_account(
-                    account.limits.concurrency, account.name
+                    concurrency(account), account.name
                 ),
                 telemetry=self.telemetry,
                 clock=self.clock,
@@ -274,7 +268,8 @@ class Engine:
     def _tell(self) -> None:
         for dispatcher in self.dispatchers:
             dispatcher.tell()
-        self._news.set()
+        if self._reports is not None:
+            self._reports.tell()
 
     async def _run_chores(self) -> None:
         with self._chores:
@@ -328,7 +323,6 @@ class Engine:
         poller = self.pollers[name]
         limiter = self._limiters[limiter_name(poller.account)]
         health: dict[str, Any] = msgspec.to_builtins(poller.health)
-        health.pop("waiting")
         return {
             **health,
             "used": [
@@ -403,42 +397,25 @@ class Engine:
         )
         self.pollers[account].wake()
 
-    async def reports(self, *, accounts: Sequence[str] | None = None) -> AsyncIterator[Report]:
+    def reports(self, *, accounts: Sequence[str] | None = None) -> Reports:
         """Every record, from the oldest kept on; acknowledged when the next one is asked for.
 
-        One consumer at a time. After a crash up to `REPORTS_MAX` come again, under the same
-        `event_id`.
+        For one consumer: a new one takes over from the one before. After a crash up to
+        `reports.PORTION_MAX` come again, under the same `event_id`.
         """
-        if self._reading:
-            raise RuntimeError("reports() is being read already: one consumer at a time")
-        self._reading = True
         names = accounts or [account.name for account in self.config.accounts]
-        reader = LogReader(REPORTS_NAME, self.store, names)
-        await reader.open()
-        try:
-            while True:
-                self._news = anyio.Event()
-                portion = await reader.read(REPORTS_MAX, REPORTS_BYTES_MAX)
-                taken = 0
-                try:
-                    for line in portion.lines:
-                        yield decode(line)
-                        taken += 1
-                finally:
-                    whole = taken == len(portion.lines)
-                    places = portion.places if whole else portion.places_after(taken)
-                    with anyio.CancelScope(shield=True):
-                        await reader.move(places)
-                if not portion.lines and not portion.more:
-                    with anyio.move_on_after(REPORTS_LOOK_S):
-                        await self._news.wait()
-        finally:
-            self._reading = False
+        self._reports = Reports(LogReader(REPORTS_NAME, self.store, names), self._reports)
+        return self._reports
 
 
 def limiter_name(account: AccountConfig) -> str:
     """What a limit's durable state is kept under: an account's own, or its group's."""
     return f"group {account.limits.group}" if account.limits.group else account.name
+
+
+def concurrency(account: AccountConfig) -> int:
+    """Requests at a time: a one-time provider always has one, whatever is configured."""
+    return 1 if account.provider.traits.one_time else account.limits.concurrency
 
 
 def restore_limiter(limiter: Limiter, note: bytes | None) -> None:

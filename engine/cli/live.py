@@ -35,6 +35,9 @@ LOOK_S = 1.0
 LOG_S = 60.0  # in a pipe a line an account this often
 EVENTS_SHOWN = 5
 STATES_SHOWN = 5
+WIDE = 136  # columns from which on the states are shown
+CONDITION_MAX = 30
+REST = 112  # what the other columns take
 
 
 class Look(msgspec.Struct):
@@ -108,40 +111,34 @@ class Watch:
 
     # As tables
 
-    def render(self) -> RenderableType:
+    def render(self, width: int) -> RenderableType:
         from rich.console import Group
         from rich.text import Text
 
         passed = spell_duration(int(time.monotonic() - self._began))
         parts: list[RenderableType] = [
-            Text(f"dlr-engine · {passed} {self._heading()}".rstrip(), style="bold"),
-            self._accounts(),
+            Text(f"dlr-engine · {passed} {self._heading()}".rstrip(), "bold", no_wrap=True),
+            self._accounts(width),
         ]
         if self.engine.dispatchers:
             parts.append(self._sinks())
         events = list(self.engine.telemetry.events)[-EVENTS_SHOWN:]
-        parts += [Text(f"  {who}: {text}", "dim", overflow="ellipsis") for who, text in events]
-        for part in parts:
-            if isinstance(part, Text):
-                part.no_wrap = True
+        parts += [
+            Text(f"  {who}: {text}", "dim", no_wrap=True, overflow="ellipsis")
+            for who, text in events
+        ]
         return Group(*parts)
 
-    def _accounts(self) -> Table:
-        table = _table(
-            ("account", "l"),
-            ("", "l"),
-            ("known", "r"),
-            ("final", "r"),
-            ("pending", "r"),
-            ("due", "r"),
-            ("req/s", "r"),
-            ("rec/s", "r"),
-            ("limit", "r"),
-            ("states", "l"),
-        )
+    def _accounts(self, width: int) -> Table:
+        """The states only where there is room for them."""
+        wide = width >= WIDE
+        names = max((len(name) for name in self.engine.pollers), default=0)
+        numbers = [("known", 7), ("final", 7), ("pending", 7), ("due", 5)]
+        numbers += [("req/s", 5), ("rec/s", 5), ("limit", 7)]
+        table = _table([("account", min(names, 16))], numbers, states=width - REST if wide else 0)
         for name in self.engine.pollers:
             tally = self.look.tallies.get(name, {})
-            table.add_row(
+            cells = [
                 name,
                 _styled(self._condition(name)),
                 *(f"{tally.get(key, 0):,}" for key in ("known", "final", "pending")),
@@ -149,12 +146,14 @@ class Watch:
                 f"{self.rates.get(('requests', name), 0):.1f}",
                 f"{self.rates.get(('records', name), 0):.0f}",
                 self._use(name),
-                _states(tally),
-            )
+            ]
+            table.add_row(*cells, *([_states(tally)] if wide else []))
         return table
 
     def _sinks(self) -> Table:
-        table = _table(("sink", "l"), ("", "l"), ("written", "r"), ("behind", "r"), ("rec/s", "r"))
+        names = max((len(sink.name) for sink in self.engine.dispatchers), default=0)
+        numbers = [("written", 9), ("behind", 6), ("rec/s", 5)]
+        table = _table([("sink", min(names, 16))], numbers, states=0)
         for sink in self.engine.dispatchers:
             failing = sink.health.failing
             table.add_row(
@@ -218,7 +217,7 @@ async def _shown(watch: Watch, console: Console, group: anyio.abc.TaskGroup) -> 
 
     async def draw() -> None:
         while True:
-            view.update(watch.render(), refresh=True)
+            view.update(watch.render(console.width), refresh=True)
             await anyio.sleep(REFRESH_S)
 
     with view:
@@ -229,7 +228,7 @@ async def _shown(watch: Watch, console: Console, group: anyio.abc.TaskGroup) -> 
             yield
             with anyio.CancelScope(shield=True):
                 await watch.refresh()
-            view.update(watch.render(), refresh=True)
+            view.update(watch.render(console.width), refresh=True)
         finally:
             logs.above(None)
 
@@ -244,15 +243,19 @@ def _console() -> Console | None:
     return None if console.is_dumb_terminal else console
 
 
-def _table(*columns: tuple[str, str]) -> Table:
+def _table(names: list[tuple[str, int]], numbers: list[tuple[str, int]], *, states: int) -> Table:
+    """Names, a condition, numbers that are never cut, and a column of so wide `states`."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, side in columns:
-        table.add_column(
-            name, justify="right" if side == "r" else "left", no_wrap=True, overflow="ellipsis"
-        )
+    for name, width in names:
+        table.add_column(name, no_wrap=True, min_width=max(width, len(name)))
+    table.add_column("", no_wrap=True, overflow="ellipsis", max_width=CONDITION_MAX)
+    for name, width in numbers:
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    if states:
+        table.add_column("states", no_wrap=True, overflow="ellipsis", max_width=states)
     return table
 
 

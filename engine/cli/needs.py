@@ -27,19 +27,28 @@ def allows_per_s(account: AccountConfig) -> float:
 
 
 def feed_per_s(account: AccountConfig) -> float:
-    """What the feed asks for at its busiest, a page a read, every window read again each time."""
+    """What the feed asks for at its busiest, a page a read."""
     traits = account.provider.traits
     if traits.feed is None:
         return 0.0
-    reads = max(1, len(traits.read_channels))
-    again = len(account.schedule.rescan_s) if traits.feed == "windowed" else 0
-    return reads * (1 + again) / account.schedule.interval_s
+    return max(1, len(traits.read_channels)) / account.schedule.interval_s
+
+
+def rescans_per_s(account: AccountConfig) -> float:
+    """What is added at most by reading windows again, none of them being neighbours."""
+    if account.provider.traits.feed != "windowed":
+        return 0.0
+    return feed_per_s(account) * len(account.schedule.rescan_s)
 
 
 def scheduled_per_s(account: AccountConfig, works: dict[Kind, tuple[int, int, int]]) -> float:
-    """The feed, and what the schedule asks for by id within the hour that `works` counted."""
+    """The feed, and what the schedule asks for besides within the hour that `works` counted."""
     asks = account.provider.traits.asks
-    due = sum(count for kind, (_, count, _) in works.items() if kind.value in asks)
+    due = sum(
+        count
+        for kind, (_, count, _) in works.items()
+        if kind.value in asks or kind.value == "window"
+    )
     return feed_per_s(account) + due / HOUR_S
 
 
@@ -49,13 +58,13 @@ def lines(config: Config) -> list[str]:
     for name, accounts in _sharing(config):
         allows = allows_per_s(accounts[0])
         feeds = sum(map(feed_per_s, accounts))
+        again = sum(map(rescans_per_s, accounts))
         asking = [a for a in accounts if a.provider.traits.asks and a.schedule.ladder_s]
         parts = []
         if feeds:
-            parts.append(
-                f"{_feeds(accounts)} {'needs' if len(accounts) == 1 else 'need'} up to"
-                f" {_rate(feeds)}"
-            )
+            parts.append(f"{_feeds(accounts)} at {_rate(feeds)}")
+        if again:
+            parts.append(f"rescans of what is open at up to {_rate(again)}")
         if asking:
             parts.append(_carried(asking, allows - feeds))
         if not parts:
@@ -86,8 +95,6 @@ def _feeds(accounts: list[AccountConfig]) -> str:
     text = f"a feed every {spell_duration(schedule.interval_s)}"
     if len(traits.read_channels) > 1:
         text += f" on {len(traits.read_channels)} channels"
-    if traits.feed == "windowed" and schedule.rescan_s:
-        text += f" with {len(schedule.rescan_s)} rescans"
     return text
 
 

@@ -60,15 +60,14 @@ def _until(
     engine: Engine, args: argparse.Namespace, stop: process.Stop
 ) -> Callable[[], Awaitable[list[str]]]:
     """What the worker goes on until."""
+    from engine.idle import until_done, until_idle
+
     if args.once:
-        return engine.until_done
+        return lambda: until_done(engine)
     if args.until_idle:
         timeout_s = IDLE_TIMEOUT_S if args.idle_timeout is None else args.idle_timeout
 
-        async def idle() -> list[str]:
-            return list(await engine.until_idle(timeout_s))
-
-        return idle
+        return lambda: until_idle(engine, timeout_s)
 
     async def stopped() -> list[str]:
         await stop.asked.wait()

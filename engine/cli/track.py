@@ -19,7 +19,7 @@ from .rows import Chunk, Faulty, Row, Source
 
 if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
-    from engine.stores.ledger import Tracked
+    from engine.stores.tracked import Tracked
     from engine.stores.transaction import Store
 
 
@@ -110,7 +110,7 @@ def _check(account: AccountConfig, items: list[Tracked]) -> None:
 
 
 def _one(args: argparse.Namespace, now_ms: int) -> Tracked:
-    from engine.stores.ledger import Tracked
+    from engine.stores.tracked import Tracked
 
     recipients = [args.recipient] if args.recipient is not None else []
     if args.recipients is not None:
@@ -133,7 +133,7 @@ def _read(source: Source, now_ms: int) -> Iterator[list[Tracked]]:
 def _items(chunk: Chunk, now_ms: int) -> list[Tracked]:
     """A chunk's messages, and its batches put together: a recipient that stands twice in one is
     two messages."""
-    from engine.stores.ledger import Tracked
+    from engine.stores.tracked import Tracked
 
     items: list[Tracked] = []
     batches: dict[str, list[Row]] = {}
@@ -154,7 +154,7 @@ def _items(chunk: Chunk, now_ms: int) -> list[Tracked]:
 
 
 def _batch(batch_id: str, rows: list[Row], now_ms: int) -> Tracked:
-    from engine.stores.ledger import Tracked
+    from engine.stores.tracked import Tracked
 
     pairs = [(recipient, row.reference) for row in rows for recipient in row.recipients]
     times = [row.sent_ms for row in rows if row.sent_ms is not None]

@@ -8,6 +8,8 @@ so a span that turns out short is split and read again in halves.
 Where an answer says how many rows there are, that is the proof of completeness. A span that can
 be split no further and is still short is an incident. A total that does not follow the window at
 all (both halves claim what the whole claimed) proves nothing: it is reported once, then ignored.
+Halves share the instant between them, so that no row falls through: a burst at that instant is
+claimed by both honestly, and is told from a false total by where its rows are.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class Span(msgspec.Struct, kw_only=True, omit_defaults=True):
     channel: str | None = None
     parent_total: int | None = None  # what the whole claimed, of which this is a half
     sibling_total: int | None = None  # what the other half claimed, where it was the same
+    burst_ms: int | None = None  # the instant between, where all rows of the other half were on it
     short: bool = False  # read already, and short: only to be split
 
     @property
@@ -74,6 +77,8 @@ class Progress(msgspec.Struct, kw_only=True):
     total: int | None = None
     again: bool = False  # the pages are being read a second time, because the total moved
     fresh: int = 0  # rows of the last page that were new
+    first_ms: int | None = None  # when the rows were sent
+    last_ms: int | None = None
 
 
 class Next(msgspec.Struct, kw_only=True):
@@ -93,14 +98,18 @@ def decide(
     rows: int,
     flaws: int,
     keys: set[int],
+    sent_ms: tuple[int, int] | None = None,
 ) -> Next:
     """What to do after an answer to the first span with `rows` rows (`flaws` of them unusable),
-    whose messages hash to `keys`."""
+    whose messages hash to `keys` and were sent between the two times `sent_ms`."""
     span = reading.spans[0]
     progress.rows += rows
     progress.flaws += flaws
     progress.fresh = len(keys - progress.seen) + flaws
     progress.seen |= keys
+    if sent_ms is not None:
+        progress.first_ms = min(sent_ms[0], progress.first_ms or sent_ms[0])
+        progress.last_ms = max(sent_ms[1], progress.last_ms or sent_ms[1])
     if outcome.verb is Verb.SPLIT:
         return _divide(reading, traits, outcome.cause)
     if outcome.total is not None:
@@ -151,6 +160,7 @@ def _judge_total(reading: Reading, span: Span, progress: Progress) -> list[Incid
         and progress.page == 1
         and progress.total
         and progress.total == span.parent_total == span.sibling_total
+        and not _on_instant(progress, span.burst_ms)
     ):
         reading.total_ignored = True
         # The other half waits to be split for its missing rows; there is no telling any more.
@@ -166,6 +176,11 @@ def _judge_total(reading: Reading, span: Span, progress: Progress) -> list[Incid
             )
         ]
     return []
+
+
+def _on_instant(progress: Progress, instant_ms: int | None) -> bool:
+    """Whether rows came and all of them were sent at that instant."""
+    return instant_ms is not None and progress.first_ms == progress.last_ms == instant_ms
 
 
 def _short(reading: Reading, traits: Traits, progress: Progress, received: int) -> Next:
@@ -186,6 +201,8 @@ def _short(reading: Reading, traits: Traits, progress: Progress, received: int) 
             # half's total tells, so it is asked first.
             span.short = True
             other.sibling_total = progress.total
+            between_ms = other.from_ms
+            other.burst_ms = between_ms if _on_instant(progress, between_ms) else None
             reading.spans[0], reading.spans[1] = other, span
             return Next(cause=cause)
         return _divide(reading, traits, cause, total=progress.total)

@@ -25,9 +25,10 @@ from engine.core.state import FINAL, State
 from engine.core.units import iso
 from engine.core.work import Committed, Expire, Incident, LogRow, Page, Settle, Work
 from engine.stores import ledger
-from engine.stores.ledger import Tracked
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
+from engine.stores.tracked import Tracked
+from engine.stores.tracked import track as take_tracked
 from engine.stores.transaction import STATE_CODES, InboxItem, Store, Transaction
 
 T0 = 1_700_000_000_000
@@ -86,7 +87,7 @@ async def track(
     store: Store, *items: Tracked, traits: Traits = DRAINED, account: str = "a", now: int = T0
 ) -> list[Work]:
     return await store.write(
-        lambda tx: ledger.track(tx, account, traits, items, ladder=LADDER, now_ms=now, chance=0.0)
+        lambda tx: take_tracked(tx, account, traits, items, ladder=LADDER, now_ms=now, chance=0.0)
     )
 
 

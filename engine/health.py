@@ -1,0 +1,132 @@
+"""An account's trouble: holds after failures, pauses after a refusal, tries of single items.
+
+Everything in here concerns one account, so that no other one feels it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from engine.asking import Asker, Reply
+from engine.core.contracts import Verb
+from engine.core.units import spell_duration
+from engine.core.work import Work
+from engine.limits import backoff_s
+
+# A wrong password is tried again after these, then every hour.
+PAUSES_S = (60.0, 300.0, 1800.0, 3600.0)
+
+# After a fault in the program itself nothing is tried again sooner.
+FAULT_DELAY_MIN_MS = 1000
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """How an account does, for people."""
+
+    paused: str | None = None  # why
+    paused_until_ms: int | None = None
+    failing: str | None = None  # the latest failure's cause, None after a success
+    failures: int = 0  # in a row
+    answered_ms: int | None = None  # when the provider last answered properly
+
+
+class Watch:
+    """Keeps an account's health, and decides how long it waits."""
+
+    def __init__(self, asker: Asker) -> None:
+        self.health = Health()
+        self._asker = asker
+        self._clock = asker.clock
+        self._name = asker.account.name
+        self._tries: dict[int, int] = {}  # by work, since its last success
+        self._failed_ms = 0
+        self._pauses = 0
+
+    def tried(self, work: Work) -> bool:
+        """Whether it has failed since its last success."""
+        return work.id in self._tries
+
+    def succeeded(self, work: Work) -> None:
+        assert work.id is not None
+        self._tries.pop(work.id, None)
+        health = self.health
+        health.failures = 0
+        health.failing = None
+        health.answered_ms = self._clock.now_ms()
+        if health.paused is not None:
+            self._tell(logging.INFO, "goes on: it is accepted again")
+            health.paused = health.paused_until_ms = None
+        self._pauses = 0
+
+    def failed(self, reply: Reply) -> None:
+        """Hold the account. Failures that overlap count once: they are one trouble."""
+        outcome = reply.outcome
+        if outcome.verb is Verb.PAUSE:
+            self._pause(outcome.cause)
+            return
+        health = self.health
+        overlaps = reply.began_ms < self._failed_ms
+        if not overlaps:
+            health.failures += 1
+            self._failed_ms = self._clock.now_ms()
+        first = health.failing is None
+        health.failing = outcome.cause
+        delay_s = backoff_s(health.failures, self._asker.rand)
+        if outcome.hold and reply.retry_after_s:
+            delay_s = reply.retry_after_s
+        elif overlaps:
+            return
+        self._asker.limiter.hold(delay_s, outcome.cause)
+        if first:
+            again = spell_duration(round(delay_s, 1))
+            self._tell(logging.WARNING, f"{outcome.cause}; asked again in {again}")
+
+    def _pause(self, cause: str) -> None:
+        health = self.health
+        now_ms = self._clock.now_ms()
+        first = health.paused is None
+        if not first and now_ms < (health.paused_until_ms or 0):
+            return  # an answer that was under way when the account was paused
+        delay_s = PAUSES_S[min(self._pauses, len(PAUSES_S) - 1)]
+        self._pauses += 1
+        health.paused = cause
+        health.paused_until_ms = now_ms + round(delay_s * 1000)
+        if first:
+            self._asker.telemetry.count("pauses", self._name)
+            self._tell(
+                logging.ERROR,
+                f"paused: {cause}; check its credentials. Tried again after 1 min, 5 min, 30 min,"
+                " then hourly",
+            )
+
+    def broke(self, work: Work, error: Exception) -> int:
+        """A fault in the program or a plug-in. Says where, but not its message: that may hold
+        data. Returns when to try the work again, in ms from now."""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        place = f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}" if trace else "?"
+        cause = f"a fault in the program, {type(error).__name__} in {place}: please report it"
+        if self.health.failing != cause:
+            self._tell(logging.ERROR, cause)
+        self.health.failing = cause
+        self.health.failures += 1
+        self._asker.telemetry.count("faults", self._name)
+        self._asker.telemetry.debug(error)
+        return max(FAULT_DELAY_MIN_MS, self.retry_ms(work))
+
+    def retry_ms(self, work: Work) -> int:
+        """A backoff of the work's own, so that one that always fails does not crowd out others."""
+        assert work.id is not None
+        tries = self._tries[work.id] = self._tries.get(work.id, 0) + 1
+        return round(backoff_s(tries, self._asker.rand) * 1000)
+
+    def ended(self, works: list[int]) -> None:
+        """Works that are over need no memory."""
+        for work_id in works:
+            self._tries.pop(work_id, None)
+
+    def _tell(self, level: int, text: str) -> None:
+        self._asker.telemetry.event(level, self._name, text)

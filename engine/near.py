@@ -1,0 +1,139 @@
+"""The near part of one account's schedule: a priority queue keyed on next-poll time.
+
+Holds what is due within the horizon, and what is in flight; the rest stays in the store, so that
+pending work costs disk and a restart loads next to nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+
+from engine.core.clock import Clock
+from engine.core.contracts import Kind
+from engine.core.work import Committed, Work
+from engine.stores.transaction import Store
+
+# This far ahead, and about this many items at a time.
+HORIZON_MS = 60_000
+QUEUE_MAX = 2000
+HELD_MAX = 10 * QUEUE_MAX  # items that fail and wait for another try are held, too
+
+
+class NearQueue:
+    """What one account has to do next."""
+
+    def __init__(self, account: str, store: Store, clock: Clock) -> None:
+        self._account = account
+        self._store = store
+        self._clock = clock
+        self._heap: list[tuple[int, int, Work]] = []
+        self._queued: set[int] = set()
+        self._busy: set[int] = set()
+        self._changed: set[int] = set()  # while the store is being read: what it shows is stale
+        self._loaded_until_ms = 0
+        self._count = 0
+        self.all_loaded = False
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def __iter__(self) -> Iterator[tuple[int, Work]]:
+        return ((due_ms, work) for due_ms, _, work in self._heap)
+
+    @property
+    def first(self) -> tuple[int, Work] | None:
+        """What is due first, and when."""
+        return (self._heap[0][0], self._heap[0][2]) if self._heap else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is in flight."""
+        return bool(self._busy)
+
+    async def refill(self) -> None:
+        """Look into the store again, where what is in memory may not be all that is near."""
+        now_ms = self._clock.now_ms()
+        held = len(self._heap) + len(self._busy)
+        if self._loaded_until_ms - now_ms > HORIZON_MS // 2 and (
+            self.all_loaded or held > HELD_MAX or (self._heap and self._heap[0][0] <= now_ms)
+        ):
+            return
+        until_ms = now_ms + HORIZON_MS
+        limit = QUEUE_MAX + held
+        self._changed = set()
+        works = await self._store.read(lambda tx: tx.works_due(self._account, until_ms, limit))
+        for work in works:
+            if work.id not in self._busy and work.id not in self._changed:
+                self.push(work, work.due_ms)
+        self.all_loaded = len(works) < limit
+        self._loaded_until_ms = until_ms
+
+    def look_again(self) -> None:
+        """The schedule was changed by another hand: the next refill reads it."""
+        self._loaded_until_ms = 0
+
+    def push(self, work: Work, due_ms: int) -> None:
+        """Queue it; what is queued already stays as it is."""
+        assert work.id is not None
+        if work.id not in self._queued:
+            self._queued.add(work.id)
+            self._count += 1
+            heapq.heappush(self._heap, (due_ms, self._count, work))
+
+    def take(self) -> Work:
+        """The first item; it is in flight until `done`, `again` or `enter`."""
+        work = heapq.heappop(self._heap)[2]
+        assert work.id is not None
+        self._queued.discard(work.id)
+        self._busy.add(work.id)
+        return work
+
+    def take_all(self, kind: Kind, now_ms: int) -> list[Work]:
+        """All due items of a kind; they are in flight."""
+        taken = [work for due_ms, _, work in self._heap if work.kind is kind and due_ms <= now_ms]
+        ids = {work.id for work in taken if work.id is not None}
+        self._forget(ids)
+        self._busy |= ids
+        return taken
+
+    def done(self, works: Iterable[Work]) -> None:
+        """They are not in flight any more."""
+        ids = {work.id for work in works if work.id is not None}
+        self._busy -= ids
+        self._changed |= ids
+
+    def again(self, work: Work, due_ms: int) -> None:
+        """Not in flight any more, and to be taken again then."""
+        self.done([work])
+        self.push(work, due_ms)
+
+    def enter(self, done: Committed) -> None:
+        """What a commit changed in the schedule, as far as it is near."""
+        self._changed.update(work.id for work in done.put if work.id is not None)
+        for work in done.put:
+            if work.due_ms <= self._loaded_until_ms and work.id not in self._busy:
+                self.push(work, work.due_ms)
+        self._changed.update(done.ended)
+        self._forget(set(done.ended))
+
+    def hasten(self, kind: Kind, before_ms: int) -> None:
+        """Items of a kind that are due before `before_ms` are due now."""
+        now_ms = self._clock.now_ms()
+        self._heap = [
+            (min(due_ms, now_ms) if work.kind is kind and due_ms < before_ms else due_ms, n, work)
+            for due_ms, n, work in self._heap
+        ]
+        heapq.heapify(self._heap)
+
+    def spread(self, overdue: Iterable[Work], when_ms: Callable[[int], int]) -> None:
+        """The n-th of the overdue items is due at `when_ms(n)`."""
+        due = {work.id: when_ms(n) for n, work in enumerate(overdue)}
+        self._heap = [(due.get(w.id, due_ms), n, w) for due_ms, n, w in self._heap]
+        heapq.heapify(self._heap)
+
+    def _forget(self, ids: set[int]) -> None:
+        if ids & self._queued:
+            self._heap = [entry for entry in self._heap if entry[2].id not in ids]
+            heapq.heapify(self._heap)
+            self._queued -= ids

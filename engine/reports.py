@@ -1,0 +1,78 @@
+"""Records for the program that embeds the engine: an async iterator with a durable position."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import anyio
+
+from engine.core.errors import StoreError
+from engine.core.report import Report, decode
+from engine.dispatcher import LogReader, Portion
+
+# The consumer of `Engine.reports`, as its position is named.
+REPORTS_NAME = "reports()"
+
+# Records held between two durable positions: what may come again after a crash.
+PORTION_MAX = 100
+PORTION_BYTES_MAX = 1 << 20
+
+# Without news the log is looked at this often, in case another hand has written to it.
+LOOK_S = 0.5
+
+
+class Reports:
+    """`async for report in poller.reports()`: each is acknowledged when the next is asked for."""
+
+    def __init__(self, reader: LogReader, before: Reports | None) -> None:
+        self._reader = reader
+        self._before = before
+        self._open = False
+        self._ended = False
+        self._portion = Portion()
+        self._lines: deque[bytes] = deque()
+        self._given = 0  # of the portion; all but the last are acknowledged
+        self._news = anyio.Event()
+
+    def tell(self) -> None:
+        """There is more in the log."""
+        self._news.set()
+
+    def __aiter__(self) -> Reports:
+        return self
+
+    async def __anext__(self) -> Report:
+        if self._ended:
+            raise StopAsyncIteration
+        if not self._open:
+            if self._before is not None:
+                await self._before.finish()
+                self._before = None
+            await self._reader.open()
+            self._open = True
+        while not self._lines:
+            await self._next_portion()
+        self._given += 1
+        return decode(self._lines.popleft())
+
+    async def _next_portion(self) -> None:
+        await self._reader.move(self._portion.places)
+        self._news = anyio.Event()
+        self._portion = await self._reader.read(PORTION_MAX, PORTION_BYTES_MAX)
+        self._lines = deque(self._portion.lines)
+        self._given = 0
+        if not self._lines and not self._portion.more:
+            with anyio.move_on_after(LOOK_S):
+                await self._news.wait()
+
+    async def finish(self) -> None:
+        """Keep the position after the last acknowledged one. Nothing more is given."""
+        if self._ended or not self._open:
+            self._ended = True
+            return
+        self._ended = True
+        acknowledged = max(0, self._given - 1)
+        try:
+            await self._reader.move(self._portion.places_after(acknowledged))
+        except StoreError:
+            return  # what was given since the last position comes again

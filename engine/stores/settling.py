@@ -1,0 +1,145 @@
+"""How a ladder goes on or ends: the next rung, the last final state, or a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.core.contracts import Kind, Traits
+from engine.core.reconcile import Known, fold, verdict
+from engine.core.work import Expire, Settle, Work
+
+from .posting import Posting, who
+from .transaction import Transaction
+
+# Messages of one batch that one transaction ends; a batch is rarely larger.
+BATCH_MAX = 200_000
+
+
+def batch_over(tx: Transaction, work: Work, traits: Traits, *, rows: int, all_final: bool) -> bool:
+    """A batch with recipients is over when each of them is final; one without, when an answer
+    had rows and all of them were final."""
+    recipients = work.data.get("recipients")
+    if traits.derives_ids and recipients:
+        return tx.batch_counts(work.account, work.key)[2] == 0
+    if recipients:
+        return final_recipients(tx, work).issuperset(recipients)
+    if traits.asks:
+        return rows > 0 and all_final
+    known, pending, _ = tx.batch_counts(work.account, work.key)
+    return known > 0 and pending == 0
+
+
+def final_recipients(tx: Transaction, work: Work) -> set[str]:
+    messages = tx.batch_messages(work.account, work.key, pending=False, limit=BATCH_MAX)
+    return {who(known.recipient) for known in messages if known.final}
+
+
+def settle(post: Posting, step: Settle) -> None:
+    """A rung was answered: end the work, or put it on its next rung, or give its verdict."""
+    assert step.work.id is not None
+    work = post.tx.work(step.work.id)
+    if work is None:  # ended meanwhile, by a report that came another way
+        post.done.ended.append(step.work.id)
+        return
+    ended = not step.over and _over(post, step, work)
+    due_ms = None
+    if not ended:
+        work.answered_ms = max(work.answered_ms, step.ladder.reached_ms(work.start_ms, step.now_ms))
+        if not step.over:
+            due_ms = step.ladder.next_due_ms(work.start_ms, work.answered_ms, step.chance)
+        if due_ms is None:
+            pending = _pending_of(post.tx, work, post.page.traits)
+            _give_verdicts(post, pending, step)
+    if due_ms is None:
+        post.end(step.work.id)
+        return
+    work.due_ms = due_ms
+    work.data = {k: v for k, v in work.data.items() if k not in ("code", "text")}
+    if step.code is not None:
+        work.data |= {"code": step.code, "text": step.text}
+    post.done.put.extend(post.tx.put_works([work]))
+
+
+def _over(post: Posting, step: Settle, work: Work) -> bool:
+    if work.kind is Kind.MESSAGE:
+        found = post.tx.messages(work.account, [(work.key, "mt")])
+        return any(known.final for known in found.values())
+    all_final = step.finals == step.rows
+    return batch_over(post.tx, work, post.page.traits, rows=step.rows, all_final=all_final)
+
+
+def _pending_of(tx: Transaction, work: Work, traits: Traits) -> list[Known]:
+    """The messages of a work that end without a final state, those never heard of included."""
+    if work.kind is Kind.MESSAGE:
+        found = tx.messages(work.account, [(work.key, "mt")])
+        return [known for known in found.values() if not known.final]
+    pending = tx.batch_messages(work.account, work.key, pending=True, limit=BATCH_MAX)
+    recipients: list[str] = work.data.get("recipients") or []
+    if recipients and not traits.derives_ids:
+        messages = tx.batch_messages(work.account, work.key, pending=False, limit=BATCH_MAX)
+        heard = {who(known.recipient) for known in messages}
+        pending += [
+            _unheard(work, f"{work.key}:{digits}", digits)
+            for digits in recipients
+            if digits not in heard
+        ]
+    if not pending and not recipients and not tx.batch_counts(work.account, work.key)[0]:
+        pending = [_unheard(work, work.key, None)]
+    return pending
+
+
+def _unheard(work: Work, message_id: str, recipient: str | None) -> Known:
+    return Known(
+        account=work.account,
+        message_id=message_id,
+        batch_id=work.key,
+        recipient=recipient,
+        reference=work.data.get("reference"),
+        sent_ms=work.start_ms,
+        tracked=True,
+    )
+
+
+def _give_verdicts(post: Posting, pending: Sequence[Known], step: Settle | None) -> None:
+    code, text = _cause_of(step)
+    page = post.page
+    for known in pending:
+        # A message that was never stored (a recipient that was never heard of) is new here.
+        stored = known.row is not None
+        before = (known.state, known.final, known.verdict) if stored else None
+        result = fold(
+            known,
+            verdict(known, code=code, text=text),
+            provider=page.provider,
+            traits=page.traits,
+            observed_ms=page.observed_ms,
+        )
+        known.open = False
+        if result.record:
+            post.lines.append((result.record, known.state))
+            post.done.verdicts += 1
+            post.change.moved(before, known)
+    post.tx.put_messages(pending)
+
+
+def _cause_of(step: Settle | None) -> tuple[str | None, str | None]:
+    """Why the provider knows nothing, where its last proper answer said so."""
+    if step is None:
+        return None, None
+    if step.over:  # this time it did not answer: what it said before stands
+        return step.work.data.get("code"), step.work.data.get("text")
+    return step.code, step.text
+
+
+def expire(post: Posting, span: Expire) -> None:
+    """The last rescan of a period has passed: what is pending in it gets its verdict."""
+    account = post.page.account
+    pending = post.tx.open_in_span(
+        account, span.from_ms, span.to_ms, pending=True, limit=span.limit
+    )
+    _give_verdicts(post, pending, None)
+    tracked = [known.message_id for known in pending if known.tracked]
+    for work in post.tx.find_works(account, Kind.MESSAGE, tracked) if tracked else []:
+        if work.id is not None:
+            post.end(work.id)
+    post.done.remaining = len(pending) == span.limit

@@ -1,0 +1,188 @@
+"""What was sent, taken into the books: messages that are known before the provider reports them,
+and the work that asks for them or waits for their verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from engine.core.contracts import Kind, Traits
+from engine.core.reconcile import Known
+from engine.core.schedule import Ladder
+from engine.core.work import Work
+
+from .posting import Change, who
+from .settling import batch_over, final_recipients
+from .transaction import Transaction
+
+
+class Tracked(msgspec.Struct, kw_only=True):
+    """One row of what was sent, as `track` takes it."""
+
+    batch_id: str | None = None
+    message_id: str | None = None
+    recipients: list[str] = []
+    references: list[str | None] = []  # one a recipient, where they differ; else `reference`
+    reference: str | None = None
+    sent_ms: int
+
+
+def track(
+    tx: Transaction,
+    account: str,
+    traits: Traits,
+    items: Sequence[Tracked],
+    *,
+    ladder: Ladder,
+    now_ms: int,
+    chance: float,
+) -> list[Work]:
+    """Take what was sent into the books. What is tracked already stays as it is.
+
+    Returns the works that are new or have grown.
+    """
+    change = Change(account, {})
+    works: dict[tuple[Kind, str], Work] = {}
+    for item in items:
+        work = (
+            _track_batch(tx, account, traits, item, change, now_ms)
+            if item.batch_id is not None
+            else _track_message(tx, account, item, change, now_ms)
+        )
+        if work is not None:
+            due_ms = _first_due(work, traits, ladder, chance)
+            if due_ms is not None:
+                work.due_ms = due_ms
+                stored = tx.put_works([work])[0]
+                works[(work.kind, work.key)] = stored
+    if change.counts:
+        tx.add_tallies(account, change.counts)
+    return list(works.values())
+
+
+def _first_due(work: Work, traits: Traits, ladder: Ladder, chance: float) -> int | None:
+    """The next rung; for what is not asked by id, when its verdict is due."""
+    if work.kind.value in traits.asks:
+        due_ms = ladder.next_due_ms(work.start_ms, work.answered_ms, chance)
+        return due_ms if due_ms is not None else work.start_ms + ladder.last_ms
+    return work.start_ms + ladder.last_ms if ladder.offsets_ms else None
+
+
+def _track_batch(
+    tx: Transaction, account: str, traits: Traits, item: Tracked, change: Change, now_ms: int
+) -> Work | None:
+    assert item.batch_id is not None
+    recipients = [who(text) for text in item.recipients]
+    found = tx.find_works(account, Kind.BATCH, [item.batch_id])
+    if found:
+        work = found[0]
+    else:
+        work = _new_work(account, Kind.BATCH, item.batch_id, item)
+        known, pending, _ = tx.batch_counts(account, item.batch_id)
+        if known and not recipients and not pending:
+            return None  # its ladder has ended, or all of it came before it was tracked
+    new = 0
+    if traits.derives_ids:
+        new = _track_derived(tx, account, item, recipients, change, now_ms)
+        grown: bool | list[str] = bool(recipients) or bool(work.data.get("recipients"))
+    else:
+        held: list[str] = work.data.get("recipients") or []
+        grown = list(dict.fromkeys([*held, *recipients]))
+        new = len(grown) - len(held)
+        if not found and recipients:
+            new -= len(set(grown) & final_recipients(tx, work))
+    if not new and (found or recipients):
+        return None
+    if grown:
+        work.data = {**work.data, "recipients": grown}
+    if not traits.asks and batch_over(tx, work, traits, rows=0, all_final=False):
+        return None
+    return work
+
+
+def _track_derived(
+    tx: Transaction,
+    account: str,
+    item: Tracked,
+    recipients: Sequence[str],
+    change: Change,
+    now_ms: int,
+) -> int:
+    """Messages whose ids follow from the batch: known from the start. How many are new."""
+    ids: list[tuple[str, str]] = []
+    times: dict[str, int] = {}
+    for digits in recipients:
+        times[digits] = nth = times.get(digits, 0) + 1
+        suffix = f"#{nth}" if nth > 1 else ""
+        ids.append((f"{item.batch_id}:{digits}{suffix}", digits))
+    found = tx.messages(account, [(message_id, "mt") for message_id, _ in ids])
+    new: list[Known] = []
+    early: list[Known] = []  # reported before they were tracked
+    for (message_id, digits), reference in zip(
+        ids, item.references or [None] * len(ids), strict=True
+    ):
+        known = found.get((message_id, "mt"))
+        if known is None:
+            new.append(_new_known(account, message_id, digits, item, now_ms, reference))
+            change.moved(None, new[-1])
+        elif not known.tracked and not known.final:
+            _adopt(known, item, reference)
+            early.append(known)
+    tx.put_messages([*new, *early])
+    return len(new) + len(early)
+
+
+def _track_message(
+    tx: Transaction, account: str, item: Tracked, change: Change, now_ms: int
+) -> Work | None:
+    assert item.message_id is not None
+    found = tx.messages(account, [(item.message_id, "mt")]).get((item.message_id, "mt"))
+    if found is not None and (found.tracked or found.final):
+        if not found.tracked and found.reference is None and item.reference is not None:
+            found.reference = item.reference
+            tx.put_messages([found])
+        return None
+    if found is None:
+        recipient = item.recipients[0] if item.recipients else None
+        known = _new_known(account, item.message_id, recipient, item, now_ms)
+        change.moved(None, known)
+    else:
+        known = found
+        _adopt(known, item, None)
+    tx.put_messages([known])
+    return _new_work(account, Kind.MESSAGE, item.message_id, item)
+
+
+def _adopt(known: Known, item: Tracked, reference: str | None) -> None:
+    """The provider's report came before it was tracked."""
+    known.tracked = True
+    known.reference = reference or item.reference or known.reference
+    known.sent_ms = known.sent_ms if known.sent_ms is not None else item.sent_ms
+
+
+def _new_known(
+    account: str,
+    message_id: str,
+    recipient: str | None,
+    item: Tracked,
+    now_ms: int,
+    reference: str | None = None,
+) -> Known:
+    return Known(
+        account=account,
+        message_id=message_id,
+        sent_ms=item.sent_ms,
+        seen_ms=now_ms,
+        batch_id=item.batch_id,
+        reference=reference or item.reference,
+        recipient=recipient,
+        tracked=True,
+    )
+
+
+def _new_work(account: str, kind: Kind, key: str, item: Tracked) -> Work:
+    data = {"reference": item.reference} if item.reference is not None else {}
+    return Work(
+        account=account, kind=kind, key=key, due_ms=item.sent_ms, start_ms=item.sent_ms, data=data
+    )

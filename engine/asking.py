@@ -18,7 +18,6 @@ import msgspec
 from engine.config.model import AccountConfig
 from engine.core.clock import Clock
 from engine.core.contracts import Flaw, Head, Outcome, Poll, Reader, Request, Verb
-from engine.core.errors import StoreError
 from engine.core.report import Report
 from engine.core.secret import Secret
 from engine.core.state import State
@@ -42,11 +41,10 @@ REDIRECTS_MAX = 3
 
 # Of an answer that is no report at all, this much of its beginning is set aside.
 BEGINNING_MAX = 4096
-LOGIN_BODY_MAX = 64 * 1024
+# When the engine is stopped in the middle of an answer: for the store to take what came whole.
+LAST_COMMIT_S = 30.0
 
-# A store that cannot write (disk full, locked) is tried again this often, for ever: what a
-# one-time provider has answered must not be dropped.
-STORE_RETRY_S = 1.0
+LOGIN_BODY_MAX = 64 * 1024
 
 
 class Reply(msgspec.Struct, kw_only=True):
@@ -62,8 +60,18 @@ class Reply(msgspec.Struct, kw_only=True):
     first_at: str | None = None  # of a window's rows: when the first and the last were sent
     last_at: str | None = None
     records: int = 0  # committed already, in earlier pieces
+    opened_ms: tuple[int, int] | None = None  # where these have open messages that are new
     retry_after_s: float | None = None
     timed_out: bool = False
+
+    def note(self, done: Committed) -> None:
+        """A piece was committed."""
+        self.records += done.records
+        self.opened_ms = joined(self.opened_ms, done.opened_ms)
+
+    def emptied(self, page: Page) -> Reply:
+        """The same, once its page has been committed: as if it had been the last."""
+        return msgspec.structs.replace(self, outcome=Outcome(), page=page)
 
     @property
     def sent_ms(self) -> tuple[int, int] | None:
@@ -140,21 +148,7 @@ class Asker:
             kept.release()
 
     async def _store_page(self, page: Page) -> Committed:
-        """A disk that is full or locked is waited out: there is no other place for the page."""
-        troubled = False
-        while True:
-            try:
-                return await self.store.write(lambda tx: commit(tx, page))
-            except StoreError as error:
-                if not troubled:
-                    troubled = True
-                    self.telemetry.event(
-                        logging.ERROR,
-                        self.account.name,
-                        f"the store does not take what was read: {error}; tried again every"
-                        f" {STORE_RETRY_S:g} s, nothing more is asked meanwhile",
-                    )
-            await self.clock.sleep(STORE_RETRY_S)
+        return await self.store.write(lambda tx: commit(tx, page))
 
     async def _salvage(self, page: Page, fault: Exception) -> Page:
         """Commit the reports one by one and set aside those that cannot be. Returns the rest of
@@ -162,6 +156,7 @@ class Asker:
         flaws = list(page.flaws)
         for index, report in enumerate(page.reports):
             single = self.page()
+            single.span = page.span
             single.reports = [report]
             single.unlisted = frozenset({0}) if index in page.unlisted else frozenset()
             raw = _pruned_json(report)
@@ -202,13 +197,20 @@ class Asker:
             refused = await self._log_in(self._token_age, slot)
             slot = None
             if refused is not None:
-                return self._failed(refused)
+                return refused
+        reply = await self._ask_logged_in(poll, slot)
+        if reply.outcome.verb in (Verb.RETRY, Verb.PAUSE):
+            self.telemetry.count("failures", self.account.name)
+        return reply
+
+    async def _ask_logged_in(self, poll: Poll, slot: Slot | None) -> Reply:
+        """Ask; where the token has run out, log in and ask once more."""
         age = self._token_age
         reply = await self._once(poll, slot)
         if reply.outcome.verb is Verb.LOGIN:
             refused = await self._log_in(age, None)
             if refused is not None:
-                return self._failed(refused)
+                return refused
             reply = await self._once(poll, None)
             if reply.outcome.verb is Verb.LOGIN:
                 cause = "a fresh token is refused: " + reply.outcome.cause
@@ -242,6 +244,8 @@ class Asker:
         self.release()
         slot = slot or await self.limiter.slot()
         reply = self._failed(Outcome())
+        if poll.from_ms is not None and poll.to_ms is not None:
+            reply.page.span = (poll.from_ms, poll.to_ms)
         whole = False
         self.telemetry.count("requests", self.account.name)
         try:
@@ -251,9 +255,7 @@ class Asker:
                 slot.answered()
                 head = answer.head
                 reply.page.observed_ms = self.clock.now_ms()
-                reply.retry_after_s = retry_after_s(
-                    head.headers.get("retry-after"), self.clock.now_ms() / 1000
-                )
+                reply.retry_after_s = self._retry_after_s(head)
                 if 300 <= head.status < 400:
                     target = self._redirect(request, head)
                     if target is None:
@@ -275,9 +277,10 @@ class Asker:
                 self._kept = slot
             else:
                 slot.release()
-        if reply.outcome.verb in (Verb.RETRY, Verb.PAUSE):
-            self.telemetry.count("failures", self.account.name)
         return reply, None
+
+    def _retry_after_s(self, head: Head) -> float | None:
+        return retry_after_s(head.headers.get("retry-after"), self.clock.now_ms() / 1000)
 
     def _redirect(self, request: Request, head: Head) -> str | None:
         location = head.headers.get("location")
@@ -312,7 +315,7 @@ class Asker:
             cut = error
         except BaseException:
             # Stopped in the middle: what came whole is kept, a one-time provider has it no more.
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(LAST_COMMIT_S, shield=True):
                 self._take(reader, reader.parser.close(cut=True), reply)
                 await self._commit_piece(reply)
             raise
@@ -358,8 +361,9 @@ class Asker:
     async def _commit_piece(self, reply: Reply) -> None:
         full = reply.page
         reply.page = self.page()
+        reply.page.span = full.span
         done = await self.commit(full)
-        reply.records += done.records
+        reply.note(done)
 
     def _note_whole(self, head: Head, reader: Reader, reply: Reply, beginning: bytes) -> None:
         """An answer that is no report at all is set aside by its beginning."""
@@ -377,7 +381,7 @@ class Asker:
             raw = raw.replace(secret, b"***")
         return flaw if raw is flaw.raw else msgspec.structs.replace(flaw, raw=raw)
 
-    async def _log_in(self, age: int, slot: Slot | None) -> Outcome | None:
+    async def _log_in(self, age: int, slot: Slot | None) -> Reply | None:
         """Get a token, one request however many wait for it. None: there is one now."""
         async with self._login:
             if self._token_age != age:  # somebody else was first
@@ -389,17 +393,11 @@ class Asker:
             assert request is not None
             head, body, failure = await self._fetch_login(request, slot)
             if failure is not None:
-                return failure
+                return self._failed(failure)
             assert head is not None
             token = self.provider.token(head, body)
             if token is None:
-                if head.status in (429, 503) or head.status >= 500:
-                    return Outcome(
-                        verb=Verb.RETRY,
-                        cause=f"the login answered HTTP {head.status}",
-                        hold=head.status in (429, 503),
-                    )
-                return Outcome(verb=Verb.PAUSE, cause=f"the login was refused (HTTP {head.status})")
+                return self._failed(_login_refused(head), self._retry_after_s(head))
             self._token = token
             self._token_age += 1
             return None
@@ -426,6 +424,24 @@ class Asker:
             return None, b"", Outcome(verb=Verb.RETRY, cause=f"the login: {error.cause}")
         finally:
             slot.release()
+
+
+def joined(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The span that holds both."""
+    if one is None or other is None:
+        return one or other
+    return min(one[0], other[0]), max(one[1], other[1])
+
+
+def _login_refused(head: Head) -> Outcome:
+    """A login without a token: the provider's trouble, or wrong credentials."""
+    if head.status == 429 or head.status >= 500:
+        return Outcome(
+            verb=Verb.RETRY,
+            cause=f"the login answered HTTP {head.status}",
+            hold=head.status in (429, 503),
+        )
+    return Outcome(verb=Verb.PAUSE, cause=f"the login was refused (HTTP {head.status})")
 
 
 def _pruned_json(report: Report) -> bytes:

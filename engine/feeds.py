@@ -13,12 +13,13 @@ from typing import Any
 
 import msgspec
 
-from engine.asking import Asker, Reply
+from engine.asking import Asker, Reply, joined
 from engine.core.contracts import Kind, Outcome, Poll, Verb
 from engine.core.reading import Next, Progress, Reading, Span, decide, divide_short
 from engine.core.schedule import Ladder
-from engine.core.work import Expire, Page, Work
+from engine.core.work import NEVER_DUE_MS, Expire, Page, Work
 from engine.limits import Slot
+from engine.stores.ledger import widen
 
 # A queue that keeps giving what is known already is lying; asked again at the next interval.
 REPEATS_MAX = 3
@@ -29,8 +30,23 @@ TIMEOUT_SPLIT_MIN_MS = 60_000
 # A provider's clock that is further off than this is not believed.
 SKEW_MAX_MS = 86_400_000
 
-# Where a feed's end has been reached: it is never due again.
-NEVER_DUE_MS = 253_402_300_000_000
+
+# A provider's clock that is further ahead than this has reports that were not asked for yet.
+AHEAD_MS = 1000
+
+
+class ServerClock:
+    """What a visit learns of the provider's clock."""
+
+    def __init__(self) -> None:
+        self.first_ms: int | None = None  # what it showed with the first answer
+        self.skew_ms = 0  # how far it is ahead of ours
+
+    def note(self, server_ms: int, seen_ms: int) -> None:
+        """An answer that was seen at `seen_ms` says that it is `server_ms` there."""
+        if abs(server_ms - seen_ms) <= SKEW_MAX_MS and self.first_ms is None:
+            self.first_ms = server_ms
+            self.skew_ms = server_ms - seen_ms
 
 
 class Visit(msgspec.Struct, kw_only=True):
@@ -38,6 +54,7 @@ class Visit(msgspec.Struct, kw_only=True):
 
     failed: Reply | None = None
     records: int = 0
+    opened_ms: tuple[int, int] | None = None  # where open messages are that were new
     more: bool = False  # read to the end of a slice, and the next one is due at once
 
 
@@ -51,6 +68,11 @@ class Feed:
         self._rescans = rescans
         self._pace_s = asker.account.schedule.interval_s
         self.stopping = False
+
+    def goes_on(self, work: Work) -> bool:
+        """Whether a feed that had reached its end has a later one now, or none."""
+        end_ms = self._account.end_ms
+        return end_ms is None or int(work.data.get("cursor", 0)) < end_ms
 
     # Pace
 
@@ -124,9 +146,10 @@ class Feed:
                 return visit
             data.update(plan)
         reading = Reading.load(data["spans"], total_ignored=bool(data.get("total_ignored")))
-        server: list[int] = []
+        server = ServerClock()
 
         def moved(page: Page) -> None:
+            data["opened"] = visit.opened_ms = joined(data.get("opened"), visit.opened_ms)
             data["spans"] = reading.dump()
             data["total_ignored"] = reading.total_ignored
             if not reading.spans:
@@ -141,7 +164,7 @@ class Feed:
         return visit
 
     def _plan(self, data: dict[str, Any]) -> dict[str, Any] | None:
-        """The next slice: from the cursor less the overlap, up to now by the slower clock."""
+        """The next slice: from the cursor less the overlap, up to now by the provider's clock."""
         account = self._account
         now_ms = self._asker.clock.now_ms()
         cursor: int | None = data.get("cursor")
@@ -152,8 +175,9 @@ class Feed:
         else:
             floor = data.get("start", cursor)
             from_ms = max(floor, cursor - round(account.overlap_s * 1000))
-        longest_ms = from_ms + self._traits.window_max_ms
-        end_ms = min(now_ms, now_ms + int(data.get("skew", 0)), longest_ms)
+        window_ms = self._traits.window_max_ms
+        longest_ms = max(from_ms + window_ms, cursor + window_ms // 2)  # an overlap may be longer
+        end_ms = min(now_ms + int(data.get("skew", 0)), longest_ms)
         if account.end_ms is not None:
             end_ms = min(end_ms, account.end_ms)
         if end_ms <= cursor:
@@ -178,23 +202,26 @@ class Feed:
         await self._asker.commit(page)
 
     def _finish(
-        self, work: Work, data: dict[str, Any], page: Page, server: list[int], visit: Visit
+        self, work: Work, data: dict[str, Any], page: Page, server: ServerClock, visit: Visit
     ) -> None:
         """A slice was read to its end: move the cursor, and plan the rescans of the period."""
         clock_ms = self._asker.clock.now_ms()
+        skew_ms = int(data.get("skew", 0))
         cursor, end_ms = int(data["cursor"]), int(data.pop("end"))
         # What the provider did not have yet by its own clock was not read.
-        reached = max(cursor, min([end_ms, *server]))
+        reached = max(cursor, min(end_ms, server.first_ms or end_ms))
         data["cursor"] = reached
         del data["spans"]
-        if server:
-            data["skew"] = min(server) - clock_ms
+        opened = data.pop("opened", None)
+        if server.first_ms is not None:
+            data["skew"] = server.skew_ms
+        behind = server.skew_ms > AHEAD_MS and server.skew_ms > skew_ms + AHEAD_MS
         capped = data.pop("capped", False)
         self._come_back(work, page, found=visit.records > 0)
         if self._account.end_ms is not None and reached >= self._account.end_ms:
             work.due_ms = NEVER_DUE_MS
             page.quiet_due_ms = None
-        elif capped and reached > cursor:
+        elif (capped and reached > cursor) or behind:
             work.due_ms = clock_ms
             page.quiet_due_ms = None
             visit.more = True
@@ -207,6 +234,8 @@ class Feed:
                 start_ms=clock_ms,
                 data={"from": cursor, "to": reached},
             )
+            if opened is not None:
+                widen(window, *opened)
             due_ms = self._rescans.next_due_ms(clock_ms, window.answered_ms, self._chance())
             if due_ms is not None:
                 window.due_ms = due_ms
@@ -222,10 +251,15 @@ class Feed:
             first, last = group[0], group[-1]
             reading = Reading.of(first.data["from"], last.data["to"], self._traits)
             began_ms = self._asker.clock.now_ms()
-            reply = await self._read(reading, Kind.WINDOW, slot, [], visit, lambda page: None)
+            reply = await self._read(
+                reading, Kind.WINDOW, slot, ServerClock(), visit, lambda page: None
+            )
             slot = None
             if reply is not None:
                 visit.failed = reply
+                break
+            if reading.spans:  # stopped in the middle: what is left is still due
+                visit.more = True
                 break
             await self._answer(group, began_ms)
             if self.stopping:
@@ -317,7 +351,7 @@ class Feed:
         reading: Reading,
         kind: Kind,
         slot: Slot | None,
-        server: list[int],
+        server: ServerClock,
         visit: Visit,
         moved: Any,
     ) -> Reply | None:
@@ -338,9 +372,8 @@ class Feed:
             if not reply.answered:
                 await self._asker.commit(reply.page)
                 return reply
-            server_ms = reply.outcome.server_ms
-            if server_ms is not None and abs(server_ms - reply.began_ms) <= SKEW_MAX_MS:
-                server.append(server_ms)
+            if reply.outcome.server_ms is not None:
+                server.note(reply.outcome.server_ms, reply.page.observed_ms)
             step = decide(
                 reading,
                 progress,
@@ -353,11 +386,14 @@ class Feed:
             )
             self._tell(span, step)
             reply.page.incidents = step.incidents
+            visit.opened_ms = joined(visit.opened_ms, reply.opened_ms)
             if not step.same_span:
                 progress = Progress()
                 moved(reply.page)
             done = await self._asker.commit(reply.page)
-            visit.records += done.records + reply.records
+            reply.note(done)
+            visit.records += reply.records
+            visit.opened_ms = joined(visit.opened_ms, reply.opened_ms)
             if self.stopping and reading.spans:
                 visit.more = True
                 return None

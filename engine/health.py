@@ -6,6 +6,7 @@ Everything in here concerns one account, so that no other one feels it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import msgspec
 
@@ -17,6 +18,9 @@ from engine.limits import backoff_s
 
 # A wrong password is tried again after these, then every hour.
 PAUSES_S = (60.0, 300.0, 1800.0, 3600.0)
+
+# A hold that a provider has asked for, and that has to be kept over a crash.
+LONG_HOLD_S = 2.0
 
 # After a fault in the program itself nothing is tried again sooner.
 FAULT_DELAY_MIN_MS = 1000
@@ -43,6 +47,7 @@ class Watch:
         self._tries: dict[int, int] = {}  # by work, since its last success
         self._failed_ms = 0
         self._pauses = 0
+        self.on_long_hold: Callable[[], None] = lambda: None
 
     def tried(self, work: Work) -> bool:
         """Whether it has failed since its last success."""
@@ -79,6 +84,8 @@ class Watch:
         elif overlaps:
             return
         self._asker.limiter.hold(delay_s, outcome.cause)
+        if delay_s > LONG_HOLD_S:
+            self.on_long_hold()
         if first:
             again = spell_duration(round(delay_s, 1))
             self._tell(logging.WARNING, f"{outcome.cause}; asked again in {again}")

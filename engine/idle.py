@@ -6,6 +6,7 @@ is read now instead of at its next time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -36,18 +37,19 @@ async def until_idle(engine: Engine, timeout_s: float) -> list[str]:
     Everything tracked has ended, no rescan is due any more, each feed was read to its end after
     that, and every sink has acknowledged everything.
     """
-    since_ms = engine.clock.now_ms()
+    # Of each account: since when nothing of it is under way, so that its feed must be read again.
+    since_ms = dict.fromkeys(engine.pollers, engine.clock.now_ms())
     stuck_since: float | None = None
     while True:
+        waits = await engine.store.read(lambda tx: tx.inbox_waits())
         left = await _remaining(engine, since_ms)
-        if not left:
+        if not left and not waits:
             return []
-        if left.accounts:
-            since_ms = engine.clock.now_ms()
-        else:
-            for name in left.feeds:
-                engine.pollers[name].hasten_feed()
-        if _all_stuck(engine, left):
+        for name in left.accounts:
+            since_ms[name] = engine.clock.now_ms()
+        for name in left.feeds:
+            engine.pollers[name].hasten_feed()
+        if left and _all_stuck(engine, left):
             stuck_since = engine.clock.monotonic() if stuck_since is None else stuck_since
             if engine.clock.monotonic() - stuck_since >= timeout_s:
                 return _name_stuck(engine, left)
@@ -68,7 +70,7 @@ async def until_done(engine: Engine) -> list[str]:
     return _name_stuck(engine, left)
 
 
-async def _remaining(engine: Engine, since_ms: int) -> Remaining:
+async def _remaining(engine: Engine, since_ms: Mapping[str, int]) -> Remaining:
     counts = await engine.store.read(lambda tx: tx.count_works(0))
     left = Remaining()
     for name, poller in engine.pollers.items():
@@ -80,7 +82,7 @@ async def _remaining(engine: Engine, since_ms: int) -> Remaining:
             left.accounts[name] = "windows with open messages are still to be read again"
         elif poller.traits.feed is not None and not poller.feed_ended:
             began_ms = poller.feed_began_ms
-            if began_ms is None or began_ms < since_ms:
+            if began_ms is None or began_ms < since_ms[name]:
                 left.feeds[name] = "its feed has not been read to its end"
     await _look_at_sinks(engine, left)
     return left

@@ -9,17 +9,20 @@ from collections.abc import Callable
 
 import anyio
 import anyio.abc
+import msgspec
 
 from engine.asking import Asker, Reply
 from engine.core.contracts import Kind, Poll, Verb
 from engine.core.report import msisdn
 from engine.core.schedule import NEVER_MS, Ladder
-from engine.core.work import Committed, Settle, Work
-from engine.feeds import NEVER_DUE_MS, Feed, Visit
+from engine.core.work import NEVER_DUE_MS, Committed, Settle, Work
+from engine.feeds import REPEATS_MAX, Feed, Visit
 from engine.health import Health, Watch
 from engine.limits import Slot
 from engine.near import NearQueue
+from engine.stores.tracked import refit
 from engine.stores.transaction import Transaction
+from engine.tracking import tracking_ladder
 
 # Overdue work found at a start is spread over at most this.
 SPREAD_MAX_MS = 300_000
@@ -48,10 +51,11 @@ class AccountPoller:
             jitter=schedule.jitter,
             give_up_s=schedule.give_up_s,
         )
+        self.rescans = Ladder.of(schedule.rescan_s, jitter=schedule.jitter)
         self.on_commit: Callable[[], None] = lambda: None
         self._asker = asker
         self._clock = asker.clock
-        self._feed = Feed(asker, Ladder.of(schedule.rescan_s, jitter=schedule.jitter))
+        self._feed = Feed(asker, self.rescans)
         self._watch = Watch(asker)
         self._near = NearQueue(self.name, asker.store, asker.clock)
         self._once_ms: int | None = asker.clock.now_ms() if once else None
@@ -60,6 +64,10 @@ class AccountPoller:
         self._loop_scope = anyio.CancelScope()
 
     # From outside
+
+    def on_long_hold(self, act: Callable[[], None]) -> None:
+        """What to do when the provider wants the account to wait for long."""
+        self._watch.on_long_hold = act
 
     @property
     def health(self) -> Health:
@@ -95,7 +103,8 @@ class AccountPoller:
         """One harmless request, for `check --connect`: whether it passed, and why not."""
         poll = Poll(kind=Kind.PROBE, now_ms=self._clock.now_ms(), nonce=nonce)
         try:
-            return probe_passed(await self._asker.ask(poll))
+            reply = await self._asker.ask(poll)
+            return reply.answered, reply.outcome.cause
         finally:
             self._asker.release()
 
@@ -110,25 +119,48 @@ class AccountPoller:
             found = await self._asker.store.read(lambda tx: tx.find_works(name, Kind.FEED, [""]))
             if not found:
                 found = await self._asker.store.write(lambda tx: tx.put_works([feed]))
-            self._near.push(found[0], found[0].due_ms)
-            self.feed_ended = found[0].due_ms >= NEVER_DUE_MS
+            feed = found[0]
+            if feed.due_ms >= NEVER_DUE_MS and self._feed.goes_on(feed):
+                feed.due_ms = now_ms
+            self._near.push(feed, feed.due_ms)
+            self.feed_ended = feed.due_ms >= NEVER_DUE_MS
+        await self._fit_schedule()
         await self._near.refill()
         if self._once_ms is None:
             self._spread(now_ms)
 
+    async def _fit_schedule(self) -> None:
+        """Where the ladder or the rescans were edited, put what is under way on its next rung."""
+        name = self.name
+        tracking = tracking_ladder(self.account)
+        fits = msgspec.json.encode([tracking, self.rescans])
+        notes = await self._asker.store.read(lambda tx: tx.notes("schedule"))
+        if notes.get(name) == fits:
+            return
+        after_id: int | None = 0 if name in notes else None
+        chance = self._asker.rand.random()
+        while after_id is not None:
+            start_id = after_id
+            after_id = await self._asker.store.write(
+                lambda tx, start=start_id: refit(  # type: ignore[misc]
+                    tx, name, self.traits, tracking, self.rescans, after_id=start, chance=chance
+                )
+            )
+        await self._asker.store.write(lambda tx: tx.put_note(name, "schedule", fits))
+
     def _spread(self, now_ms: int) -> None:
         """Overdue polls are not all made at once, where the limits do not spread them already."""
         overdue = sorted(
-            (due_ms, n, work) for n, (due_ms, work) in enumerate(self._near) if due_ms < now_ms
+            (due_ms, n, work)
+            for n, (due_ms, work) in enumerate(self._near)
+            if due_ms < now_ms and work.kind.value in self.traits.asks
         )
         if len(overdue) < 2:
             return
         works = [work for _, _, work in overdue]
-        works.sort(key=lambda work: work.kind is not Kind.FEED)
         span_ms = min(round(self.account.schedule.interval_s * 1000), SPREAD_MAX_MS)
         for work in works:
-            if work.kind in (Kind.BATCH, Kind.MESSAGE):
-                span_ms = min(span_ms, self.ladder.gap_ms(work.answered_ms) or span_ms)
+            span_ms = min(span_ms, self.ladder.gap_ms(work.answered_ms) or span_ms)
         per_s = min(rate.requests / rate.per_s for rate in self.account.limits.rates)
         if len(works) / per_s * 1000 < span_ms:
             self._near.spread(works, lambda n: now_ms + span_ms * n // len(works))
@@ -246,15 +278,21 @@ class AccountPoller:
     async def _rung(self, work: Work, slot: Slot | None) -> None:
         """Ask for a batch or a message by its id."""
         poll = await self._question(work)
-        rows = finals = 0
+        rows = finals = repeats = 0
         while True:
             reply = await self._asker.ask(poll, slot)
             slot = None
             rows += reply.rows - reply.flaws
             finals += reply.finals
-            if reply.outcome.verb is not Verb.MORE or self._stopping:
+            if reply.outcome.verb is not Verb.MORE:
                 break
-            await self._asker.commit(reply.page)
+            done = await self._asker.commit(reply.page)
+            repeats = 0 if done.records + reply.records else repeats + 1
+            if self._stopping:
+                return  # more pages wait: it is still due
+            if repeats >= REPEATS_MAX:
+                reply = reply.emptied(self._asker.page())
+                break
         if reply.answered:
             reply.page.settle = self._settle(work, poll.now_ms, reply)
             reply.page.settle.rows, reply.page.settle.finals = rows, finals
@@ -335,15 +373,6 @@ class AccountPoller:
         if feed and not ended and int(feed[0].data.get("cursor", 0)) <= sent_ms:
             return now_ms + pause_ms
         return None
-
-
-def probe_passed(reply: Reply) -> tuple[bool, str]:
-    """Whether a probe's answer shows that the account works: for a provider that answers errors
-    with a code of its own, any code but a refusal of the credentials."""
-    outcome = reply.outcome
-    return reply.answered or (outcome.verb is Verb.RETRY and outcome.code is not None), (
-        outcome.cause
-    )
 
 
 def _only_open(tx: Transaction, account: str, batch_id: str) -> str | None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +21,7 @@ import msgspec
 import orjson
 
 from engine.asking import Asker
+from engine.clock import RealClock
 from engine.config.model import AccountConfig, Config
 from engine.core.clock import Clock
 from engine.core.errors import ConfigError, StoreError
@@ -30,8 +31,8 @@ from engine.limits import Limiter
 from engine.poller import AccountPoller
 from engine.reports import REPORTS_NAME, Reports
 from engine.stores.ledger import prune
-from engine.stores.memory import MemoryStore
-from engine.stores.sqlite import SqliteStore
+from engine.stores.opening import make_store
+from engine.stores.patient import PatientStore
 from engine.stores.tracked import Tracked
 from engine.stores.transaction import InboxItem, Store, Transaction
 from engine.telemetry import Telemetry
@@ -43,28 +44,6 @@ INBOX_S = 0.5
 STATUS_S = 1.0
 PRUNE_S = 60.0
 PRUNE_MAX = 5000
-
-
-class RealClock:
-    """The machine's clock."""
-
-    def now_ms(self) -> int:
-        return time.time_ns() // 1_000_000
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await anyio.sleep(seconds)
-
-
-def make_store(config: Config) -> Store:
-    """The store that the configuration names."""
-    if config.store.scheme == "memory":
-        return MemoryStore()
-    if config.store.scheme == "sqlite" and config.store.path is not None:
-        return SqliteStore(config.store.path)
-    raise ConfigError([f"{config.source}: store.url: no store for {config.store.scheme}://"])
 
 
 class Engine:
@@ -82,7 +61,8 @@ class Engine:
         self.config = config
         self.clock: Clock = clock or RealClock()
         self.telemetry = Telemetry()
-        self.store = store or make_store(config)
+        self._store = store or make_store(config.store.scheme, config.store.path)
+        self.store = PatientStore(self._store, self.telemetry, self.clock)
         self.pollers: dict[str, AccountPoller] = {}
         self.dispatchers: list[Dispatcher] = []
         self._rand = rand or random.Random()
@@ -91,6 +71,7 @@ class Engine:
         self._transports: dict[str | None, Transport] = {}
         self._group: anyio.abc.TaskGroup | None = None
         self._chores: anyio.CancelScope = anyio.CancelScope()
+        self._probes: list[InboxItem] = []
         self._polling = 0
         self._delivering = 0
         self._reports: Reports | None = None
@@ -104,6 +85,7 @@ class Engine:
         await self.store.open(own=True)
         try:
             await self._build()
+            await self._digest_inbox()
             self._group = anyio.create_task_group()
             await self._group.__aenter__()
         except BaseException:
@@ -189,6 +171,7 @@ class Engine:
             )
             poller = AccountPoller(asker, once=self._once)
             poller.on_commit = self._tell
+            poller.on_long_hold(partial(self._keep_hold, limiter_name(account)))
             self.pollers[account.name] = poller
         await self._save_limits(clean=False)
         names = [account.name for account in self.config.accounts]
@@ -223,7 +206,8 @@ class Engine:
         if name not in self._limiters:
 
             async def reserve(snapshot: dict[str, Any]) -> None:
-                await self._save_limit(name, snapshot, clean=False)
+                note = _limit_note(snapshot, clean=False)
+                await self.store.write(lambda tx: tx.put_note(name, "limiter", note))
 
             limiter = Limiter(
                 account.limits.rates,
@@ -237,14 +221,20 @@ class Engine:
 
     async def _save_limits(self, *, clean: bool) -> None:
         for name, limiter in self._limiters.items():
-            try:
-                await self._save_limit(name, limiter.snapshot(), clean=clean)
-            except StoreError as error:
-                self.telemetry.event(logging.ERROR, name, f"its limit's state is not kept: {error}")
+            await self._save_limit(name, limiter.snapshot(), clean=clean)
 
     async def _save_limit(self, name: str, snapshot: dict[str, Any], *, clean: bool) -> None:
-        note = orjson.dumps({"clean": clean, "snapshot": snapshot})
-        await self.store.write(lambda tx: tx.put_note(name, "limiter", note))
+        note = _limit_note(snapshot, clean=clean)
+        try:
+            await self._store.write(lambda tx: tx.put_note(name, "limiter", note))
+        except StoreError as error:
+            self.telemetry.event(logging.ERROR, name, f"its limit's state is not kept: {error}")
+
+    def _keep_hold(self, name: str) -> None:
+        """What a provider has asked for holds after a crash, too."""
+        if self._group is not None:
+            snapshot = self._limiters[name].snapshot()
+            self._group.start_soon(partial(self._save_limit, name, snapshot, clean=False))
 
     # Tasks
 
@@ -280,10 +270,7 @@ class Engine:
 
     async def _every(self, seconds: float, chore: Any) -> None:
         while True:
-            try:
-                await chore()
-            except StoreError as error:
-                self.telemetry.event(logging.WARNING, "store", str(error))
+            await chore()
             await self.clock.sleep(seconds)
 
     async def _digest_inbox(self) -> None:
@@ -295,10 +282,12 @@ class Engine:
         taken = await self.store.write(lambda tx: digest_inbox(tx, accounts, now_ms, chance))
         for item in taken:
             if item.kind == "probe":
-                assert self._group is not None
-                self._group.start_soon(self._probe, item)
+                self._probes.append(item)
             else:
                 self.pollers[item.account].wake()
+        if self._group is not None:
+            while self._probes:
+                self._group.start_soon(self._probe, self._probes.pop())
 
     async def _probe(self, item: InboxItem) -> None:
         """`check --connect` of another process, made inside this worker's limits."""
@@ -392,7 +381,7 @@ class Engine:
             raise ConfigError([f"there is no account {account!r}"])
         check_tracked(configured, items)
         now_ms, chance = self.clock.now_ms(), self._rand.random()
-        await self.store.write(
+        await self._store.write(
             lambda tx: take_tracked(tx, configured, items, now_ms=now_ms, chance=chance)
         )
         self.pollers[account].wake()
@@ -424,6 +413,10 @@ def restore_limiter(limiter: Limiter, note: bytes | None) -> None:
         return
     kept = orjson.loads(note)
     limiter.restore(kept["snapshot"], clean=bool(kept["clean"]))
+
+
+def _limit_note(snapshot: dict[str, Any], *, clean: bool) -> bytes:
+    return orjson.dumps({"clean": clean, "snapshot": snapshot})
 
 
 def _put_statuses(tx: Transaction, statuses: dict[str, bytes]) -> None:

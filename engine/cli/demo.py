@@ -50,7 +50,7 @@ async def _demo(plan: Plan, folder: Path, stop: process.Stop, *, live: bool) -> 
             watching(engine, live=live, heading=show.heading, every_s=LOG_S),
         ):
             await stop.unless(lambda: show.play(engine))
-        outcome = await compare(config, simulator, engine.telemetry, ended=show.ended)
+        outcome = await compare(config, simulator, ended=show.ended)
     for line in outcome.lines():
         print(line)
     print("\n".join(_where(folder, outcome.example)))

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from engine.config.model import Config
     from engine.sim import Simulator, Truth
     from engine.stores.transaction import Store, Transaction
-    from engine.telemetry import Telemetry
 
 IDS_AT_ONCE = 5000
 SHOWN_MAX = 5
@@ -47,7 +46,6 @@ class Outcome(msgspec.Struct):
     sides: list[Side]
     records: int
     sinks: dict[str, int]
-    repeated: int
     ended: bool
     example: str | None = None
 
@@ -99,7 +97,9 @@ class Outcome(msgspec.Struct):
         known = sum(side.tally.get("known", 0) for side in self.sides)
         lines = []
         if not self.ended:
-            lines.append(f"Stopped:   {under_way:,} messages were still under way")
+            lines.append(
+                f"Stopped:   {under_way:,} messages were still under way; --seconds gives more time"
+            )
         if self.agrees:
             lines.append(
                 f"Compared:  nothing is lost, nothing is wrong: all {known - under_way:,} messages"
@@ -127,13 +127,11 @@ class Outcome(msgspec.Struct):
         return total
 
 
-async def compare(
-    config: Config, simulator: Simulator, telemetry: Telemetry, *, ended: bool
-) -> Outcome:
+async def compare(config: Config, simulator: Simulator, *, ended: bool) -> Outcome:
     """Hold both sides against one another; the worker has ended."""
-    from engine.worker import make_store
+    from engine.stores.opening import make_store
 
-    store = make_store(config)
+    store = make_store(config.store.scheme, config.store.path)
     await store.open(own=False)
     try:
         tallies = await store.read(lambda tx: tx.tallies())
@@ -149,7 +147,6 @@ async def compare(
         sides=sides,
         records=sum(tally.get("records", 0) for tally in tallies.values()),
         sinks=sinks,
-        repeated=telemetry.total("repeated"),
         ended=ended,
         example=f"+{first[0].recipient}" if first else None,
     )

@@ -283,8 +283,8 @@ def _port(value: str) -> int:
 
 def _seconds(value: str) -> float:
     seconds = _duration(value)
-    if not 3 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f'expected 3 to 3600 seconds, got "{value[:40]}"')
+    if not 5 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f'expected 5 to 3600 seconds, got "{value[:40]}"')
     return seconds
 
 

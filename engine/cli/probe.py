@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import anyio
-import anyio.streams.memory
 import msgspec
 import orjson
 
 from engine.asking import Asker, Reply
-from engine.core.contracts import Kind, Poll, Verb
+from engine.clock import RealClock
+from engine.core.contracts import Kind, Poll
 from engine.core.errors import StoreBusy
 from engine.limits import Limiter
+from engine.stores.opening import make_store
 from engine.stores.transaction import InboxItem
 from engine.telemetry import Telemetry
 from engine.transport import Transport
-from engine.worker import RealClock, limiter_name, make_store, restore_limiter
+from engine.worker import limiter_name, restore_limiter
 
 if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
@@ -51,7 +52,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 async def probe_all(config: Config) -> AsyncIterator[bool]:
     """Ask every account and print how it answered; yields whether it passed."""
-    store = make_store(config)
+    store = make_store(config.store.scheme, config.store.path)
     try:
         await store.open(own=True)
     except StoreBusy:
@@ -101,7 +102,8 @@ async def _hand_over(store: Store, account: str) -> Verdict:
                 said: dict[str, Any] = orjson.loads(answer)
                 cause = str(said.get("cause") or "")
                 ok = bool(said.get("ok"))
-                return Verdict(account, ok, cause or ("answered" if ok else "no cause given"))
+                asked = "answered the running worker"
+                return Verdict(account, ok, asked if ok else cause or "no proper answer")
             await anyio.sleep(WORKER_LOOK_S)
     return Verdict(account, False, f"the running worker did not answer within {WORKER_MAX_S:g} s")
 
@@ -191,10 +193,6 @@ async def _ask(account: AccountConfig, store: Store, limiter: Limiter) -> Verdic
 
 
 def _judged(account: AccountConfig, reply: Reply, took_s: float) -> Verdict:
-    """A pause fails; so does an answer that is none, save one in the provider's own words."""
-    outcome = reply.outcome
-    spoken = outcome.verb is Verb.RETRY and outcome.code is not None
-    passed = reply.answered or (account.provider.name == "bulksms" and spoken)
-    if not passed:
-        return Verdict(account.name, False, outcome.cause or "no proper answer")
+    if not reply.answered:
+        return Verdict(account.name, False, reply.outcome.cause or "no proper answer")
     return Verdict(account.name, True, f"answered in {max(1, round(took_s * 1000))} ms")

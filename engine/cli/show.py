@@ -72,9 +72,9 @@ def _question(args: argparse.Namespace) -> tuple[str, str]:
 
 
 async def _search(config: Config, by: str, value: str) -> Found:
-    from engine.worker import make_store
+    from engine.stores.opening import make_store
 
-    store = make_store(config)
+    store = make_store(config.store.scheme, config.store.path)
     await store.open(own=False)
     try:
         accounts = [account.name for account in config.accounts]

@@ -18,7 +18,7 @@ import orjson
 from engine.core.contracts import Kind
 from engine.core.errors import EngineError
 from engine.core.units import iso
-from engine.feeds import NEVER_DUE_MS
+from engine.core.work import NEVER_DUE_MS
 
 from . import needs, process
 from .show import stored
@@ -71,9 +71,9 @@ def command(args: argparse.Namespace) -> int:
 
 
 async def _read(config: Config) -> Books:
-    from engine.worker import make_store
+    from engine.stores.opening import make_store
 
-    store = make_store(config)
+    store = make_store(config.store.scheme, config.store.path)
     await store.open(own=False)
     try:
         now_ms = time.time_ns() // 1_000_000

@@ -174,9 +174,9 @@ async def _hand_over(
 ) -> str:
     """Put everything where the worker finds it; what to say about it."""
     from engine.core.errors import StoreBusy
-    from engine.worker import make_store
+    from engine.stores.opening import make_store
 
-    store = make_store(config)
+    store = make_store(config.store.scheme, config.store.path)
     counted = Counted()
     try:
         await store.open(own=True)
@@ -218,7 +218,7 @@ async def _put(store: Store, account: AccountConfig, items: list[Tracked], now_m
 
 
 def _now_ms() -> int:
-    from engine.worker import RealClock
+    from engine.clock import RealClock
 
     return RealClock().now_ms()
 

@@ -28,6 +28,10 @@ class StoreError(EngineError):
     """The store cannot be used: it is locked by another worker, damaged, or too new."""
 
 
+class StoreTrouble(StoreError):
+    """The disk or a lock stands in the way for now: nothing was written, try again."""
+
+
 class StoreBusy(StoreError):
     """Another worker owns the store."""
 

@@ -27,6 +27,9 @@ from .work import Incident
 PAGES_MAX = 500
 ROWS_MAX = 50_000
 
+# How often the pages of one span are read, where their total goes on moving.
+PASSES_MAX = 3
+
 
 class Span(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A window, both ends included, in epoch ms."""
@@ -52,10 +55,15 @@ class Reading(msgspec.Struct, kw_only=True):
 
     @staticmethod
     def of(from_ms: int, to_ms: int, traits: Traits) -> Reading:
-        """A period of at most the provider's longest window, by channel where it is read so."""
+        """A period, in windows as long as the provider takes, by channel where it is read so."""
         channels: tuple[str | None, ...] = traits.read_channels or (None,)
+        longest_ms = traits.window_max_ms
         return Reading(
-            spans=[Span(from_ms=from_ms, to_ms=to_ms, channel=channel) for channel in channels]
+            spans=[
+                Span(from_ms=start, to_ms=min(start + longest_ms, to_ms), channel=channel)
+                for start in range(from_ms, to_ms, longest_ms)
+                for channel in channels
+            ]
         )
 
     def dump(self) -> list[dict[str, Any]]:
@@ -75,7 +83,8 @@ class Progress(msgspec.Struct, kw_only=True):
     seen: set[int] = set()  # of a paged span: which rows, by a hash of their message's id
     first_total: int | None = None
     total: int | None = None
-    again: bool = False  # the pages are being read a second time, because the total moved
+    passes: int = 1  # the pages are read again when the total has moved
+    every_page: bool = False  # this time to the last page: rows have moved up over page edges
     fresh: int = 0  # rows of the last page that were new
     first_ms: int | None = None  # when the rows were sent
     last_ms: int | None = None
@@ -126,13 +135,14 @@ def decide(
             progress.page += 1
             return Next(same_span=True, incidents=incidents)
     received = len(progress.seen) + progress.flaws if traits.paged else progress.rows
+    if total is not None and _must_read_again(progress, total, received):
+        progress.passes += 1
+        progress.page = 1
+        progress.first_total = total
+        return Next(same_span=True, incidents=incidents)
     if total is None or received >= total:
         reading.spans.pop(0)
         return Next(incidents=incidents)
-    if traits.paged and not progress.again and progress.total != progress.first_total:
-        progress.again, progress.page = True, 1
-        progress.first_total = progress.total
-        return Next(same_span=True, incidents=incidents)
     step = _short(reading, traits, progress, received)
     step.incidents = [*incidents, *step.incidents]
     return step
@@ -144,13 +154,27 @@ def _has_more(progress: Progress, outcome: Outcome, total: int | None, rows: int
         return False
     if outcome.page is not None and outcome.page != progress.page:
         return False  # the server ignores the page that was asked for
-    if progress.page > 1 and progress.fresh == 0 and not progress.again:
+    if progress.every_page:
+        return outcome.pages is None or progress.page < outcome.pages
+    if progress.fresh == 0 and (progress.page > 1 or progress.passes > 1):
         return False  # a page that repeats others: asking on would go round in circles
-    if progress.again and progress.fresh == 0:
-        return False
     if total is not None:
         return len(progress.seen) + progress.flaws < total
     return outcome.pages is None or progress.page < outcome.pages
+
+
+def _must_read_again(progress: Progress, total: int, received: int) -> bool:
+    """Whether the total has moved while pages were read, so that rows may have slipped past.
+
+    Rows that came shift others to later pages, where they only come twice; what is missing then
+    is at an end that is soon found. Rows that went let others move up over a page's edge, into
+    pages that were read already: every page is read again.
+    """
+    assert progress.first_total is not None
+    went = total < progress.first_total and progress.page > 1
+    came = total > progress.first_total and received < total
+    progress.every_page = went
+    return (went or came) and progress.passes < PASSES_MAX
 
 
 def _judge_total(reading: Reading, span: Span, progress: Progress) -> list[Incident]:

@@ -38,6 +38,7 @@ class Known(msgspec.Struct, gc=False, kw_only=True):
     error_code: str | None = None
     status_ms: int | None = None
     sent_ms: int | None = None
+    placed_ms: int | None = None  # where windows find it: when it was sent, inside what was asked
     seen_ms: int = 0  # when it last changed, or when it was tracked
     batch_id: str | None = None
     reference: str | None = None  # what `track` said, or the provider
@@ -104,6 +105,7 @@ def fold(
     traits: Traits,
     observed_ms: int,
     listed: bool = True,
+    span: tuple[int, int] | None = None,
 ) -> Fold:
     """Take `report` into `known`, which is changed in place unless the report is no news.
 
@@ -142,7 +144,11 @@ def fold(
         count = 1
     _complete(known, report, provider, observed_ms)
     force_setattr(report, "event_id", _identity(report, t_ms, count))
-    return Fold(record=_accept(known, report, traits, status_ms, observed_ms))
+    record = _accept(known, report, traits, status_ms, observed_ms)
+    if span is not None:  # a time that is missing, or lies elsewhere, must not hide it from windows
+        sent_ms = known.sent_ms if known.sent_ms is not None else span[1]
+        known.placed_ms = min(max(sent_ms, span[0]), span[1])
+    return Fold(record=record)
 
 
 def _no_news(known: Known, report: Report, status_ms: int | None) -> Fold | None:

@@ -10,6 +10,9 @@ from .contracts import Flaw, Kind, Traits
 from .report import Report
 from .schedule import NEVER_MS, Ladder
 
+# Where a feed's end has been reached: it is never due again.
+NEVER_DUE_MS = 253_402_300_000_000
+
 
 class Work(msgspec.Struct, kw_only=True):
     """An item of the schedule. `due_ms` is never null: an item without a time would be lost."""
@@ -66,6 +69,7 @@ class Page(msgspec.Struct, kw_only=True):
     traits: Traits
     observed_ms: int
     reports: list[Report] = []
+    span: tuple[int, int] | None = None  # the window that was asked for, both ends included
     unlisted: frozenset[int] = frozenset()  # indexes of reports whose code no table lists
     source: str = "poll"
     flaws: list[Flaw] = []
@@ -84,6 +88,7 @@ class Committed(msgspec.Struct, kw_only=True):
     repeated: int = 0
     lost: int = 0
     verdicts: int = 0
+    opened_ms: tuple[int, int] | None = None  # where new open messages are, first and last
     ended: list[int] = []  # ids of works that are over
     put: list[Work] = []  # works as they stand now, with their ids
     remaining: bool = False  # an `expire` has more to end

@@ -1,0 +1,1 @@
+"""The providers: sans-IO plug-ins, a file each, mostly tables."""

@@ -151,6 +151,7 @@ class BulkSMS:
         # (https://usa.bulksms.com/docs/eapi/submission/send_sms/). They publish no request rate:
         # five a second is our own guess at what one connection without haste would do.
         self.traits = Traits(
+            interval_s=10.0,
             feed=None,
             tracks=frozenset({"batch"}),
             asks=frozenset({"batch"}),
@@ -212,6 +213,7 @@ class _Reader:
         self._zone = zone
         self._content = content
         self._batch_id = poll.batch_id or "0"
+        self._probing = poll.kind is Kind.PROBE
         self._reference = poll.reference
         self._sent_at = None if poll.sent_ms is None else iso(poll.sent_ms)
         self._seen: dict[str, int] = {}  # how often a number has stood in this answer
@@ -248,6 +250,8 @@ class _Reader:
         if header is not None and header[0] not in _SUCCESS:
             code, words = header
             verb, meaning = _REFUSED.get(code, (Verb.RETRY, f"request status {code}"))
+            if self._probing and verb is Verb.RETRY:
+                verb = Verb.ABSENT  # it has answered, which is all that a probe wants to know
             return Outcome(verb=verb, cause=self._said(words) or meaning, code=code)
         if not self._rows.complete:
             return Outcome(verb=Verb.RETRY, cause=self._said(self._rows.cause or "not a report"))

@@ -1,0 +1,1 @@
+"""The sinks: plug-ins that records are given to, a file each."""

@@ -1,0 +1,1 @@
+"""Durable state: one set of rules (`ledger`, `settling`, `tracked`) over drivers of rows."""

@@ -82,6 +82,7 @@ def _take_reports(post: Posting) -> None:
             traits=page.traits,
             observed_ms=page.observed_ms,
             listed=index not in page.unlisted,
+            span=page.span,
         )
         if result.record:
             post.lines.append((result.record, known.state))
@@ -101,7 +102,37 @@ def _take_reports(post: Posting) -> None:
     if done.lost:
         post.change.add("superseded", done.lost)
     tx.put_messages(list(touched.values()))
+    if page.span is not None:
+        _note_opened(post, touched.values())
     _end_tracked(post, touched.values(), batches)
+
+
+def _note_opened(post: Posting, touched: Iterable[Known]) -> None:
+    """Where messages are that have just come up and may still change: a window has to hold them.
+
+    Entries that show up late lie before the period that is read for the first time; the window
+    that is put in place for it is widened, so that they are read again, too.
+    """
+    places = [
+        known.placed_ms
+        for known in touched
+        if known.open and known.revision == 1 and known.placed_ms is not None
+    ]
+    if not places:
+        return
+    first, last = min(places), max(places)
+    post.done.opened_ms = (first, last)
+    for work in post.page.put:
+        if work.kind is Kind.WINDOW:
+            widen(work, first, last)
+
+
+def widen(work: Work, first_ms: int, last_ms: int) -> None:
+    """Make a window reach from `first_ms` to `last_ms`, both inside it."""
+    from_ms = min(int(work.data["from"]), first_ms)
+    to_ms = max(int(work.data["to"]), last_ms + 1)
+    work.data = {"from": from_ms, "to": to_ms}
+    work.key = f"{from_ms}-{to_ms}"
 
 
 def _discover(

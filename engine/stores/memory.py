@@ -128,8 +128,8 @@ def _message_marks(known: Known) -> Marks:
     }
     groups: set[Name] = {(by, value) for by, value in values.items() if value is not None}
     times: set[tuple[Name, int]] = set()
-    if known.open and known.sent_ms is not None:
-        times.add((("open", known.account), known.sent_ms))
+    if known.open and known.placed_ms is not None:
+        times.add((("open", known.account), known.placed_ms))
     if known.final:
         times.add((("ended",), known.seen_ms))
     return groups, times
@@ -219,6 +219,15 @@ class _MemoryTransaction:
             by_key = (self._tables.work_ids.get((account, kind, key)) for key in keys)
             ids = {work_id for work_id in by_key if work_id is not None}
         return [_copy_work(self._tables.works[work_id], work_id) for work_id in sorted(ids)]
+
+    def works_after(self, account: str, after_id: int, limit: int) -> list[Work]:
+        ids = sorted(
+            work_id
+            for kind in Kind
+            for work_id in self._tables.group("works", account, kind)
+            if work_id > after_id
+        )
+        return [_copy_work(self._tables.works[work_id], work_id) for work_id in ids[:limit]]
 
     def put_works(self, works: Sequence[Work]) -> list[Work]:
         tables = self._tables

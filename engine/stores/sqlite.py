@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from engine.core.errors import StoreBusy, StoreError
+from engine.core.errors import StoreBusy, StoreError, StoreTrouble
 
 from .sqlite_rows import SqliteTransaction
 from .transaction import Transaction
@@ -93,23 +93,18 @@ class _Thread:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._accounts: dict[str, int] = {}
-        self._waiting = 0
+        self._places = asyncio.Semaphore(QUEUE_MAX)
         self._closed = False
         self._thread.start()
 
     async def run(self, job: Callable[[Transaction], T]) -> T:
-        if self._closed:
-            raise StoreError(f"the store {self._path} is closed")
-        if self._waiting >= QUEUE_MAX:
-            raise StoreError(f"{self._path}: more than {QUEUE_MAX} transactions are waiting")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting += 1
-        try:
+        async with self._places:
+            if self._closed:
+                raise StoreError(f"the store {self._path} is closed")
             self._jobs.put(_Job(job, loop, future))
             return await future
-        finally:
-            self._waiting -= 1
 
     async def close(self) -> None:
         self._closed = True
@@ -127,8 +122,10 @@ class _Thread:
                         db = connect(self._path)
                     self._group(db, jobs)
                 except sqlite3.Error as error:
+                    passing = isinstance(error, sqlite3.OperationalError)
+                    kind = StoreTrouble if passing else StoreError
                     for job in jobs:
-                        job.settle(None, StoreError(f"{self._path}: {error}"))
+                        job.settle(None, kind(f"{self._path}: {error}"))
                 except BaseException as fault:  # the thread must live on: others wait for it
                     for job in jobs:
                         job.settle(None, fault)

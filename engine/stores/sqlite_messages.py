@@ -17,18 +17,19 @@ from engine.core.state import State
 
 _KNOWN = (
     "account, message_id, direction, revision, state, final, open, verdict, provider_status, "
-    "error_code, status_ms, sent_ms, seen_ms, batch_id, reference, recipient, tracked, record, "
-    "history, id"
+    "error_code, status_ms, sent_ms, placed_ms, seen_ms, batch_id, reference, recipient, "
+    "tracked, record, history, id"
 )
 _PUT_KNOWN = """
 INSERT INTO message (account, message_id, direction, revision, state, final, open, verdict,
-    provider_status, error_code, status_ms, sent_ms, seen_ms, batch_id, reference, recipient,
-    tracked, record, history, recipient_key)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    provider_status, error_code, status_ms, sent_ms, placed_ms, seen_ms, batch_id, reference,
+    recipient, tracked, record, history, recipient_key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (message_id, account, direction) DO UPDATE SET revision = excluded.revision,
     state = excluded.state, final = excluded.final, open = excluded.open,
     verdict = excluded.verdict, provider_status = excluded.provider_status,
     error_code = excluded.error_code, status_ms = excluded.status_ms, sent_ms = excluded.sent_ms,
+    placed_ms = excluded.placed_ms,
     seen_ms = excluded.seen_ms, batch_id = excluded.batch_id, reference = excluded.reference,
     recipient = excluded.recipient, tracked = excluded.tracked, record = excluded.record,
     history = excluded.history, recipient_key = excluded.recipient_key
@@ -108,14 +109,15 @@ class SqliteMessages(SqliteAccounts):
             error_code=row[9],
             status_ms=row[10],
             sent_ms=row[11],
-            seen_ms=row[12],
-            batch_id=row[13],
-            reference=row[14],
-            recipient=row[15],
-            tracked=bool(row[16]),
-            record=row[17],
-            history=row[18],
-            row=row[19],
+            placed_ms=row[12],
+            seen_ms=row[13],
+            batch_id=row[14],
+            reference=row[15],
+            recipient=row[16],
+            tracked=bool(row[17]),
+            record=row[18],
+            history=row[19],
+            row=row[20],
         )
 
     def messages(
@@ -150,6 +152,7 @@ class SqliteMessages(SqliteAccounts):
                     known.error_code,
                     known.status_ms,
                     known.sent_ms,
+                    known.placed_ms,
                     known.seen_ms,
                     known.batch_id,
                     known.reference,
@@ -188,7 +191,7 @@ class SqliteMessages(SqliteAccounts):
         only = " AND final = 0" if pending else ""
         rows = self._db.execute(
             f"SELECT {_KNOWN} FROM message WHERE open = 1 AND account = ?"
-            f" AND sent_ms BETWEEN ? AND ?{only} ORDER BY sent_ms, id LIMIT ?",
+            f" AND placed_ms BETWEEN ? AND ?{only} ORDER BY placed_ms, id LIMIT ?",
             (self._peek_account(account), from_ms, to_ms, limit),
         )
         return [self._known(row) for row in rows.fetchall()]
@@ -205,8 +208,8 @@ class SqliteMessages(SqliteAccounts):
             f"SELECT {_KNOWN} FROM message WHERE final = 1 AND seen_ms < ? LIMIT ?",
             (before_ms, limit),
         ).fetchall()
-        self._db.executemany("DELETE FROM message WHERE id = ?", [(row[19],) for row in gone])
-        return [self._known((*row[:17], b"", b"", row[19])) for row in gone]
+        self._db.executemany("DELETE FROM message WHERE id = ?", [(row[20],) for row in gone])
+        return [self._known((*row[:18], b"", b"", row[20])) for row in gone]
 
 
 def _array(values: Sequence[str]) -> str:

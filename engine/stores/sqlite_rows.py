@@ -73,6 +73,13 @@ class SqliteTransaction(SqliteMessages):
             )
         return [self._work(row) for row in rows]
 
+    def works_after(self, account: str, after_id: int, limit: int) -> list[Work]:
+        rows = self._db.execute(
+            f"SELECT {_WORK} FROM work WHERE id > ? AND account = ? ORDER BY id LIMIT ?",
+            (after_id, self._peek_account(account), limit),
+        )
+        return [self._work(row) for row in rows.fetchall()]
+
     def put_works(self, works: Sequence[Work]) -> list[Work]:
         for work in works:
             row = self._db.execute(

@@ -61,6 +61,33 @@ def track(
     return list(works.values())
 
 
+def refit(
+    tx: Transaction,
+    account: str,
+    traits: Traits,
+    ladder: Ladder,
+    rescans: Ladder,
+    *,
+    after_id: int,
+    chance: float,
+    limit: int = 2000,
+) -> int | None:
+    """Put works that are under way on the next rung of an edited ladder, some at a time.
+
+    Returns where to go on, or None when all were looked at.
+    """
+    works = tx.works_after(account, after_id, limit)
+    for work in works:
+        if work.kind is Kind.WINDOW:
+            due_ms = rescans.next_due_ms(work.start_ms, work.answered_ms, chance)
+            work.due_ms = due_ms if due_ms is not None else work.start_ms + rescans.last_ms
+        elif work.kind in (Kind.BATCH, Kind.MESSAGE):
+            due_ms = _first_due(work, traits, ladder, chance)
+            work.due_ms = due_ms if due_ms is not None else work.start_ms
+    tx.put_works([work for work in works if work.kind is not Kind.FEED])
+    return works[-1].id if len(works) == limit else None
+
+
 def _first_due(work: Work, traits: Traits, ladder: Ladder, chance: float) -> int | None:
     """The next rung; for what is not asked by id, when its verdict is due."""
     if work.kind.value in traits.asks:
@@ -159,6 +186,7 @@ def _adopt(known: Known, item: Tracked, reference: str | None) -> None:
     known.tracked = True
     known.reference = reference or item.reference or known.reference
     known.sent_ms = known.sent_ms if known.sent_ms is not None else item.sent_ms
+    known.placed_ms = known.placed_ms if known.placed_ms is not None else known.sent_ms
 
 
 def _new_known(
@@ -173,6 +201,7 @@ def _new_known(
         account=account,
         message_id=message_id,
         sent_ms=item.sent_ms,
+        placed_ms=item.sent_ms,
         seen_ms=now_ms,
         batch_id=item.batch_id,
         reference=reference or item.reference,

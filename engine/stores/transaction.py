@@ -96,6 +96,10 @@ class Transaction(Protocol):
         """By key; `None`: all of the kind."""
         ...
 
+    def works_after(self, account: str, after_id: int, limit: int) -> list[Work]:
+        """All of an account's works, in order of their ids."""
+        ...
+
     def put_works(self, works: Sequence[Work]) -> list[Work]:
         """New ones (`id` is None) get an id; returns them all."""
         ...

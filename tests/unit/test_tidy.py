@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 ENGINE = ROOT / "engine"
 FOLDERS = ("engine", "tests", "benchmarks", "examples", "scripts", ".ci")
 
-LINE_MAX = 100  # characters; README's tables are exempt, for a row cannot be broken
+LINE_MAX = 100  # characters; in code: a table's row and a link cannot be broken
 FUNCTION_MAX = 70  # lines: what is seen at once
 FILE_MAX = 400  # lines; more only where a comment `# one file: …` says why
 
@@ -61,9 +61,9 @@ def test_lines_are_short() -> None:
     _none([
         f"{_place(path, number)}: {len(line)} characters"
         for path in _text_files()
-        if path.suffix in (".py", ".sql", ".toml", ".sh", "")
+        if path.suffix in (".py", ".sql", ".sh", "")
         for number, line in enumerate(_text(path).splitlines(), 1)
-        if len(line) > LINE_MAX and "samples" not in path.parts
+        if len(line) > LINE_MAX and "://" not in line and "samples" not in path.parts
     ])  # fmt: skip
 
 

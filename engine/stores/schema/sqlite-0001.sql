@@ -21,6 +21,7 @@ CREATE TABLE message (
     error_code TEXT,
     status_ms INTEGER,
     sent_ms INTEGER,
+    placed_ms INTEGER,
     seen_ms INTEGER NOT NULL,
     batch_id TEXT,
     reference TEXT,
@@ -34,11 +35,11 @@ CREATE UNIQUE INDEX message_identity ON message (message_id, account, direction)
 CREATE INDEX message_batch ON message (batch_id, account) WHERE batch_id IS NOT NULL;
 CREATE INDEX message_reference ON message (reference) WHERE reference IS NOT NULL;
 CREATE INDEX message_recipient ON message (recipient_key) WHERE recipient_key IS NOT NULL;
-CREATE INDEX message_open ON message (account, sent_ms) WHERE open = 1;
+CREATE INDEX message_open ON message (account, placed_ms) WHERE open = 1;
 CREATE INDEX message_ended ON message (seen_ms) WHERE final = 1;
 
 CREATE TABLE work (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: a poll in flight knows its work by it
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: polls in flight know it
     account INTEGER NOT NULL,
     kind TEXT NOT NULL,
     key TEXT NOT NULL,

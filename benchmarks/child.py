@@ -1,0 +1,104 @@
+"""What is measured, in a process of its own: `python -m benchmarks.child JOB`, its spec on stdin.
+
+`engine` runs an engine until its sink has written what is expected; the `bare-…` jobs are the
+loops beside it. The last line of stdout is what was measured, as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import uvloop
+
+import engine
+from benchmarks import bare
+from benchmarks.harness import hwm_kib
+from engine.stores.tracked import Tracked
+from engine.worker import Engine
+
+LOOK_S = 0.005
+TRACK_AT_ONCE = 1000
+
+
+async def _track(poller: Engine, account: str, first: int, sent_ms: list[int]) -> None:
+    """Batches of one recipient: 44 and the batch's number, as the stand-in answers."""
+    items = [
+        Tracked(batch_id=str(first + n), recipients=[f"44{first + n:010d}"], sent_ms=at_ms)
+        for n, at_ms in enumerate(sent_ms)
+    ]
+    for start in range(0, len(items), TRACK_AT_ONCE):
+        await poller.track_all(account, items[start : start + TRACK_AT_ONCE])
+
+
+def _due(track: dict[str, Any]) -> list[int]:
+    """When each batch's rung is due: `lead_s` from now on, `rate` a second, or all at once."""
+    first_ms = time.time_ns() // 1_000_000 + round(track["lead_s"] * 1000)
+    gap_ms = 1000 / track["rate"] if track["rate"] else 0.0
+    return [first_ms + round(n * gap_ms) for n in range(track["count"])]
+
+
+async def _engine(spec: dict[str, Any]) -> dict[str, Any]:
+    config = engine.configure(spec["config"], base=Path(spec["base"]))
+    start_kib = hwm_kib()
+    track = spec.get("track")
+    due_ms: list[int] = []
+    began, cpu = time.perf_counter(), time.process_time()
+    async with engine.open(config) as poller:
+        if track is not None:
+            due_ms = _due(track)
+            sent_ms = [at_ms - round(track["rung_s"] * 1000) for at_ms in due_ms]
+            await _track(poller, track["account"], track["first"], sent_ms)
+            tracked_in = time.perf_counter() - began
+            if tracked_in > track["lead_s"]:
+                raise RuntimeError(f"tracking took {tracked_in:.1f} s: a longer lead_s is needed")
+            await anyio.sleep(due_ms[0] / 1000 - time.time())
+            began, cpu = time.perf_counter(), time.process_time()
+        with anyio.fail_after(spec["patience_s"]):
+            while poller.telemetry.total("written") < spec["expected"]:  # noqa: ASYNC110
+                await anyio.sleep(LOOK_S)
+        seconds, used = time.perf_counter() - began, time.process_time() - cpu
+        await anyio.sleep(spec.get("settle_s", 0.0))
+        counts = {f"{name} {of}": n for (name, of), n in poller.telemetry.counts.items()}
+        tallies = await poller.store.read(lambda tx: tx.tallies())
+    return {
+        "seconds": seconds,
+        "cpu_s": used,
+        "start_kib": start_kib,
+        "peak_kib": hwm_kib(),
+        "counts": counts,
+        "tallies": tallies,
+        "due_ms": due_ms,
+    }
+
+
+async def _bare(job: str, spec: dict[str, Any]) -> dict[str, Any]:
+    loop = {
+        "bare-infobip": bare.drain,
+        "bare-avaamo": bare.pages,
+        "bare-bulksms": bare.polls,
+    }[job]
+    began, cpu = time.perf_counter(), time.process_time()
+    records = await loop(spec)
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu_s": time.process_time() - cpu,
+        "peak_kib": hwm_kib(),
+        "records": records,
+    }
+
+
+def main() -> None:
+    job, spec = sys.argv[1], json.load(sys.stdin)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        done = runner.run(_engine(spec) if job == "engine" else _bare(job, spec))
+    print(json.dumps(done))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What the tests of the whole engine share: configurations, waiting, and reading what came out."""
+
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+import engine
+from engine.worker import Engine
+
+FREE = {"requests": 1000, "per": "1s"}
+STORES = ["sqlite:///state.db", "memory://"]
+BATCH = {"wait": "10ms"}
+
+
+class Hasty(random.Random):
+    """Backoffs of a fiftieth, no jitter: chance is not what these tests are about."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return a + (b - a) * 0.02
+
+    def random(self) -> float:
+        return 0.0
+
+
+def bulksms(base_url: str, **keys: Any) -> dict[str, Any]:
+    schedule = {"ladder": ["0s", "150ms", "300ms"], "give_up": "5s"}
+    return {
+        "name": "bulk", "provider": "bulksms", "base_url": base_url, "username": "john",
+        "password": "s3cret&%", "limits": FREE, "schedule": schedule, **keys,
+    }  # fmt: skip
+
+
+def infobip(base_url: str, **keys: Any) -> dict[str, Any]:
+    schedule = {"interval": "50ms", "idle_interval": "50ms", "ladder": ["0s", "400ms"]}
+    return {
+        "name": "info", "provider": "infobip", "base_url": base_url, "api_key": "k3y-canary",
+        "limits": FREE, "schedule": schedule, **keys,
+    }  # fmt: skip
+
+
+def avaamo(base_url: str, **keys: Any) -> dict[str, Any]:
+    schedule = {"interval": "50ms", "idle_interval": "50ms", "rescan": []}
+    return {
+        "name": "bot", "provider": "avaamo", "base_url": base_url, "agent_id": 5157,
+        "access_token": "t0ken-canary", "limits": FREE, "schedule": schedule, **keys,
+    }  # fmt: skip
+
+
+def messangi(base_url: str, **keys: Any) -> dict[str, Any]:
+    schedule = {"interval": "50ms", "idle_interval": "50ms", "rescan": []}
+    return {
+        "name": "omni", "provider": "messangi", "base_url": base_url,
+        "headers": {"Authorization": "Bearer h3ader-canary"}, "limits": FREE,
+        "schedule": schedule, **keys,
+    }  # fmt: skip
+
+
+def configured(
+    folder: Path,
+    *accounts: dict[str, Any],
+    store: str = "sqlite:///state.db",
+    sinks: list[dict[str, Any]] | None = None,
+    **more: Any,
+) -> engine.Config:
+    """A configuration whose records go to `r.jsonl` and `r.db`, unless `sinks` says otherwise."""
+    if sinks is None:
+        sinks = [
+            {"name": "lines", "type": "jsonl", "path": "r.jsonl", "batch": BATCH},
+            {"name": "db", "type": "sqlite", "path": "r.db", "batch": BATCH},
+        ]
+    data = {"store": {"url": store}, "accounts": list(accounts), "sinks": sinks, **more}
+    return engine.configure(data, base=folder)
+
+
+def hasty(config: engine.Config) -> Engine:
+    """An engine that waits but little after failures."""
+    return Engine(config, rand=Hasty())
+
+
+async def until(check: Callable[[], Any], seconds: float = 5.0, what: str = "") -> None:
+    """Wait until it holds; an AssertionError after `seconds`."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, what or "it did not come to pass"
+        await anyio.sleep(0.01)
+
+
+def lines(folder: Path, name: str = "r.jsonl") -> list[dict[str, Any]]:
+    path = folder / name
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+def table(folder: Path, which: str = "reports", name: str = "r.db") -> list[dict[str, Any]]:
+    """The rows of the sqlite sink."""
+    with closing(sqlite3.connect(folder / name)) as db:
+        db.row_factory = sqlite3.Row
+        return [dict(row) for row in db.execute(f'SELECT * FROM "{which}"')]
+
+
+def identity(record: dict[str, Any], t: int) -> str:
+    """The event_id as the contract defines it, made without the engine."""
+    names = ("account", "message_id", "direction", "provider_status", "error_code", "verdict")
+    fact = [*(record[name] for name in names), t]
+    text = json.dumps(fact, separators=(",", ":"), ensure_ascii=False)
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+async def tallies(poller: Engine) -> dict[str, dict[str, int]]:
+    return await poller.store.read(lambda tx: tx.tallies())
+
+
+async def causes(poller: Engine, account: str | None = None) -> list[tuple[str, str]]:
+    """Kind and cause of what was set aside, and of incidents."""
+    found = await poller.store.read(lambda tx: tx.troubles(account, 1000))
+    return [(trouble.kind, trouble.cause) for trouble in found]
+
+
+async def balanced(poller: Engine) -> None:
+    """known = final + pending, for every account."""
+    for account, counts in (await tallies(poller)).items():
+        both = counts.get("final", 0) + counts.get("pending", 0)
+        assert counts.get("known", 0) == both, (account, counts)

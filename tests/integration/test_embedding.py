@@ -1,0 +1,232 @@
+"""Inside somebody else's program: no threads, tasks or handlers are left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import engine
+from engine.stores.memory import MemoryStore
+from engine.worker import Engine
+from tests.integration.harness import (
+    STORES,
+    Hasty,
+    bulksms,
+    configured,
+    hasty,
+    infobip,
+    lines,
+    messangi,
+    until,
+)
+from tests.integration.standin import Raw, Standin, json_of
+
+HEAD = "0|Returns to follow\n\n"
+NUMBER = "447900000000"
+EMPTY = b'{"results":[]}'
+
+
+def report(n: int) -> dict[str, Any]:
+    status = {"groupId": 3, "groupName": "DELIVERED", "name": "DELIVERED_TO_HANDSET"}
+    return {"messageId": f"m{n}", "to": NUMBER, "status": status}
+
+
+def reports(count: int) -> bytes:
+    return json_of({"results": [report(n) for n in range(count)]})
+
+
+def ours() -> set[threading.Thread]:
+    """Threads, those of anyio's pool aside: the loop keeps them for whoever comes next."""
+    return {t for t in threading.enumerate() if "AnyIO worker" not in t.name}
+
+
+class Around:
+    """What the engine must leave as it found it."""
+
+    def __init__(self) -> None:
+        self.threads = ours()
+        self.tasks = asyncio.all_tasks()
+        self.handlers = list(logging.getLogger().handlers)
+        self.level = logging.getLogger("dlr_engine").level
+        self.signals = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+
+    async def same(self) -> None:
+        await anyio.sleep(0.02)
+        assert ours() == self.threads
+        assert asyncio.all_tasks() == self.tasks
+        assert logging.getLogger().handlers == self.handlers
+        assert logging.getLogger("dlr_engine").level == self.level
+        assert logging.getLogger("dlr_engine").handlers == []
+        now = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+        assert now == self.signals
+        gc.collect()  # an unclosed connection or file would warn, and warnings are errors
+
+
+@pytest.mark.parametrize("store", STORES)
+async def test_nothing_is_left(tmp_path: Path, standin: Standin, store: str) -> None:
+    around = Around()
+    url = standin.answer("info", [reports(3), EMPTY])
+    async with engine.open(configured(tmp_path, infobip(url), store=store)):
+        await until(lambda: len(lines(tmp_path)) == 3)
+    await around.same()
+
+
+@pytest.mark.parametrize("store", STORES)
+async def test_cancelled(tmp_path: Path, standin: Standin, store: str) -> None:
+    """While a request is under way, another waits for its place and a sink is failing."""
+    around = Around()
+    slow = standin.answer("bulk", lambda _: Raw(HEAD, wait_s=3))
+    sinks = [{"name": "bad", "type": "jsonl", "path": "/proc/none/r.jsonl"}]
+    config = configured(
+        tmp_path, bulksms(slow), infobip(standin.answer("info", [reports(3), EMPTY])),
+        store=store, sinks=sinks,
+    )  # fmt: skip
+
+    async def work() -> None:
+        async with engine.open(config) as poller:
+            for n in range(3):
+                await poller.track("bulk", batch_id=str(n))
+            await anyio.sleep_forever()
+
+    task = asyncio.create_task(work())
+    await until(lambda: standin.asked["bulk"] and len(standin.asked["info"]) > 1)
+    task.cancel()
+    with anyio.fail_after(2), pytest.raises(asyncio.CancelledError):
+        await task
+    await around.same()
+
+
+async def test_an_error_of_the_caller_comes_out_as_it_is(tmp_path: Path, standin: Standin) -> None:
+    around = Around()
+    config = configured(tmp_path, infobip(standin.answer("info", [EMPTY])))
+    with pytest.raises(ZeroDivisionError):
+        async with engine.open(config):
+            await until(lambda: standin.asked["info"])
+            raise ZeroDivisionError
+    await around.same()
+
+
+class Breaking(MemoryStore):
+    """Breaks in a way that nobody foresaw."""
+
+    broken = False
+
+    async def write(self, job: Any) -> Any:
+        if self.broken:
+            raise RuntimeError("the store is no more")
+        return await super().write(job)
+
+    async def read(self, job: Any) -> Any:
+        if self.broken:
+            raise RuntimeError("the store is no more")
+        return await super().read(job)
+
+
+async def test_a_fatal_error_cancels_the_block(tmp_path: Path, standin: Standin) -> None:
+    around = Around()
+    store = Breaking()
+    config = configured(tmp_path, infobip(standin.answer("info", [EMPTY])))
+    woken = False
+    with anyio.fail_after(5), pytest.raises(RuntimeError, match="no more"):
+        async with Engine(config, rand=Hasty(), store=store):
+            await until(lambda: standin.asked["info"])
+            store.broken = True
+            await anyio.sleep(4)
+            woken = True
+    assert not woken
+    await around.same()
+
+
+async def test_two_engines_in_one_loop(tmp_path: Path, standin: Standin) -> None:
+    around = Around()
+    configs = []
+    for name in ("one", "two"):
+        url = standin.answer(name, [reports(3), EMPTY])
+        configs.append(configured(tmp_path / name, infobip(url)))
+    async with engine.open(configs[0]) as one:
+        async with engine.open(configs[1]) as two:
+            await until(lambda: len(lines(tmp_path / "one")) == len(lines(tmp_path / "two")) == 3)
+            assert one.telemetry is not two.telemetry
+        asked = len(standin.asked["one"])
+        await until(lambda: len(standin.asked["one"]) > asked + 2)
+        stopped = len(standin.asked["two"])
+    assert len(standin.asked["two"]) == stopped
+    await around.same()
+
+
+async def test_reports_are_acknowledged_when_the_next_is_asked_for(
+    tmp_path: Path, standin: Standin
+) -> None:
+    url = standin.answer("info", [reports(10), EMPTY])
+    config = configured(tmp_path, infobip(url), sinks=[])
+    seen: list[list[str]] = []
+    for count in (4, 3, 10):
+        got: list[str] = []
+        async with hasty(config) as poller:
+            with anyio.move_on_after(1.0):
+                async for one in poller.reports():
+                    got.append(one.message_id)
+                    if len(got) == count:
+                        break
+        seen.append(got)
+    # The one in hand when the loop was left was never acknowledged: it comes again.
+    assert seen[0] == ["m0", "m1", "m2", "m3"]
+    assert seen[1] == ["m3", "m4", "m5"]
+    assert seen[2] == ["m5", "m6", "m7", "m8", "m9"]
+
+
+async def test_reports_of_some_accounts(tmp_path: Path, standin: Standin) -> None:
+    accounts = [infobip(standin.answer(n, [reports(2), EMPTY]), name=n) for n in ("a", "b")]
+    got: list[tuple[str, str, str]] = []
+    async with hasty(configured(tmp_path, *accounts)) as poller:
+        with anyio.fail_after(3):
+            async for one in poller.reports(accounts=["b"]):
+                got.append((one.account, one.message_id, one.event_id))
+                assert isinstance(one, engine.Report)
+                assert one.state is engine.State.DELIVERED
+                if len(got) == 2:
+                    break
+        with pytest.raises(RuntimeError):
+            async with anyio.create_task_group() as both:
+                both.start_soon(_exhaust, poller)
+                await anyio.sleep(0.05)
+                async for _ in poller.reports():
+                    both.cancel_scope.cancel()
+                    break
+    assert [one[:2] for one in got] == [("b", "m0"), ("b", "m1")]
+    written = {one["event_id"] for one in lines(tmp_path)}
+    assert {one[2] for one in got} <= written
+
+
+async def _exhaust(poller: Engine) -> None:
+    async for _ in poller.reports():
+        await anyio.sleep(0.01)
+
+
+async def test_what_cannot_be_tracked(tmp_path: Path, standin: Standin) -> None:
+    accounts = [
+        bulksms(standin.answer("bulk", [HEAD])),
+        messangi(standin.answer("omni", [b'{"pagination":{"total":0},"items":[]}']),
+                 lookback="10s"),
+    ]  # fmt: skip
+    async with hasty(configured(tmp_path, *accounts)) as poller:
+        for name, item in (
+            ("nobody", {"batch_id": "1"}),
+            ("bulk", {"message_id": "1"}),
+            ("bulk", {}),
+            ("omni", {"message_id": "1"}),
+        ):
+            with pytest.raises(engine.ConfigError):
+                await poller.track(name, **item)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="offset"):
+            await poller.track("bulk", batch_id="1", sent_at="2026-01-01T00:00:00")
+        assert (await poller.store.read(lambda tx: tx.tallies())).get("bulk", {}) == {}
+    assert standin.asked["bulk"] == []

@@ -1,0 +1,237 @@
+"""Stopping and starting again: nothing is lost, nothing gets a second identity."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import engine
+from engine.core.errors import StoreBusy
+from engine.idle import until_idle
+from tests.integration.harness import (
+    Hasty,
+    avaamo,
+    balanced,
+    bulksms,
+    configured,
+    hasty,
+    identity,
+    infobip,
+    lines,
+    messangi,
+    tallies,
+    until,
+)
+from tests.integration.standin import Answer, Asked, Raw, Standin, json_of
+
+HEAD = "0|Returns to follow\n\n"
+NUMBER = "447900000000"
+EMPTY = b'{"results":[]}'
+
+
+def report(message_id: str) -> dict[str, Any]:
+    status = {"groupId": 3, "groupName": "DELIVERED", "name": "DELIVERED_TO_HANDSET"}
+    done = "2024-05-31T10:00:00.000+0000"
+    return {"messageId": message_id, "to": NUMBER, "status": status, "doneAt": done}
+
+
+def one_identity_each(folder: Path) -> None:
+    """A fact that was written again has the id it had."""
+    ids: dict[Any, set[str]] = defaultdict(set)
+    for one in lines(folder):
+        ids[one["account"], one["message_id"], one["revision"]].add(one["event_id"])
+    assert all(len(found) == 1 for found in ids.values())
+
+
+async def test_the_ladder_goes_on(tmp_path: Path, standin: Standin) -> None:
+    """Stopped between rungs: those that were answered are not asked again."""
+    url = standin.answer("bulk", [HEAD + f"{NUMBER}|0\n"] * 2 + [HEAD + f"{NUMBER}|11\n"])
+    account = bulksms(url, schedule={"ladder": ["0s", "700ms", "900ms"], "give_up": "5s"})
+    config = configured(tmp_path, account)
+    async with hasty(config) as poller:
+        await poller.track("bulk", batch_id="1", recipients=[NUMBER], reference="order")
+        await until(lambda: lines(tmp_path))
+    assert len(standin.asked["bulk"]) == 1
+    async with hasty(config) as poller:
+        await anyio.sleep(0.1)
+        assert len(standin.asked["bulk"]) == 1
+        assert await until_idle(poller, 5) == []
+        await balanced(poller)
+    assert len(standin.asked["bulk"]) == 3
+    assert [(one["state"], one["revision"]) for one in lines(tmp_path)] == [
+        ("accepted", 1),
+        ("delivered", 2),
+    ]
+    assert {one["reference"] for one in lines(tmp_path)} == {"order"}
+    one_identity_each(tmp_path)
+
+
+async def test_missed_rungs_are_one_poll(tmp_path: Path, standin: Standin) -> None:
+    url = standin.answer("bulk", [HEAD + f"{NUMBER}|0\n"])
+    account = bulksms(url, schedule={"ladder": ["200ms", "300ms", "400ms", "500ms", "1h"]})
+    config = configured(tmp_path, account)
+    async with hasty(config) as poller:
+        await poller.track("bulk", batch_id="1", recipients=[NUMBER])
+    await anyio.sleep(0.6)
+    assert standin.asked["bulk"] == []
+    async with hasty(config):
+        await until(lambda: lines(tmp_path))
+        await anyio.sleep(0.2)
+    assert len(standin.asked["bulk"]) == 1
+
+
+async def test_a_status_that_comes_back_after_a_restart(tmp_path: Path, standin: Standin) -> None:
+    """How often it was entered is durable."""
+    codes = iter(["63", "10", "63", "11"])
+    url = standin.answer("bulk", lambda _: HEAD + f"{NUMBER}|{next(codes)}\n")
+    ladder = {"ladder": [f"{n * 100}ms" for n in range(100)], "give_up": "5s"}
+    config = configured(tmp_path, bulksms(url, schedule=ladder))
+    async with hasty(config) as poller:
+        await poller.track("bulk", batch_id="1", recipients=[NUMBER])
+        await until(lambda: len(lines(tmp_path)) >= 1)
+    async with hasty(config) as poller:
+        assert await until_idle(poller, 5) == []
+    records = lines(tmp_path)
+    assert [one["provider_status"] for one in records] == ["63", "10", "63", "11"]
+    assert [one["event_id"] for one in records] == [
+        identity(one, t) for one, t in zip(records, (1, 1, 2, 1), strict=True)
+    ]
+
+
+async def test_a_drain_that_was_interrupted(tmp_path: Path, standin: Standin) -> None:
+    """Leaving in the middle of a drain: what was handed out is there, the rest comes later."""
+    waiting = [report(str(n)) for n in range(60)]
+
+    def answer(asked: Asked) -> Answer:
+        given, waiting[:] = waiting[:5], waiting[5:]
+        return Raw(json_of({"results": given}), wait_s=0.02)
+
+    config = configured(tmp_path, infobip(standin.answer("info", answer), limit=5))
+    rounds = 0
+    while waiting and rounds < 10:
+        rounds += 1
+        before = len(standin.asked["info"])
+        async with hasty(config):
+            await until(lambda before=before: len(standin.asked["info"]) >= before + 3)
+    async with hasty(config) as poller:
+        await until(lambda: len(standin.asked["info"]) >= 15)
+        await balanced(poller)
+    assert rounds >= 2
+    found = [one["message_id"] for one in lines(tmp_path)]
+    assert sorted(found, key=int) == [str(n) for n in range(60)]
+    one_identity_each(tmp_path)
+
+
+async def test_cancelled_in_the_middle_of_an_answer(tmp_path: Path, standin: Standin) -> None:
+    """What had come whole of a one-time answer is kept."""
+    body = json_of({"results": [report(str(n)) for n in range(10)]})
+    url = standin.answer("info", [Raw(body, stall=body.index(b'{"messageId":"4"')), EMPTY])
+    config = configured(tmp_path, infobip(url), shutdown_grace="100ms")
+    async with hasty(config):
+        await until(lambda: standin.asked["info"])
+        await anyio.sleep(0.1)
+    config = configured(tmp_path, infobip(url))
+    async with hasty(config) as poller:
+        await until(lambda: len(lines(tmp_path)) == 4)
+        await balanced(poller)
+    assert [one["message_id"] for one in lines(tmp_path)] == ["0", "1", "2", "3"]
+
+
+async def test_windows_go_on_where_they_stood(tmp_path: Path, standin: Standin) -> None:
+    """The cursor is durable, and so are rescans and the spans of a split that was under way."""
+    items = [
+        {"channel": "S", "sender": "SIM", "recipient": f"+52550000{n:04d}", "direction": "O",
+         "date": f"2024-06-01T00:{n:02d}:00.000Z", "status": "SENT",
+         "statusdate": f"2024-06-01T00:{n:02d}:01.000Z"} for n in range(50)
+    ]  # fmt: skip
+
+    def answer(asked: Asked) -> Answer:
+        first, last = asked.query["from"], asked.query["to"]
+        found = [one for one in items if first <= one["date"] <= last]
+        if len(found) > 5:
+            return json_of({"meta": {"explain": "The size of the report is too big."}})
+        return Raw(json_of({"pagination": {"total": len(found)}, "items": found}), wait_s=0.01)
+
+    schedule = {"interval": "50ms", "rescan": ["1500ms"]}
+    account = messangi(
+        standin.answer("omni", answer), start="2024-06-01T00:00:00Z", end="2024-06-01T01:00:00Z",
+        schedule=schedule,
+    )  # fmt: skip
+    config = configured(tmp_path, account)
+    spans: list[set[tuple[str, str]]] = []
+    for _ in range(3):
+        before = len(standin.asked["omni"])
+        async with hasty(config):
+            await until(lambda before=before: len(standin.asked["omni"]) >= before + 6)
+        asked = standin.asked["omni"][before:]
+        spans.append({(one.query["from"], one.query["to"]) for one in asked})
+    assert not spans[0] & spans[1]
+    async with hasty(config) as poller:
+        assert await until_idle(poller, 5) == []
+        await balanced(poller)
+    records = lines(tmp_path)
+    assert len({one["message_id"] for one in records}) == 50
+    assert len([one for one in records if one["verdict"] is None]) == 50
+    assert len([one for one in records if one["verdict"] == "last_known"]) == 50
+    one_identity_each(tmp_path)
+
+
+async def test_a_later_end_goes_on(tmp_path: Path, standin: Standin) -> None:
+    """A feed that came to its configured end is read on when the end is moved."""
+    late = {"uuid": "late", "created_at": 1_717_200_000 + 5400.0, "sms_status": "delivered"}
+
+    def answer(asked: Asked) -> Answer:
+        inside = float(asked.query["to_timetoken"]) >= late["created_at"]  # type: ignore[operator]
+        return json_of({"total_entries": int(inside), "entries": [late] if inside else []})
+
+    url = standin.answer("bot", answer)
+    for end in ("2024-06-01T01:00:00Z", "2024-06-01T02:00:00Z"):
+        account = avaamo(url, start="2024-06-01T00:00:00Z", end=end)
+        async with hasty(configured(tmp_path, account)) as poller:
+            assert await until_idle(poller, 5) == []
+    assert [one["message_id"] for one in lines(tmp_path)] == ["late"]
+
+
+async def test_one_worker_owns_the_store(tmp_path: Path, standin: Standin) -> None:
+    config = configured(tmp_path, infobip(standin.answer("info", [EMPTY])))
+    async with hasty(config):
+        with pytest.raises(StoreBusy):
+            async with engine.open(config):
+                pass
+        await until(lambda: len(standin.asked["info"]) >= 2)
+    async with engine.open(config):
+        pass
+
+
+async def test_a_hold_outlives_a_restart(tmp_path: Path, standin: Standin) -> None:
+    answers = [Raw(b"", 429, {"Retry-After": "2"}), EMPTY]
+    config = configured(tmp_path, infobip(standin.answer("info", answers)))
+    async with hasty(config) as poller:
+        await until(lambda: poller.pollers["info"].health.failing)
+    async with hasty(config):
+        await until(lambda: len(standin.asked["info"]) >= 2)
+    first, second = standin.times("info")[:2]
+    assert second - first >= 1.99
+
+
+async def test_once(tmp_path: Path, standin: Standin) -> None:
+    """Does what is due now and ends: the later rungs are left for the next run."""
+    url = standin.answer("bulk", [HEAD + f"{NUMBER}|0\n"])
+    account = bulksms(url, schedule={"ladder": ["0s", "1h"]})
+    config = configured(tmp_path, account, infobip(standin.answer("info", [EMPTY])))
+    async with hasty(config) as poller:
+        for n in range(5):
+            await poller.track("bulk", batch_id=str(n), recipients=[NUMBER], sent_at=time.time())
+        await until(lambda: len(lines(tmp_path)) == 5)
+    asked = len(standin.asked["info"])
+    with anyio.fail_after(5):
+        async with engine.Engine(config, rand=Hasty(), once=True) as poller:
+            await poller.polls_ended()
+            assert (await tallies(poller))["bulk"]["pending"] == 5
+    assert len(standin.asked["bulk"]) == 5
+    assert len(standin.asked["info"]) == asked + 1

@@ -61,7 +61,9 @@ def _climbed(size: int, name: str) -> Row:
         done = child("engine", spec)
         asked = ask(f"{url}/_times")
         faults = each_once(base / "reports.jsonl", size)
-    late = sorted(at * 1000 - done["due_ms"][int(batch) - FIRST] for batch, at in asked)
+    due_ms = done["due_ms"]
+    after = [(at * 1000 - due_ms[int(batch) - FIRST], int(batch) - FIRST) for batch, at in asked]
+    late = sorted(ms for ms, _ in after)
     if len(asked) != size or len({batch for batch, _ in asked}) != size:
         faults.append(f"requests: expected one for each of {size} batches, got {len(asked)}")
     if late[0] < 0:
@@ -74,6 +76,7 @@ def _climbed(size: int, name: str) -> Row:
         "p50 ms": _share(late, 0.5),
         "p99 ms": _share(late, 0.99),
         "max ms": late[-1],
+        "of rung": max(after)[1] + 1,
         "engine's CPU s": done["cpu_s"],
     }
     return Row(name=name, values=values, faults=faults)

@@ -34,8 +34,9 @@ from engine.transport import Answer, Timeout, Timeouts, Transport, TransportErro
 CHUNK_REPORTS = 1000
 CHUNK_REPORTS_ONE_TIME = 5000
 
-# Of a body that is nothing but flaws; each may hold 64 KiB.
-CHUNK_FLAWS = 100
+# Pieces of one answer that are set aside, each with up to 64 KiB of its bytes; beyond that they
+# are counted, or a provider that sends nothing else would fill the disk and hold up the others.
+FLAWS_MAX = 1000
 
 REDIRECTS_MAX = 3
 
@@ -53,7 +54,8 @@ class Reply(msgspec.Struct, kw_only=True):
     outcome: Outcome
     page: Page
     began_ms: int
-    rows: int = 0
+    rows: int = 0  # as the parser counts them
+    reports: int = 0
     finals: int = 0
     flaws: int = 0
     keys: set[int] = set()
@@ -306,10 +308,7 @@ class Asker:
                 if len(beginning) < BEGINNING_MAX:
                     beginning += chunk[: BEGINNING_MAX - len(beginning)]
                 self._take(reader, reader.parser.feed(chunk), reply)
-                if (
-                    len(reply.page.reports) >= self._chunk_max
-                    or len(reply.page.flaws) >= CHUNK_FLAWS
-                ):
+                if len(reply.page.reports) >= self._chunk_max or reply.page.flaws:
                     await self._commit_piece(reply)
         except TransportError as error:
             cut = error
@@ -333,8 +332,10 @@ class Asker:
         reports = reader.reports(records) if records else []  # type: ignore[arg-type]
         flaws = reader.take_flaws()
         if flaws:
+            kept = max(0, FLAWS_MAX - reply.flaws)
             reply.flaws += len(flaws)
-            reply.page.flaws.extend(map(self._redacted, flaws))
+            reply.page.flaws.extend(map(self._redacted, flaws[:kept]))
+            reply.page.flaws_beyond += len(flaws[kept:])
         if reports:
             base = len(reply.page.reports)
             unlisted = [
@@ -345,6 +346,7 @@ class Asker:
             if unlisted:
                 reply.page.unlisted = reply.page.unlisted.union(unlisted)
             reply.page.reports.extend(reports)
+            reply.reports += len(reports)
             reply.finals += sum(report.final for report in reports)
             if self.traits.feed == "windowed":
                 self._note_times(reports, reply)
@@ -359,10 +361,10 @@ class Asker:
             reply.last_at = max(times) if reply.last_at is None else max(reply.last_at, *times)
 
     async def _commit_piece(self, reply: Reply) -> None:
-        full = reply.page
-        reply.page = self.page()
-        reply.page.span = full.span
-        done = await self.commit(full)
+        done = await self.commit(reply.page)
+        span = reply.page.span
+        reply.page = self.page()  # only now: what is not durable must not be forgotten
+        reply.page.span = span
         reply.note(done)
 
     def _note_whole(self, head: Head, reader: Reader, reply: Reply, beginning: bytes) -> None:

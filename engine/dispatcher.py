@@ -7,9 +7,10 @@ batch, and with it what it will be given after a restart.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import msgspec
@@ -30,6 +31,9 @@ READ_BYTES_MAX = 4 << 20
 
 # Log bytes that one look may go through when a filter passes nearly all of them over.
 SCAN_BYTES_MAX = 16 << 20
+
+# A sink that takes longer over one batch is taken for dead where it is asked about.
+CALL_LONG_S = 30.0
 
 # Without news a sink looks at the log this often, in case another hand has written to it.
 LOOK_S = 1.0
@@ -185,7 +189,18 @@ class Dispatcher:
         self._rand = rand
         self._news = anyio.Event()
         self._stopping = False
+        self._calling_since: float | None = None
         self._ended = anyio.Event()
+
+    @property
+    def dead(self) -> str | None:
+        """Why nothing can be hoped from the sink for now."""
+        since = self._calling_since
+        if self.health.failing is None and since is not None:
+            waited_s = self._clock.monotonic() - since
+            if waited_s > CALL_LONG_S:
+                return f"its call has not come back for {waited_s:.0f} s"
+        return self.health.failing
 
     def tell(self) -> None:
         """There is more in the log."""
@@ -255,22 +270,29 @@ class Dispatcher:
         await self._store.write(keep)
         self._tell_trouble(f"{len(rejected)} records were refused for good and set aside")
 
-    async def _patiently(self, act: Callable[[], object]) -> bool:
+    async def _patiently(self, act: Callable[[], Awaitable[None]]) -> bool:
         """Do it until it works. False: stopped meanwhile, after one more try."""
         while True:
+            last = self._stopping
+            self._calling_since = self._clock.monotonic()
             try:
-                await act()  # type: ignore[misc]  # each act is a coroutine function
-            except (SinkError, StoreError, OSError) as error:
+                await act()
+            except Exception as error:  # also a fault in a plug-in: this sink's own trouble
                 await self._after_failure(error)
-            except Exception as error:  # a fault in a plug-in: this sink's own trouble
-                await self._after_failure(error)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                await self._after_failure(SinkError("it was cancelled from within"))
             else:
                 if self.health.failing is not None:
                     self._telemetry.event(logging.INFO, f"sink {self.name}", "goes on")
                 self.health.failing = None
                 self.health.failures = 0
                 return True
-            if self._stopping:
+            finally:
+                self._calling_since = None
+            if last:
                 return False
 
     async def _after_failure(self, error: Exception) -> None:

@@ -116,7 +116,7 @@ def _all_stuck(engine: Engine, left: Remaining) -> bool:
     pollers = [engine.pollers[name] for name in (*left.accounts, *left.feeds)]
     sinks = [sink for sink in engine.dispatchers if sink.name in left.sinks]
     return all(poller.health.paused or poller.health.failing for poller in pollers) and all(
-        sink.health.failing for sink in sinks
+        sink.dead for sink in sinks
     )
 
 
@@ -127,7 +127,7 @@ def _name_stuck(engine: Engine, left: Remaining) -> list[str]:
         why = f"paused: {health.paused}" if health.paused else f"failing: {health.failing}"
         lines.append(f"account {name}: {what}; {why}")
     lines.extend(
-        f"sink {sink.name}: {left.sinks[sink.name]}; {sink.health.failing}"
+        f"sink {sink.name}: {left.sinks[sink.name]}; {sink.dead}"
         for sink in engine.dispatchers
         if sink.name in left.sinks
     )

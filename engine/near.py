@@ -51,6 +51,10 @@ class NearQueue:
         """Whether anything is in flight."""
         return bool(self._busy)
 
+    @property
+    def in_flight(self) -> int:
+        return len(self._busy)
+
     async def refill(self) -> None:
         """Look into the store again, where what is in memory may not be all that is near."""
         now_ms = self._clock.now_ms()

@@ -5,7 +5,7 @@ Work is not claimed: what was not answered is simply still due.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import anyio
 import anyio.abc
@@ -16,19 +16,27 @@ from engine.core.contracts import Kind, Poll, Verb
 from engine.core.report import msisdn
 from engine.core.schedule import NEVER_MS, Ladder
 from engine.core.work import NEVER_DUE_MS, Committed, Settle, Work
-from engine.feeds import REPEATS_MAX, Feed, Visit
+from engine.feeds import REPEATS_MAX, Feed
 from engine.health import Health, Watch
 from engine.limits import Slot
 from engine.near import NearQueue
+from engine.rescans import Rescans
 from engine.stores.tracked import refit
 from engine.stores.transaction import Transaction
 from engine.tracking import tracking_ladder
+from engine.windowed import Visit, WindowReader
 
 # Overdue work found at a start is spread over at most this.
 SPREAD_MAX_MS = 300_000
 
 # One recipient is asked for alone where its batch has at least this many.
 LARGE_BATCH = 10
+
+# A verdict that waits for the feed is looked at again after this at the earliest.
+LOOK_AGAIN_MIN_MS = 100
+
+# Answers that may wait for the store beside the requests in flight.
+UNCOMMITTED_MAX = 64
 
 # A wait is looked at again after this, so that a stepped wall clock is noticed.
 WAIT_MAX_S = 1.0
@@ -55,7 +63,9 @@ class AccountPoller:
         self.on_commit: Callable[[], None] = lambda: None
         self._asker = asker
         self._clock = asker.clock
-        self._feed = Feed(asker, self.rescans)
+        self._reader = WindowReader(asker)
+        self._feed = Feed(asker, self._reader, self.rescans)
+        self._again = Rescans(asker, self._reader, self.rescans)
         self._watch = Watch(asker)
         self._near = NearQueue(self.name, asker.store, asker.clock)
         self._once_ms: int | None = asker.clock.now_ms() if once else None
@@ -75,12 +85,17 @@ class AccountPoller:
 
     def stop(self) -> None:
         """No new polls; those in flight go on."""
-        self._stopping = self._feed.stopping = True
+        self._stopping = self._reader.stopping = True
         self._loop_scope.cancel()
 
     def wake(self) -> None:
         """Something was put into the schedule by another hand: look again."""
         self._near.look_again()
+        self._wake.set()
+
+    def accept(self, works: Sequence[Work]) -> None:
+        """Work that another hand has put into the schedule."""
+        self._near.enter(Committed(put=list(works)))
         self._wake.set()
 
     def hasten_feed(self) -> None:
@@ -171,6 +186,8 @@ class AccountPoller:
             if self._once_ms is not None and self._done_once(self._once_ms):
                 return
             wait_s = self._idle_s(self._clock.now_ms())
+            if self._near.in_flight >= self.account.limits.concurrency + UNCOMMITTED_MAX:
+                wait_s = WAIT_MAX_S
             if wait_s > 0:
                 await self._wait(wait_s)
                 continue
@@ -251,7 +268,7 @@ class AccountPoller:
         """All windows that are due together, so that neighbours are read as one."""
         works = [work, *self._near.take_all(Kind.WINDOW, self._clock.now_ms())]
         try:
-            visit = await self._feed.rescan(works, None)
+            visit = await self._again.visit(works)
         finally:
             self._near.done(works[1:])
         self.on_commit()
@@ -263,8 +280,9 @@ class AccountPoller:
         now_ms = self._clock.now_ms()
         if visit.failed is not None:
             self._watch.failed(visit.failed)
-            for work in works:
+            for work in visit.left or works:
                 self._near.again(work, now_ms + self._watch.retry_ms(work))
+            self._near.done(works)
             return
         for work in works:
             self._watch.succeeded(work)
@@ -282,7 +300,7 @@ class AccountPoller:
         while True:
             reply = await self._asker.ask(poll, slot)
             slot = None
-            rows += reply.rows - reply.flaws
+            rows += reply.reports + reply.flaws
             finals += reply.finals
             if reply.outcome.verb is not Verb.MORE:
                 break
@@ -345,18 +363,28 @@ class AccountPoller:
         """What is not asked for by id has come to the end of its ladder."""
         page = self._asker.page()
         now_ms = self._clock.now_ms()
-        if self.traits.feed == "windowed":
-            later_ms = await self._covered(work, now_ms)
-            if later_ms is not None:
-                work.due_ms = later_ms
-                page.put = [work]
+        later_ms = await self._not_yet(work, now_ms)
+        if later_ms is not None:
+            work.due_ms = later_ms
+            page.put = [work]
         if not page.put:
             page.settle = Settle(work=work, ladder=self.ladder, now_ms=now_ms, over=True)
         done = await self._asker.commit(page)
         self.on_commit()
         self._finish(work, done)
 
-    async def _covered(self, work: Work, now_ms: int) -> int | None:
+    async def _not_yet(self, work: Work, now_ms: int) -> int | None:
+        """When to look again, where the feed may still tell; None: it will not."""
+        interval_ms = round(self.account.schedule.interval_s * 1000)
+        if self.traits.feed == "drained":
+            # After a downtime, what has been waiting at the provider is read first.
+            unread = self.feed_began_ms is None or self.health.failing or self.health.paused
+            return now_ms + max(interval_ms, LOOK_AGAIN_MIN_MS) if unread else None
+        if self.traits.feed == "windowed":
+            return await self._covered(work, now_ms, interval_ms)
+        return None
+
+    async def _covered(self, work: Work, now_ms: int, pause_ms: int) -> int | None:
         """A window that is still to be read again will tell; None: there is none, nor will be."""
         name, sent_ms = self.name, work.start_ms
         feed, windows = await self._asker.store.read(
@@ -365,7 +393,6 @@ class AccountPoller:
                 tx.find_works(name, Kind.WINDOW, None),
             )
         )
-        pause_ms = round(self._asker.account.schedule.interval_s * 1000)
         covering = [w for w in windows if w.data["from"] <= sent_ms < w.data["to"]]
         if covering:
             return max(max(w.due_ms for w in covering), now_ms) + pause_ms

@@ -381,10 +381,10 @@ class Engine:
             raise ConfigError([f"there is no account {account!r}"])
         check_tracked(configured, items)
         now_ms, chance = self.clock.now_ms(), self._rand.random()
-        await self._store.write(
+        works = await self._store.write(
             lambda tx: take_tracked(tx, configured, items, now_ms=now_ms, chance=chance)
         )
-        self.pollers[account].wake()
+        self.pollers[account].accept(works)
 
     def reports(self, *, accounts: Sequence[str] | None = None) -> Reports:
         """Every record, from the oldest kept on; acknowledged when the next one is asked for.

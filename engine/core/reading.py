@@ -134,6 +134,8 @@ def decide(
         if _has_more(progress, outcome, total, rows):
             progress.page += 1
             return Next(same_span=True, incidents=incidents)
+        if progress.page >= PAGES_MAX and rows and outcome.page in (None, progress.page):
+            return _divide(reading, traits, f"more than {PAGES_MAX} pages")
     received = len(progress.seen) + progress.flaws if traits.paged else progress.rows
     if total is not None and _must_read_again(progress, total, received):
         progress.passes += 1

@@ -148,6 +148,8 @@ def fold(
     if span is not None:  # a time that is missing, or lies elsewhere, must not hide it from windows
         sent_ms = known.sent_ms if known.sent_ms is not None else span[1]
         known.placed_ms = min(max(sent_ms, span[0]), span[1])
+    elif traits.feed == "windowed" and known.placed_ms is None:
+        known.placed_ms = known.sent_ms
     return Fold(record=record)
 
 

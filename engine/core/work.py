@@ -73,6 +73,7 @@ class Page(msgspec.Struct, kw_only=True):
     unlisted: frozenset[int] = frozenset()  # indexes of reports whose code no table lists
     source: str = "poll"
     flaws: list[Flaw] = []
+    flaws_beyond: int = 0  # those that were only counted
     put: list[Work] = []
     quiet_due_ms: int | None = None  # when a feed in `put` is due instead, if nothing was news
     drop: list[int] = []

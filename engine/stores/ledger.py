@@ -17,6 +17,9 @@ from .posting import Change, Posting
 from .settling import batch_over, expire, settle
 from .transaction import CODE_OF, Transaction
 
+# Set-aside pieces and incidents of one store; the oldest go first.
+TROUBLES_MAX = 100_000
+
 # A log row: at most this many records, and this many bytes before the last record.
 LOG_RECORDS_MAX = 1000
 LOG_BYTES_MAX = 1 << 20
@@ -32,9 +35,10 @@ def commit(tx: Transaction, page: Page) -> Committed:
     if page.expire is not None:
         expire(post, page.expire)
     if page.flaws:
-        change.add(
-            "set_aside", tx.put_flaws(page.account, page.source, page.flaws, page.observed_ms)
-        )
+        new = tx.put_flaws(page.account, page.source, page.flaws, page.observed_ms)
+        change.add("set_aside", new)
+    if page.flaws_beyond:
+        change.add("set_aside", page.flaws_beyond)
     for incident in page.incidents:
         if tx.put_incident(page.account, incident, page.observed_ms):
             change.add(f"incident:{incident.kind}")
@@ -222,7 +226,7 @@ def prune(
             if known.account == account:
                 change.left(known)
         tx.add_tallies(account, change.counts)
-    count = len(gone)
+    count = len(gone) + tx.drop_troubles(now_ms - retention_ms, TROUBLES_MAX, limit)
     places = tx.places()
     for account, (_, end) in tx.log_bounds().items():
         acknowledged = end

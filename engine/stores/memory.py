@@ -198,7 +198,10 @@ class _MemoryTransaction:
     def drop_ended(self, before_ms: int, limit: int) -> list[Known]:
         tables = self._tables
         gone: list[Known] = []
-        for row in list(islice(tables.span(("ended",), None, before_ms - 1), limit)):
+        for row in list(tables.span(("ended",), None, before_ms - 1)):
+            kept = tables.messages[row]
+            if (kept.account, Kind.BATCH, kept.batch_id) in tables.work_ids or len(gone) >= limit:
+                continue
             known = tables.drop(tables.messages, row)
             tables.drop(tables.rows, (known.account, known.message_id, known.direction))
             tables.move(row, _message_marks(known), _NOWHERE)
@@ -325,6 +328,18 @@ class _MemoryTransaction:
         ]
         kept.sort(key=lambda trouble: -trouble.last_ms)
         return [copy(trouble) for trouble in kept[:limit]]
+
+    def drop_troubles(self, before_ms: int, keep: int, limit: int) -> int:
+        oldest = sorted(self._tables.troubles.items(), key=lambda item: item[1].last_ms)
+        beyond = max(0, len(oldest) - keep)
+        gone = [
+            key
+            for n, (key, trouble) in enumerate(oldest)
+            if n < beyond or trouble.last_ms < before_ms
+        ][:limit]
+        for key in gone:
+            self._tables.drop(self._tables.troubles, key)
+        return len(gone)
 
     def put_inbox(self, item: InboxItem) -> int:
         kept = msgspec.structs.replace(item, id=next(self._tables.numbers))

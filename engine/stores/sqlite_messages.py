@@ -205,7 +205,9 @@ class SqliteMessages(SqliteAccounts):
 
     def drop_ended(self, before_ms: int, limit: int) -> list[Known]:
         gone = self._db.execute(
-            f"SELECT {_KNOWN} FROM message WHERE final = 1 AND seen_ms < ? LIMIT ?",
+            f"SELECT {_KNOWN} FROM message WHERE final = 1 AND seen_ms < ? AND NOT EXISTS"
+            " (SELECT 1 FROM work WHERE work.account = message.account AND work.kind = 'batch'"
+            " AND work.key = message.batch_id) LIMIT ?",
             (before_ms, limit),
         ).fetchall()
         self._db.executemany("DELETE FROM message WHERE id = ?", [(row[20],) for row in gone])

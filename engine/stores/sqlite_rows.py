@@ -252,6 +252,19 @@ class SqliteTransaction(SqliteMessages):
             for row in rows
         ]
 
+    def drop_troubles(self, before_ms: int, keep: int, limit: int) -> int:
+        cursor = self._db.execute(
+            "DELETE FROM trouble WHERE id IN (SELECT id FROM trouble WHERE last_ms < ? LIMIT ?)",
+            (before_ms, limit),
+        )
+        gone = cursor.rowcount
+        cursor = self._db.execute(
+            "DELETE FROM trouble WHERE id IN (SELECT id FROM trouble ORDER BY last_ms, id"
+            " LIMIT max(0, min(?, (SELECT count(*) FROM trouble) - ?)))",
+            (limit, keep),
+        )
+        return gone + cursor.rowcount
+
     # Inbox and notes
 
     def put_inbox(self, item: InboxItem) -> int:

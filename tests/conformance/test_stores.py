@@ -298,7 +298,7 @@ async def test_what_is_handed_out_is_a_copy(store: Store) -> None:
 
 
 async def test_batches_and_spans_follow_each_change(store: Store) -> None:
-    held = [message(f"m{n}", batch_id="b1", sent_ms=T0 + n, tracked=n < 2) for n in range(4)]
+    held = [message(f"m{n}", batch_id="b1", placed_ms=T0 + n, tracked=n < 2) for n in range(4)]
     held.append(message("timeless", batch_id="b2"))
     await store.write(lambda tx: tx.put_messages(held))
     done = await get(store, "m1")
@@ -306,7 +306,7 @@ async def test_batches_and_spans_follow_each_change(store: Store) -> None:
     heard = await get(store, "m2")
     heard.final = True
     moved = await get(store, "m3")
-    moved.batch_id, moved.sent_ms = "b2", T0 + 9
+    moved.batch_id, moved.placed_ms = "b2", T0 + 9
     await store.write(lambda tx: tx.put_messages([done, heard, moved]))
 
     def look(tx: Transaction) -> list[Any]:

@@ -16,6 +16,7 @@ import pytest
 import engine
 from engine.worker import Engine
 from tests.integration.harness import (
+    BATCH,
     avaamo,
     balanced,
     bulksms,
@@ -94,7 +95,8 @@ async def serve(
     """
     calm = infobip(standin.answer("calm", [b'{"results":[]}']), name="calm")
     it = account(provider, standin.answer("it", answers), **keys)
-    async with hasty(configured(folder, it, calm)) as poller:
+    sinks = [{"name": "lines", "type": "jsonl", "path": "r.jsonl", "batch": BATCH}]
+    async with hasty(configured(folder, it, calm, store="memory://", sinks=sinks)) as poller:
         await until(lambda: standin.asked["calm"])
         await begin(poller, provider)
         await until(lambda: NUMBERS[last] in recipients(folder), 10)

@@ -62,7 +62,7 @@ def accounts(sim: Simulator) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("store", "seed"), [(STORES[0], 7), (STORES[0], 11), (STORES[1], 23)])
+@pytest.mark.parametrize(("store", "seed"), [(STORES[0], 7), (STORES[1], 23)])
 async def test_a_random_run(tmp_path: Path, store: str, seed: int) -> None:
     async with Simulator(profile(seed)) as sim:
         config = configured(tmp_path, *accounts(sim), store=store)
@@ -144,8 +144,8 @@ def check_drained(sim: Simulator, folder: Path) -> None:
     final = {message_id for message_id, status in seen if status != "DELIVERED_TO_OPERATOR"}
     missing = {one for one in given - seen if one[0] not in final}
     assert missing == set()
-    assert given
-    assert sim.counts("info").waiting == 0 or given >= seen
+    assert seen
+    assert seen <= given
 
 
 def check_windowed(sim: Simulator, name: str, folder: Path) -> None:

@@ -94,7 +94,8 @@ async def test_wrong_credentials_pause_the_account(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("engine.health.PAUSES_S", (0.4, 0.4))
-    refused = "23|invalid credentials (username was: john, password s3cret&%)|"
+    # Slow enough that the next poll waits for its place when the answer comes.
+    refused = Raw("23|invalid credentials (username was: john, password s3cret&%)|", wait_s=0.1)
     url = standin.answer("bulk", [refused, refused, HEAD + "447900000000|11\n"])
     caplog.set_level(logging.INFO)
     async with hasty(configured(tmp_path, bulksms(url))) as poller:
@@ -103,7 +104,7 @@ async def test_wrong_credentials_pause_the_account(
         await until(lambda: poller.pollers["bulk"].health.paused)
         await anyio.sleep(0.2)
         assert len(standin.asked["bulk"]) == 1
-        await until(lambda: len(lines(tmp_path)) == 3)
+        await until(lambda: len(lines(tmp_path)) == 3, 8)
         assert poller.pollers["bulk"].health.paused is None
     times = standin.times("bulk")
     assert len(times) == 5

@@ -1,6 +1,6 @@
 """The transport against a real server that misbehaves on the wire, byte by byte."""
 
-# ruff: noqa: PT012, SIM117 - an exchange is one statement, nested as it is
+# ruff: noqa: SIM117 - an exchange is one statement, nested as it is
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Encoded bodies, and bodies that are too large."""
 
-# ruff: noqa: PT012, SIM117 - an exchange is one statement, nested as it is
+# ruff: noqa: SIM117 - an exchange is one statement, nested as it is
 
 from __future__ import annotations
 

@@ -86,6 +86,7 @@ CREATE TABLE trouble (
     last_ms INTEGER NOT NULL,
     times INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX trouble_age ON trouble (last_ms);
 CREATE UNIQUE INDEX trouble_identity ON trouble (account, kind, identity);
 
 CREATE TABLE inbox (

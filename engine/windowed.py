@@ -1,0 +1,137 @@
+"""Reading a period to its end: asks for span after span, commits what comes, decides what is next.
+
+What the answers mean is decided in `core.reading`; this is the part that asks and waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from engine.asking import Asker, Reply, joined
+from engine.core.contracts import Kind, Outcome, Poll, Verb
+from engine.core.reading import Next, Progress, Reading, Span, decide, divide_short
+from engine.core.work import Page, Work
+from engine.limits import Slot
+
+# A window that times out is halved, but not below this: shorter ones time out for other reasons.
+TIMEOUT_SPLIT_MIN_MS = 60_000
+
+# A provider's clock that is further off than this, or stands still, is not believed.
+SKEW_MAX_MS = 3_600_000
+
+
+class ServerClock:
+    """What a visit learns of the provider's clock."""
+
+    def __init__(self) -> None:
+        self.first_ms: int | None = None  # what it showed with the first answer
+        self.skew_ms = 0  # how far it is ahead of ours
+
+    def note(self, server_ms: int, seen_ms: int) -> None:
+        """An answer that was seen at `seen_ms` says that it is `server_ms` there."""
+        if abs(server_ms - seen_ms) <= SKEW_MAX_MS and self.first_ms is None:
+            self.first_ms = server_ms
+            self.skew_ms = server_ms - seen_ms
+
+
+class Visit(msgspec.Struct, kw_only=True):
+    """What one visit to a feed came to. `failed` is None where it was read to its end."""
+
+    failed: Reply | None = None
+    records: int = 0
+    opened_ms: tuple[int, int] | None = None  # where open messages are that were new
+    left: list[Work] = []  # windows that are still due
+    more: bool = False  # read to the end of a slice, and the next one is due at once
+
+
+class WindowReader:
+    """Reads the windows of one account."""
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+        self._traits = asker.traits
+        self._slow: tuple[int, int, str | None] | None = None  # the span that timed out last
+        self.stopping = False
+
+    async def read(
+        self,
+        reading: Reading,
+        kind: Kind,
+        slot: Slot | None,
+        server: ServerClock,
+        visit: Visit,
+        moved: Callable[[Page], None],
+    ) -> Reply | None:
+        """Read span after span; `moved(page)` is told before a commit that ends a span.
+
+        Returns the reply that failed, or None when all was read.
+        """
+        progress = Progress()
+        while reading.spans:
+            if divide_short(reading, self._traits) is not None:
+                continue
+            span = reading.spans[0]
+            reply = await self._asker.ask(_question(kind, span, progress, self._asker), slot)
+            slot = None
+            if self._too_slow(reply, span):
+                cause = f"it timed out ({reply.outcome.cause})"
+                reply.outcome = Outcome(verb=Verb.SPLIT, cause=cause)
+            if not reply.answered:
+                await self._asker.commit(reply.page)
+                return reply
+            if reply.outcome.server_ms is not None:
+                server.note(reply.outcome.server_ms, reply.page.observed_ms)
+            step = decide(
+                reading,
+                progress,
+                reply.outcome,
+                self._traits,
+                rows=reply.rows,
+                flaws=reply.flaws,
+                keys=reply.keys,
+                sent_ms=reply.sent_ms,
+            )
+            self._tell(span, step)
+            reply.page.incidents = step.incidents
+            visit.opened_ms = joined(visit.opened_ms, reply.opened_ms)
+            if not step.same_span:
+                progress = Progress()
+                moved(reply.page)
+            done = await self._asker.commit(reply.page)
+            reply.note(done)
+            visit.records += reply.records
+            visit.opened_ms = joined(visit.opened_ms, reply.opened_ms)
+            if self.stopping and reading.spans:
+                visit.more = True
+                return None
+        return None
+
+    def _too_slow(self, reply: Reply, span: Span) -> bool:
+        """Whether a span timed out twice running: the first time may have been a bad moment."""
+        if not reply.timed_out or reply.answered or span.width_ms <= TIMEOUT_SPLIT_MIN_MS:
+            return False
+        this = (span.from_ms, span.to_ms, span.channel)
+        again, self._slow = self._slow == this, this
+        return again
+
+    def _tell(self, span: Span, step: Next) -> None:
+        tell = self._asker.telemetry.event
+        for incident in step.incidents:
+            tell(logging.ERROR, self._asker.account.name, incident.text)
+        if step.cause and not step.incidents:
+            width_s = span.width_ms / 1000
+            tell(logging.INFO, self._asker.account.name, f"a window of {width_s:g} s: {step.cause}")
+
+
+def _question(kind: Kind, span: Span, progress: Progress, asker: Asker) -> Poll:
+    return Poll(
+        kind=kind,
+        now_ms=asker.clock.now_ms(),
+        from_ms=span.from_ms,
+        to_ms=span.to_ms,
+        channel=span.channel,
+        page=progress.page,
+    )

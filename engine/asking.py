@@ -7,24 +7,21 @@ the reports of a one-time answer are durable before the next request goes out.
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Iterator
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import anyio
 import msgspec
 
+from engine.committing import Committer
 from engine.config.model import AccountConfig
 from engine.core.clock import Clock
 from engine.core.contracts import Flaw, Head, Outcome, Poll, Reader, Request, Verb
 from engine.core.report import Report
-from engine.core.secret import Secret
 from engine.core.state import State
 from engine.core.units import iso_ms
 from engine.core.work import Committed, Page
 from engine.limits import AccountLimiter, Slot, retry_after_s
-from engine.stores.ledger import commit
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
 from engine.transport import Answer, Timeout, Timeouts, Transport, TransportError
@@ -114,7 +111,7 @@ class Asker:
             account.request.timeout_s, account.request.total_timeout_s, account.request.body_max
         )
         self._headers = tuple((k, v.reveal()) for k, v in account.headers.items())
-        self._secrets = tuple(_secrets(account))
+        self._committer = Committer(account, store, telemetry, clock)
         self._token: str | None = None
         self._token_age = 0
         self._login = anyio.Lock()
@@ -122,72 +119,20 @@ class Asker:
         self._chunk_max = CHUNK_REPORTS_ONE_TIME if self.traits.one_time else CHUNK_REPORTS
 
     def page(self) -> Page:
-        return Page(
-            account=self.account.name,
-            provider=self.provider.name,
-            traits=self.traits,
-            observed_ms=self.clock.now_ms(),
-        )
+        return self._committer.page()
 
     async def commit(self, page: Page) -> Committed:
-        """Make a page durable. A report that cannot be recorded does not take others along."""
+        """Make a page durable; only then may a one-time provider be asked again."""
         try:
-            done = await self._store_page(page)
-        except Exception as fault:
-            if not page.reports:
-                raise
-            page = await self._salvage(page, fault)
-            done = await self._store_page(page)
+            return await self._committer.commit(page)
         finally:
             self.release()
-        self._count(page, done)
-        return done
 
     def release(self) -> None:
         """Give back the place of a one-time answer: it is durable, or there is none."""
         kept, self._kept = self._kept, None
         if kept is not None:
             kept.release()
-
-    async def _store_page(self, page: Page) -> Committed:
-        return await self.store.write(lambda tx: commit(tx, page))
-
-    async def _salvage(self, page: Page, fault: Exception) -> Page:
-        """Commit the reports one by one and set aside those that cannot be. Returns the rest of
-        the page, which moves the schedule."""
-        flaws = list(page.flaws)
-        for index, report in enumerate(page.reports):
-            single = self.page()
-            single.span = page.span
-            single.reports = [report]
-            single.unlisted = frozenset({0}) if index in page.unlisted else frozenset()
-            raw = _pruned_json(report)
-            try:
-                self._count(single, await self._store_page(single))
-            except Exception as error:
-                cause = f"cannot be recorded ({type(error).__name__})"
-                flaws.append(self._redacted(Flaw(cause, f"report {index + 1}", raw)))
-        self.telemetry.event(
-            logging.ERROR,
-            self.account.name,
-            f"a report could not be recorded ({type(fault).__name__}) and was set aside; the"
-            " others went through",
-        )
-        return msgspec.structs.replace(page, reports=[], unlisted=frozenset(), flaws=flaws)
-
-    def _count(self, page: Page, done: Committed) -> None:
-        name = self.account.name
-        for counter, n in (
-            ("records", done.records),
-            ("repeated", done.repeated),
-            ("superseded", done.lost),
-            ("verdicts", done.verdicts),
-            ("set_aside", len(page.flaws)),
-            ("incidents", len(page.incidents)),
-            ("unlisted", len(page.unlisted)),
-        ):
-            if n:
-                self.telemetry.count(counter, name, n)
 
     async def ask(self, poll: Poll, slot: Slot | None = None) -> Reply:
         """Ask, following redirects on the same origin and logging in where that is needed.
@@ -334,7 +279,7 @@ class Asker:
         if flaws:
             kept = max(0, FLAWS_MAX - reply.flaws)
             reply.flaws += len(flaws)
-            reply.page.flaws.extend(map(self._redacted, flaws[:kept]))
+            reply.page.flaws.extend(map(self._committer.redacted, flaws[:kept]))
             reply.page.flaws_beyond += len(flaws[kept:])
         if reports:
             base = len(reply.page.reports)
@@ -374,14 +319,7 @@ class Asker:
         if head.status == 200 and not parser.complete and nothing and beginning:
             flaw = Flaw(parser.cause or "no report", "whole answer", beginning, truncated=True)
             reply.flaws += 1
-            reply.page.flaws = [self._redacted(flaw)]
-
-    def _redacted(self, flaw: Flaw) -> Flaw:
-        """An answer may repeat what was asked, a password included."""
-        raw = flaw.raw
-        for secret in self._secrets:
-            raw = raw.replace(secret, b"***")
-        return flaw if raw is flaw.raw else msgspec.structs.replace(flaw, raw=raw)
+            reply.page.flaws = [self._committer.redacted(flaw)]
 
     async def _log_in(self, age: int, slot: Slot | None) -> Reply | None:
         """Get a token, one request however many wait for it. None: there is one now."""
@@ -444,25 +382,3 @@ def _login_refused(head: Head) -> Outcome:
             hold=head.status in (429, 503),
         )
     return Outcome(verb=Verb.PAUSE, cause=f"the login was refused (HTTP {head.status})")
-
-
-def _pruned_json(report: Report) -> bytes:
-    """A report as JSON, whatever is in it: what is nested too deep for that becomes null."""
-
-    def prune(value: object, depth: int) -> object:
-        if isinstance(value, dict):
-            return {k: prune(v, depth + 1) for k, v in value.items()} if depth < 64 else None
-        if isinstance(value, list):
-            return [prune(v, depth + 1) for v in value] if depth < 64 else None
-        return value
-
-    return msgspec.json.encode(prune(msgspec.structs.asdict(report), 0))
-
-
-def _secrets(account: AccountConfig) -> Iterator[bytes]:
-    """An account's secrets as they may come back in an answer."""
-    options = msgspec.structs.asdict(account.options)
-    for value in (*options.values(), *account.headers.values()):
-        if isinstance(value, Secret) and value.reveal():
-            yield value.reveal().encode()
-            yield quote(value.reveal(), safe="").encode()

@@ -24,6 +24,7 @@ from engine.rescans import Rescans
 from engine.stores.tracked import refit
 from engine.stores.transaction import Transaction
 from engine.tracking import tracking_ladder
+from engine.verdicts import Verdicts
 from engine.windowed import Visit, WindowReader
 
 # Overdue work found at a start is spread over at most this.
@@ -31,9 +32,6 @@ SPREAD_MAX_MS = 300_000
 
 # One recipient is asked for alone where its batch has at least this many.
 LARGE_BATCH = 10
-
-# A verdict that waits for the feed is looked at again after this at the earliest.
-LOOK_AGAIN_MIN_MS = 100
 
 # Answers that may wait for the store beside the requests in flight.
 UNCOMMITTED_MAX = 64
@@ -66,6 +64,7 @@ class AccountPoller:
         self._reader = WindowReader(asker)
         self._feed = Feed(asker, self._reader, self.rescans)
         self._again = Rescans(asker, self._reader, self.rescans)
+        self._verdicts = Verdicts(asker, self.ladder)
         self._watch = Watch(asker)
         self._near = NearQueue(self.name, asker.store, asker.clock)
         self._once_ms: int | None = asker.clock.now_ms() if once else None
@@ -176,8 +175,7 @@ class AccountPoller:
         span_ms = min(round(self.account.schedule.interval_s * 1000), SPREAD_MAX_MS)
         for work in works:
             span_ms = min(span_ms, self.ladder.gap_ms(work.answered_ms) or span_ms)
-        per_s = min(rate.requests / rate.per_s for rate in self.account.limits.rates)
-        if len(works) / per_s * 1000 < span_ms:
+        if len(works) <= min(rate.requests for rate in self.account.limits.rates):
             self._near.spread(works, lambda n: now_ms + span_ms * n // len(works))
 
     async def _loop(self, polls: anyio.abc.TaskGroup) -> None:
@@ -195,11 +193,19 @@ class AccountPoller:
             taken = False
             try:
                 slot = await self.limiter.slot() if self._asks(work) else None
-                polls.start_soon(self._work, work, slot)
+                if slot is not None and self._paused():
+                    slot.unused()  # the account was paused while this waited for its place
+                    self._near.again(work, self._clock.now_ms())
+                else:
+                    polls.start_soon(self._work, work, slot)
                 taken = True
             finally:
                 if not taken:
                     self._near.done([work])
+
+    def _paused(self) -> bool:
+        until_ms = self.health.paused_until_ms
+        return until_ms is not None and self._clock.now_ms() < until_ms
 
     def _done_once(self, once_ms: int) -> bool:
         """With `once`: whether nothing is left that was due at the start and has not been tried."""
@@ -242,7 +248,7 @@ class AccountPoller:
             elif self._asks(work):
                 await self._rung(work, slot)
             else:
-                await self._verdict(work)
+                await self._end(work)
         except Exception as error:  # a fault in here or in a plug-in: this account's own trouble
             self._near.again(work, self._clock.now_ms() + self._watch.broke(work, error))
         finally:
@@ -359,47 +365,12 @@ class AccountPoller:
             chance=self._asker.rand.random(),
         )
 
-    async def _verdict(self, work: Work) -> None:
+    async def _end(self, work: Work) -> None:
         """What is not asked for by id has come to the end of its ladder."""
-        page = self._asker.page()
-        now_ms = self._clock.now_ms()
-        later_ms = await self._not_yet(work, now_ms)
-        if later_ms is not None:
-            work.due_ms = later_ms
-            page.put = [work]
-        if not page.put:
-            page.settle = Settle(work=work, ladder=self.ladder, now_ms=now_ms, over=True)
-        done = await self._asker.commit(page)
+        unread = self.feed_began_ms is None or bool(self.health.failing or self.health.paused)
+        done = await self._asker.commit(await self._verdicts.page(work, unread=unread))
         self.on_commit()
         self._finish(work, done)
-
-    async def _not_yet(self, work: Work, now_ms: int) -> int | None:
-        """When to look again, where the feed may still tell; None: it will not."""
-        interval_ms = round(self.account.schedule.interval_s * 1000)
-        if self.traits.feed == "drained":
-            # After a downtime, what has been waiting at the provider is read first.
-            unread = self.feed_began_ms is None or self.health.failing or self.health.paused
-            return now_ms + max(interval_ms, LOOK_AGAIN_MIN_MS) if unread else None
-        if self.traits.feed == "windowed":
-            return await self._covered(work, now_ms, interval_ms)
-        return None
-
-    async def _covered(self, work: Work, now_ms: int, pause_ms: int) -> int | None:
-        """A window that is still to be read again will tell; None: there is none, nor will be."""
-        name, sent_ms = self.name, work.start_ms
-        feed, windows = await self._asker.store.read(
-            lambda tx: (
-                tx.find_works(name, Kind.FEED, [""]),
-                tx.find_works(name, Kind.WINDOW, None),
-            )
-        )
-        covering = [w for w in windows if w.data["from"] <= sent_ms < w.data["to"]]
-        if covering:
-            return max(max(w.due_ms for w in covering), now_ms) + pause_ms
-        ended = bool(feed) and feed[0].due_ms >= NEVER_DUE_MS
-        if feed and not ended and int(feed[0].data.get("cursor", 0)) <= sent_ms:
-            return now_ms + pause_ms
-        return None
 
 
 def _only_open(tx: Transaction, account: str, batch_id: str) -> str | None:

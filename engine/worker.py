@@ -21,6 +21,7 @@ import msgspec
 import orjson
 
 from engine.asking import Asker
+from engine.chores import Chores
 from engine.clock import RealClock
 from engine.config.model import AccountConfig, Config
 from engine.core.clock import Clock
@@ -30,20 +31,16 @@ from engine.dispatcher import Dispatcher, LogReader
 from engine.limits import Limiter
 from engine.poller import AccountPoller
 from engine.reports import REPORTS_NAME, Reports
-from engine.stores.ledger import prune
 from engine.stores.opening import make_store
 from engine.stores.patient import PatientStore
 from engine.stores.tracked import Tracked
-from engine.stores.transaction import InboxItem, Store, Transaction
+from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
-from engine.tracking import check_tracked, digest_inbox, take_tracked
+from engine.tracking import check_tracked, take_tracked
 from engine.transport import Transport
 
-# How often the worker looks for what other processes handed over; the contract says within 2 s.
-INBOX_S = 0.5
-STATUS_S = 1.0
-PRUNE_S = 60.0
-PRUNE_MAX = 5000
+# For what has to be written when all has ended: a full disk must not hold up the exit for ever.
+LAST_WORD_S = 5.0
 
 
 class Engine:
@@ -70,12 +67,10 @@ class Engine:
         self._limiters: dict[str, Limiter] = {}
         self._transports: dict[str | None, Transport] = {}
         self._group: anyio.abc.TaskGroup | None = None
-        self._chores: anyio.CancelScope = anyio.CancelScope()
-        self._probes: list[InboxItem] = []
+        self._chores = Chores(self, self._rand.random)
         self._polling = 0
         self._delivering = 0
         self._reports: Reports | None = None
-        self._statuses: dict[str, bytes] = {}
         self._polls_ended = anyio.Event()
         self._sinks_ended = anyio.Event()
 
@@ -85,7 +80,7 @@ class Engine:
         await self.store.open(own=True)
         try:
             await self._build()
-            await self._digest_inbox()
+            await self._chores.digest_inbox()
             self._group = anyio.create_task_group()
             await self._group.__aenter__()
         except BaseException:
@@ -98,7 +93,7 @@ class Engine:
         for dispatcher in self.dispatchers:
             self._delivering += 1
             self._group.start_soon(self._deliver, dispatcher)
-        self._group.start_soon(self._run_chores)
+        self._group.start_soon(self._chores.run)
         return self
 
     async def __aexit__(
@@ -116,10 +111,15 @@ class Engine:
         except BaseExceptionGroup as group:
             raise _first(group) from None
         finally:
+            with anyio.move_on_after(LAST_WORD_S, shield=True):
+                try:
+                    await self._chores.note_status()
+                    if self._reports is not None:
+                        await self._reports.finish()
+                    await self._save_limits(clean=True)
+                except Exception as fault:  # the first error wins, and all is closed in any case
+                    self.telemetry.debug(fault)
             with anyio.CancelScope(shield=True):
-                if self._reports is not None:
-                    await self._reports.finish()
-                await self._save_limits(clean=True)
                 await self._close()
         return None
 
@@ -132,7 +132,7 @@ class Engine:
             await self.polls_ended()
         with anyio.move_on_after(grace_s):
             await self.flush()
-        self._chores.cancel()
+        self._chores.scope.cancel()
 
     async def polls_ended(self) -> None:
         """Wait until no account polls any more: with `once`, or after a stop."""
@@ -261,52 +261,6 @@ class Engine:
         if self._reports is not None:
             self._reports.tell()
 
-    async def _run_chores(self) -> None:
-        with self._chores:
-            async with anyio.create_task_group() as chores:
-                chores.start_soon(self._every, INBOX_S, self._digest_inbox)
-                chores.start_soon(self._every, STATUS_S, self._note_status)
-                chores.start_soon(self._every, PRUNE_S, self._prune)
-
-    async def _every(self, seconds: float, chore: Any) -> None:
-        while True:
-            await chore()
-            await self.clock.sleep(seconds)
-
-    async def _digest_inbox(self) -> None:
-        if not await self.store.read(lambda tx: tx.inbox_waits()):
-            return
-        chance = self._rand.random()
-        now_ms = self.clock.now_ms()
-        accounts = {account.name: account for account in self.config.accounts}
-        taken = await self.store.write(lambda tx: digest_inbox(tx, accounts, now_ms, chance))
-        for item in taken:
-            if item.kind == "probe":
-                self._probes.append(item)
-            else:
-                self.pollers[item.account].wake()
-        if self._group is not None:
-            while self._probes:
-                self._group.start_soon(self._probe, self._probes.pop())
-
-    async def _probe(self, item: InboxItem) -> None:
-        """`check --connect` of another process, made inside this worker's limits."""
-        nonce = orjson.loads(item.payload)["id"]
-        passed, cause = await self.pollers[item.account].probe(nonce)
-        note = orjson.dumps({"ok": passed, "cause": cause})
-        await self.store.write(lambda tx: tx.put_note(item.account, f"probe:{nonce}", note))
-
-    async def _note_status(self) -> None:
-        """Leave for `stats` what only this process knows."""
-        changed: dict[str, bytes] = {}
-        for name in self.pollers:
-            status = orjson.dumps(self.status(name))
-            if status != self._statuses.get(name):
-                changed[name] = status
-        if changed:
-            self._statuses.update(changed)
-            await self.store.write(lambda tx: _put_statuses(tx, changed))
-
     def status(self, name: str) -> dict[str, Any]:
         """An account's health and its use of the limit."""
         poller = self.pollers[name]
@@ -321,30 +275,6 @@ class Engine:
             "hold_s": round(max(0.0, poller.limiter.hold_s())),
             "hold_why": poller.limiter.hold_why if poller.limiter.hold_s() > 0 else None,
         }
-
-    async def _prune(self) -> None:
-        store = self.config.store
-        consumers: list[tuple[str, frozenset[str] | None]] = [
-            (sink.name, frozenset(sink.accounts) if sink.accounts is not None else None)
-            for sink in self.config.sinks
-        ]
-        places = await self.store.read(lambda tx: tx.places())
-        if REPORTS_NAME in places:
-            consumers.append((REPORTS_NAME, frozenset(places[REPORTS_NAME])))
-        now_ms = self.clock.now_ms()
-
-        def job(tx: Transaction) -> int:
-            return prune(
-                tx,
-                now_ms=now_ms,
-                retention_ms=round(store.retention_s * 1000),
-                log_retention_ms=round(store.log_retention_s * 1000),
-                sinks=consumers,
-                limit=PRUNE_MAX,
-            )
-
-        while await self.store.write(job) >= PRUNE_MAX:
-            await self.clock.sleep(0)
 
     # For the caller
 
@@ -417,11 +347,6 @@ def restore_limiter(limiter: Limiter, note: bytes | None) -> None:
 
 def _limit_note(snapshot: dict[str, Any], *, clean: bool) -> bytes:
     return orjson.dumps({"clean": clean, "snapshot": snapshot})
-
-
-def _put_statuses(tx: Transaction, statuses: dict[str, bytes]) -> None:
-    for name, note in statuses.items():
-        tx.put_note(name, "status", note)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

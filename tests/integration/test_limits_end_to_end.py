@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import anyio
 import pytest
 
 import engine
@@ -45,11 +46,11 @@ async def test_never_more_and_nearly_all(
     config = configured(tmp_path, bulksms(url, limits=limits, schedule=ONE))
     async with engine.open(config) as poller:
         await backlog(poller, 25)
-        await until(lambda: len(standin.asked["bulk"]) == 25, 10)
+        await until(lambda: len(standin.asked["bulk"]) >= 25, 10)
     times = standin.times("bulk")
     assert most_in_a_window(times, 0.5) <= 5
-    # 20 more after the first five, five in each 500 ms.
-    assert (times[24] - times[0]) <= 4 * 0.5 / 0.95
+    # The fifth five begin four windows after the first.
+    assert times[20] - times[0] <= 4 * 0.5 / 0.95
     assert standin.most["bulk"] <= concurrency
 
 
@@ -165,6 +166,23 @@ async def test_the_limit_outlives_a_restart(tmp_path: Path, standin: Standin, cl
     assert most_in_a_window(times, 0.5) <= 5
     if not clean:
         assert min(at for at in times if at > stopped + 0.05) - stopped >= 0.45
+
+
+async def test_overdue_polls_use_the_allowance(tmp_path: Path, standin: Standin) -> None:
+    """What became due while nobody ran is work that is there: the limits alone hold it back."""
+    url = standin.answer("bulk", [ROW])
+    limits = {"requests": 5, "per": "500ms"}
+    late = {"ladder": ["200ms", "1h"]}
+    config = configured(tmp_path, bulksms(url, limits=limits, schedule=late))
+    async with engine.open(config) as poller:
+        await backlog(poller, 20)
+    await anyio.sleep(0.3)
+    assert standin.asked["bulk"] == []
+    async with engine.open(config):
+        await until(lambda: len(standin.asked["bulk"]) == 20, 20)
+    times = standin.times("bulk")
+    assert most_in_a_window(times, 0.5) <= 5
+    assert times[15] - times[0] <= 3 * 0.5 / 0.95
 
 
 async def test_the_feeds_keep_to_their_limits(tmp_path: Path, standin: Standin) -> None:

@@ -1,0 +1,58 @@
+"""Verdicts for what is not asked for by its id: given when its feed will tell nothing more."""
+
+from __future__ import annotations
+
+from engine.asking import Asker
+from engine.core.contracts import Kind
+from engine.core.schedule import Ladder
+from engine.core.work import NEVER_DUE_MS, Page, Settle, Work
+
+# A verdict that waits for the feed is looked at again after this at the earliest.
+LOOK_AGAIN_MIN_MS = 100
+
+
+class Verdicts:
+    """Of one account."""
+
+    def __init__(self, asker: Asker, ladder: Ladder) -> None:
+        self._asker = asker
+        self._ladder = ladder
+
+    async def page(self, work: Work, *, unread: bool) -> Page:
+        """What to commit at the end of a tracked item's ladder: its verdict, or a later time.
+
+        `unread`: a drained feed has not been read since the start, or fails: after a downtime,
+        what has been waiting at the provider is read first.
+        """
+        page = self._asker.page()
+        now_ms = page.observed_ms
+        schedule = self._asker.account.schedule
+        pause_ms = max(round(schedule.interval_s * 1000), LOOK_AGAIN_MIN_MS)
+        later_ms = None
+        if self._asker.traits.feed == "drained":
+            later_ms = now_ms + pause_ms if unread else None
+        elif self._asker.traits.feed == "windowed":
+            later_ms = await self._told_ms(work, now_ms, pause_ms)
+        if later_ms is None:
+            page.settle = Settle(work=work, ladder=self._ladder, now_ms=now_ms, over=True)
+        else:
+            work.due_ms = later_ms
+            page.put = [work]
+        return page
+
+    async def _told_ms(self, work: Work, now_ms: int, pause_ms: int) -> int | None:
+        """When a window that is still to be read will have told; None: there is none."""
+        name, sent_ms = work.account, work.start_ms
+        feed, windows = await self._asker.store.read(
+            lambda tx: (
+                tx.find_works(name, Kind.FEED, [""]),
+                tx.find_works(name, Kind.WINDOW, None),
+            )
+        )
+        covering = [w.due_ms for w in windows if w.data["from"] <= sent_ms < w.data["to"]]
+        if covering:
+            return max(now_ms, *covering) + pause_ms
+        ended = bool(feed) and feed[0].due_ms >= NEVER_DUE_MS
+        if feed and not ended and int(feed[0].data.get("cursor", 0)) <= sent_ms:
+            return now_ms + pause_ms
+        return None

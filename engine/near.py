@@ -19,6 +19,8 @@ HORIZON_MS = 60_000
 QUEUE_MAX = 2000
 HELD_MAX = 10 * QUEUE_MAX  # items that fail and wait for another try are held, too
 
+FROM_THE_START = (-(1 << 62), 0)
+
 
 class NearQueue:
     """What one account has to do next."""
@@ -31,7 +33,8 @@ class NearQueue:
         self._queued: set[int] = set()
         self._busy: set[int] = set()
         self._changed: set[int] = set()  # while the store is being read: what it shows is stale
-        self._loaded_until_ms = 0
+        self._read_to = FROM_THE_START  # (due_ms, id): up to there all is in memory
+        self._reading_to_ms = 0  # how far the latest refill reads
         self._count = 0
         self.all_loaded = False
 
@@ -58,24 +61,28 @@ class NearQueue:
     async def refill(self) -> None:
         """Look into the store again, where what is in memory may not be all that is near."""
         now_ms = self._clock.now_ms()
-        held = len(self._heap) + len(self._busy)
-        if self._loaded_until_ms - now_ms > HORIZON_MS // 2 and (
-            self.all_loaded or held > HELD_MAX or (self._heap and self._heap[0][0] <= now_ms)
-        ):
+        far_enough = self._read_to[0] - now_ms > HORIZON_MS // 2
+        enough = len(self._heap) >= QUEUE_MAX and self._heap[0][0] <= now_ms
+        if far_enough or enough or len(self._heap) + len(self._busy) > HELD_MAX:
             return
-        until_ms = now_ms + HORIZON_MS
-        limit = QUEUE_MAX + held
+        self._reading_to_ms = now_ms + HORIZON_MS
         self._changed = set()
-        works = await self._store.read(lambda tx: tx.works_due(self._account, until_ms, limit))
+        after, until_ms = self._read_to, self._reading_to_ms
+        works = await self._store.read(
+            lambda tx: tx.works_due(self._account, until_ms, QUEUE_MAX, after=after)
+        )
         for work in works:
             if work.id not in self._busy and work.id not in self._changed:
                 self.push(work, work.due_ms)
-        self.all_loaded = len(works) < limit
-        self._loaded_until_ms = until_ms
+        self.all_loaded = len(works) < QUEUE_MAX
+        if self._read_to == after:  # nobody has asked to look again meanwhile
+            self._read_to = (until_ms, 0)
+            if works and not self.all_loaded:
+                self._read_to = (works[-1].due_ms, works[-1].id or 0)
 
     def look_again(self) -> None:
-        """The schedule was changed by another hand: the next refill reads it."""
-        self._loaded_until_ms = 0
+        """The schedule was changed by another hand: the next refill reads it from the start."""
+        self._read_to = FROM_THE_START
 
     def push(self, work: Work, due_ms: int) -> None:
         """Queue it; what is queued already stays as it is."""
@@ -116,7 +123,7 @@ class NearQueue:
         """What a commit changed in the schedule, as far as it is near."""
         self._changed.update(work.id for work in done.put if work.id is not None)
         for work in done.put:
-            if work.due_ms <= self._loaded_until_ms and work.id not in self._busy:
+            if work.due_ms <= self._reading_to_ms and work.id not in self._busy:
                 self.push(work, work.due_ms)
         self._changed.update(done.ended)
         self._forget(set(done.ended))

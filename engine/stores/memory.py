@@ -214,9 +214,13 @@ class _MemoryTransaction:
         found = self._tables.works.get(work_id)
         return _copy_work(found, found.id) if found is not None else None
 
-    def works_due(self, account: str, until_ms: int, limit: int) -> list[Work]:
-        ids = islice(self._tables.span(("due", account), None, until_ms), limit)
-        return [_copy_work(self._tables.works[work_id], work_id) for work_id in ids]
+    def works_due(
+        self, account: str, until_ms: int, limit: int, *, after: tuple[int, int] = (-(1 << 62), 0)
+    ) -> list[Work]:
+        works = self._tables.works
+        ids = self._tables.span(("due", account), after[0], until_ms)
+        later = (work_id for work_id in ids if (works[work_id].due_ms, work_id) > after)
+        return [_copy_work(works[work_id], work_id) for work_id in islice(later, limit)]
 
     def find_works(self, account: str, kind: Kind, keys: Sequence[str] | None) -> list[Work]:
         ids = self._tables.group("works", account, kind)

@@ -50,10 +50,13 @@ class SqliteTransaction(SqliteMessages):
         row = self._db.execute(f"SELECT {_WORK} FROM work WHERE id = ?", (work_id,)).fetchone()
         return self._work(row) if row is not None else None
 
-    def works_due(self, account: str, until_ms: int, limit: int) -> list[Work]:
+    def works_due(
+        self, account: str, until_ms: int, limit: int, *, after: tuple[int, int] = (-(1 << 62), 0)
+    ) -> list[Work]:
         rows = self._db.execute(
-            f"SELECT {_WORK} FROM work WHERE account = ? AND due_ms <= ? ORDER BY due_ms LIMIT ?",
-            (self._peek_account(account), until_ms, limit),
+            f"SELECT {_WORK} FROM work WHERE account = ? AND due_ms <= ?"
+            " AND (due_ms, id) > (?, ?) ORDER BY due_ms, id LIMIT ?",
+            (self._peek_account(account), until_ms, *after, limit),
         )
         return [self._work(row) for row in rows.fetchall()]
 

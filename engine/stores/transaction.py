@@ -89,8 +89,10 @@ class Transaction(Protocol):
 
     def work(self, work_id: int) -> Work | None: ...
 
-    def works_due(self, account: str, until_ms: int, limit: int) -> list[Work]:
-        """In order of `due_ms`."""
+    def works_due(
+        self, account: str, until_ms: int, limit: int, *, after: tuple[int, int] = (-(1 << 62), 0)
+    ) -> list[Work]:
+        """In order of `(due_ms, id)`, from the one after `after` on."""
         ...
 
     def find_works(self, account: str, kind: Kind, keys: Sequence[str] | None) -> list[Work]:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, parse_qsl
 
 import anyio
 import pytest
 
 from engine.idle import until_idle
+from engine.stores.memory import MemoryStore
+from engine.stores.transaction import Transaction
+from engine.worker import Engine
 from tests.integration.harness import (
+    Hasty,
     balanced,
     bulksms,
     causes,
@@ -26,6 +31,7 @@ from tests.integration.harness import (
 )
 from tests.integration.standin import Answers, Raw, Standin
 
+T = TypeVar("T")
 PATH = "/status_reports/get_report/2/2.0"
 HEAD = "0|Returns to follow\n\n"
 NUMBERS = [f"4479000000{n:02d}" for n in range(12)]
@@ -113,7 +119,6 @@ async def test_wrong_credentials_pause_the_account(
     paused = [r.getMessage() for r in caplog.records if "paused" in r.getMessage()]
     assert len(paused) == 1
     assert not any("s3cret" in record.getMessage() for record in caplog.records)
-    assert poller.telemetry.of("pauses", "bulk") == 2
 
 
 @pytest.mark.parametrize(("line", "code"), [("24|Data validation failed", "24"),
@@ -324,3 +329,28 @@ async def test_no_secret_comes_out(
     assert parse_qs(standin.asked["bulk"][0].query_string)["password"] == ["s3cret&%"]
     assert b"s3cret" not in all_files(tmp_path)
     assert "s3cret" not in caplog.text
+
+
+class SlowToRead(MemoryStore):
+    """What it gives is a moment old."""
+
+    async def read(self, job: Callable[[Transaction], T]) -> T:
+        found = await super().read(job)
+        await anyio.sleep(0.02)
+        return found
+
+
+async def test_batches_tracked_in_a_row_are_all_asked_for(tmp_path: Path, standin: Standin) -> None:
+    """Each within 2 s, also where the worker looks into the store at that very moment."""
+    url = standin.answer("bulk", [HEAD + f"{NUMBERS[0]}|11\n"])
+    account = bulksms(url, schedule={"ladder": ["0s"], "give_up": "5s"})
+    config = configured(tmp_path, account, store="memory://")
+    async with Engine(config, rand=Hasty(), store=SlowToRead()) as poller:
+        for n in range(30):
+            await poller.track("bulk", batch_id=str(n), recipients=[NUMBERS[0]])
+            await anyio.sleep(0.007)
+        await until(lambda: len(standin.asked["bulk"]) >= 30, 2)
+        await until(lambda: len(lines(tmp_path)) == 30)
+    assert {asked.query["batch_id"] for asked in standin.asked["bulk"]} == {
+        str(n) for n in range(30)
+    }

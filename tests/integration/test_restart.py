@@ -229,6 +229,7 @@ async def test_once(tmp_path: Path, standin: Standin) -> None:
             await poller.track("bulk", batch_id=str(n), recipients=[NUMBER], sent_at=time.time())
         await until(lambda: len(lines(tmp_path)) == 5)
     asked = len(standin.asked["info"])
+    await anyio.sleep(0.1)  # past the feed's interval of 50 ms
     with anyio.fail_after(5):
         async with engine.Engine(config, rand=Hasty(), once=True) as poller:
             await poller.polls_ended()

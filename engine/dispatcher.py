@@ -117,7 +117,8 @@ class LogReader:
                 if scanned >= SCAN_BYTES_MAX:
                     portion.more = True
                     break
-                rows = tx.log_rows(account, seq, ROWS_MAX, bytes_max=READ_BYTES_MAX)
+                wanted = min(READ_BYTES_MAX, max(1, bytes_max - size))
+                rows = tx.log_rows(account, seq, ROWS_MAX, bytes_max=wanted)
                 if not rows:
                     break
                 for row in rows:

@@ -208,8 +208,7 @@ async def test_refused_credentials_pause(tmp_path: Path, standin: Standin, statu
     assert len(standin.asked["info"]) == 1
 
 
-@pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.mark.parametrize(("status", "form"), [(429, "date"), (503, "seconds")])
 async def test_retry_after_holds_the_account(
     tmp_path: Path, standin: Standin, status: int, form: str
 ) -> None:

@@ -67,7 +67,8 @@ class AccountPoller:
         self._verdicts = Verdicts(asker, self.ladder)
         self._watch = Watch(asker)
         self._near = NearQueue(self.name, asker.store, asker.clock)
-        self._once_ms: int | None = asker.clock.now_ms() if once else None
+        self._once = once
+        self._once_ms: int | None = None  # with `once`: what is due by then is done
         self._wake = anyio.Event()
         self._stopping = False
         self._loop_scope = anyio.CancelScope()
@@ -140,7 +141,9 @@ class AccountPoller:
             self.feed_ended = feed.due_ms >= NEVER_DUE_MS
         await self._fit_schedule()
         await self._near.refill()
-        if self._once_ms is None:
+        if self._once:
+            self._once_ms = self._clock.now_ms()
+        else:
             self._spread(now_ms)
 
     async def _fit_schedule(self) -> None:

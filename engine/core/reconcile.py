@@ -58,6 +58,7 @@ class History(msgspec.Struct):
 
     entered: dict[str, int] = {}
     entries: list[dict[str, Any]] = []
+    absorbed: list[str] = []  # identities of facts that only moved the status time on
 
     @staticmethod
     def of(known: Known) -> History:
@@ -114,9 +115,9 @@ def fold(
     status_ms = iso_ms(report.done_at) if report.done_at is not None else None
     t_ms = status_ms if traits.dated else None
     if known.revision:
-        early = _no_news(known, report, status_ms)
-        if early is not None:
-            return early
+        if _no_news(known, report):
+            _move_on(known, report, status_ms, t_ms)
+            return Fold()
         history = History.of(known)
         old = Standing(
             known.state,
@@ -153,18 +154,28 @@ def fold(
     return Fold(record=record)
 
 
-def _no_news(known: Known, report: Report, status_ms: int | None) -> Fold | None:
-    """A report that says what is known already; a later status time is noted all the same."""
-    if (
+def _no_news(known: Known, report: Report) -> bool:
+    """A report that says what is known already."""
+    return (
         report.verdict is None
         and known.state is report.state
         and known.provider_status == report.provider_status
         and known.error_code == report.error_code
-    ):
-        if status_ms is not None and (known.status_ms is None or status_ms > known.status_ms):
-            known.status_ms = status_ms
-        return Fold()
-    return None
+    )
+
+
+def _move_on(known: Known, report: Report, status_ms: int | None, t_ms: int | None) -> None:
+    """A later status time is noted all the same, and that this fact has been told."""
+    if status_ms is None or (known.status_ms is not None and status_ms <= known.status_ms):
+        return
+    known.status_ms = status_ms
+    if t_ms is not None:
+        history = History.of(known)
+        history.absorbed = [
+            *history.absorbed[-HISTORY_MAX:],
+            _identity_of(known.account, known, report, t_ms),
+        ]
+        known.history = _encode_history(history)
 
 
 def _repeats(history: History, known: Known, report: Report, t_ms: int | None, won: bool) -> bool:
@@ -175,7 +186,9 @@ def _repeats(history: History, known: Known, report: Report, t_ms: int | None, w
     """
     if t_ms is not None:
         identity = _identity_of(known.account, known, report, t_ms)
-        return any(entry["event_id"] == identity for entry in history.entries)
+        return identity in history.absorbed or any(
+            entry["event_id"] == identity for entry in history.entries
+        )
     return not won and any(
         entry["provider_status"] == report.provider_status
         and entry["error_code"] == report.error_code

@@ -19,46 +19,98 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.config.model import Config
-    from engine.core.contracts import Provider, Sink
+    from engine.core.contracts import (
+        Batch,
+        Context,
+        Flaw,
+        Head,
+        Kind,
+        Limit,
+        Outcome,
+        Poll,
+        Provider,
+        Reader,
+        Request,
+        Sink,
+        Traits,
+        Verb,
+    )
     from engine.core.errors import ConfigError, EngineError, PartialWrite, SinkError, StoreError
-    from engine.core.report import Report
+    from engine.core.http import outcome_of_status
+    from engine.core.report import Report, msisdn
     from engine.core.secret import Secret
-    from engine.core.state import State
+    from engine.core.state import FINAL, State
+    from engine.parsing.json_items import JsonItems
+    from engine.parsing.pipe import PipeRows
     from engine.worker import Engine
 
 __version__ = "0.1.0"
 
 # Where each public name lives: loaded when it is asked for, so that importing is quick.
 _HOMES = {
+    "Batch": "engine.core.contracts",
     "Config": "engine.config.model",
     "ConfigError": "engine.core.errors",
+    "Context": "engine.core.contracts",
     "Engine": "engine.worker",
     "EngineError": "engine.core.errors",
+    "FINAL": "engine.core.state",
+    "Flaw": "engine.core.contracts",
+    "Head": "engine.core.contracts",
+    "JsonItems": "engine.parsing.json_items",
+    "Kind": "engine.core.contracts",
+    "Limit": "engine.core.contracts",
+    "Outcome": "engine.core.contracts",
     "PartialWrite": "engine.core.errors",
+    "PipeRows": "engine.parsing.pipe",
+    "Poll": "engine.core.contracts",
     "Provider": "engine.core.contracts",
+    "Reader": "engine.core.contracts",
     "Report": "engine.core.report",
+    "Request": "engine.core.contracts",
     "Secret": "engine.core.secret",
     "Sink": "engine.core.contracts",
     "SinkError": "engine.core.errors",
     "State": "engine.core.state",
     "StoreError": "engine.core.errors",
+    "Traits": "engine.core.contracts",
+    "Verb": "engine.core.contracts",
+    "msisdn": "engine.core.report",
+    "outcome_of_status": "engine.core.http",
 }
 
 __all__ = [
+    "FINAL",
+    "Batch",
     "Config",
     "ConfigError",
+    "Context",
     "Engine",
     "EngineError",
+    "Flaw",
+    "Head",
+    "JsonItems",
+    "Kind",
+    "Limit",
+    "Outcome",
     "PartialWrite",
+    "PipeRows",
+    "Poll",
     "Provider",
+    "Reader",
     "Report",
+    "Request",
     "Secret",
     "Sink",
     "SinkError",
     "State",
     "StoreError",
+    "Traits",
+    "Verb",
     "configure",
+    "msisdn",
     "open",
+    "outcome_of_status",
 ]
 
 

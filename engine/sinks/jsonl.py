@@ -86,7 +86,7 @@ class JsonlOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             except ValueError:
                 size = 0
             if size <= 0:
-                raise ValueError(f'expected "day" or a size such as "100MiB", got {self.rotate!r}')
+                raise ValueError(f'rotate: expected "day" or a size, got {self.rotate!r}')
 
 
 class JsonlSink:

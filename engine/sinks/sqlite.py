@@ -68,11 +68,11 @@ class SqliteOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         prefix = self.table_prefix
         if prefix and not re.fullmatch(rf"[A-Za-z_][A-Za-z0-9_]{{0,{PREFIX_MAX - 1}}}", prefix):
             raise ValueError(
-                f"expected at most {PREFIX_MAX} letters, digits and _, no digit first,"
-                f" got {prefix!r}"
+                f"table_prefix: expected at most {PREFIX_MAX} letters, digits and _, no digit"
+                f" first, got {prefix!r}"
             )
         if prefix.lower().startswith("sqlite_"):
-            raise ValueError("SQLite keeps names that start with sqlite_ for itself")
+            raise ValueError("table_prefix: SQLite keeps names that start with sqlite_ for itself")
 
 
 class SqliteSink:

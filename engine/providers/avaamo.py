@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import msgspec
-import orjson
 
 from ..core.contracts import (
     Context,
@@ -32,6 +30,7 @@ from ..core.contracts import (
     Traits,
     Verb,
 )
+from ..core.fields import count_of, json_of, text_of, unknown_filters
 from ..core.http import outcome_of_status
 from ..core.report import Reason, Report, msisdn
 from ..core.secret import Secret
@@ -122,7 +121,7 @@ class Avaamo:
     Options: ClassVar[type[msgspec.Struct]] = AvaamoOptions
 
     def __init__(self, options: AvaamoOptions, context: Context) -> None:
-        faults = [_unknown_filter(key) for key in options.filters if key not in FILTERS]
+        faults = unknown_filters(options.filters, FILTERS)
         if not 1 <= options.per_page <= PER_PAGE_MAX:
             faults.append(f"per_page: expected 1 to {PER_PAGE_MAX}, got {options.per_page}")
         if not str(options.agent_id).strip():
@@ -178,7 +177,7 @@ class _Reader:
 
     def __init__(self, options: AvaamoOptions, context: Context, poll: Poll, head: Head) -> None:
         self._items = JsonItems("entries")
-        self.parser = cast("Parser", self._items)
+        self.parser: Parser = self._items
         self._secret = options.access_token.reveal()
         self._content = context.content
         self._zone = context.timezone
@@ -297,34 +296,3 @@ def reason_of(said: str | None) -> Reason:
         if parts[0] in words and parts[-1] in words:
             return reason
     return "other"
-
-
-def count_of(value: object) -> int | None:
-    """A number of things, also as text; None where it is neither."""
-    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\s*", value, re.A):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and value >= 0 else None
-
-
-def text_of(value: object) -> str | None:
-    """A field as text, whatever type it came as; what is empty is null."""
-    if value is None or isinstance(value, str):
-        return value or None
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return str(int(value))
-    return json_of(value).decode()
-
-
-def json_of(value: object) -> bytes:
-    """Compact JSON of a decoded value; integers may be of any size."""
-    try:
-        return orjson.dumps(value)
-    except TypeError:
-        return msgspec.json.encode(value)
-
-
-def _unknown_filter(key: str) -> str:
-    nearest = get_close_matches(key, FILTERS, n=1, cutoff=0.0)[0]
-    return f'filters.{key}: unknown key; the nearest known one is "{nearest}"'

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import tzinfo
 from difflib import get_close_matches
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote, quote_plus
 
 import msgspec
@@ -206,7 +206,7 @@ class _Reader:
         content: bool,
     ) -> None:
         self._rows = PipeRows(2 + len(fields), open_last="body" in fields)
-        self.parser = cast("Parser", self._rows)
+        self.parser: Parser = self._rows
         self._status = head.status
         self._fields = fields
         self._mask = mask

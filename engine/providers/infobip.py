@@ -15,7 +15,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from datetime import tzinfo
 from difflib import get_close_matches
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final
 
 import msgspec
 import orjson
@@ -168,7 +168,7 @@ class _Reader:
         secrets: tuple[str, ...],
     ) -> None:
         self._items = JsonItems("results")
-        self.parser = cast("Parser", self._items)
+        self.parser: Parser = self._items
         self._status = head.status
         self._pages = poll.kind in (Kind.FEED, Kind.BATCH)
         # A server that gives fewer than were asked for is still read to its end.

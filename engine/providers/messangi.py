@@ -12,9 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
-from difflib import get_close_matches
 from hashlib import blake2b
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import msgspec
 import orjson
@@ -33,6 +32,7 @@ from ..core.contracts import (
     Traits,
     Verb,
 )
+from ..core.fields import count_of, json_of, text_of, unknown_filters
 from ..core.http import outcome_of_status
 from ..core.report import Report, msisdn
 from ..core.secret import Secret
@@ -158,7 +158,7 @@ class _Reader:
 
     def __init__(self, options: MessangiOptions, context: Context, poll: Poll, head: Head) -> None:
         self._items = JsonItems("items")
-        self.parser = cast("Parser", self._items)
+        self.parser: Parser = self._items
         self._password = options.password.reveal() if options.password else ""
         self._logs_in = options.login_url is not None
         self._content = context.content
@@ -331,43 +331,13 @@ def time_of(value: object, zone: tzinfo = UTC) -> tuple[str | None, int | None]:
     return (None, None) if ms is None else (iso(ms), ms)
 
 
-def count_of(value: object) -> int | None:
-    """A number of things, also as text; None where it is neither."""
-    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\s*", value, re.ASCII):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and value >= 0 else None
-
-
-def text_of(value: object) -> str | None:
-    """A field as text, whatever type it came as; what is empty is null, as in the file."""
-    if value is None or isinstance(value, str):
-        return value or None
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return str(int(value))
-    return json_of(value).decode()
-
-
-def json_of(value: object) -> bytes:
-    """Compact JSON of a decoded value; integers may be of any size."""
-    try:
-        return orjson.dumps(value)
-    except TypeError:
-        return msgspec.json.encode(value)
-
-
 def _inner(envelope: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = envelope.get(key)
     return value if isinstance(value, dict) else {}
 
 
 def _faults(options: MessangiOptions) -> list[str]:
-    faults = []
-    for key in options.filters:
-        if key not in FILTERS:
-            nearest = get_close_matches(key, FILTERS, n=1, cutoff=0.0)[0]
-            faults.append(f'filters.{key}: unknown key; the nearest known one is "{nearest}"')
+    faults = unknown_filters(options.filters, FILTERS)
     login = {
         "login_url": options.login_url,
         "username": options.username,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dlr_engine")
 
 IDLE_TIMEOUT_S = 300.0
+SWITCH_S = 0.001
 
 
 def command(args: argparse.Namespace) -> int:
@@ -49,7 +50,7 @@ async def _work(config: Config, args: argparse.Namespace, stop: process.Stop) ->
             _many(len(config.accounts), "account"),
             _many(len(config.sinks), "sink"),
         )
-        _calm_collector()
+        _tune_interpreter()
         until = _until(engine, args, stop)
         live = not args.quiet and not _prints_records(config)
         async with watching(engine, live=live):
@@ -58,12 +59,15 @@ async def _work(config: Config, args: argparse.Namespace, stop: process.Stop) ->
     return stuck or []
 
 
-def _calm_collector() -> None:
+def _tune_interpreter() -> None:
     """A full collection stops the loop for tens of milliseconds, and here it finds next to nothing:
     what was loaded stays, and reports hold no cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
+    # The store's thread and the loop hand the interpreter to each other at every row: the default
+    # of 5 ms makes each of them wait for the other's turn to end.
+    sys.setswitchinterval(SWITCH_S)
 
 
 def _until(

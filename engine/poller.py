@@ -29,6 +29,7 @@ from engine.windowed import Visit, WindowReader
 
 # Overdue work found at a start is spread over at most this.
 SPREAD_MAX_MS = 300_000
+HERD_MIN = 10  # fewer polls at once trouble nobody
 
 # One recipient is asked for alone where its batch has at least this many.
 LARGE_BATCH = 10
@@ -172,7 +173,7 @@ class AccountPoller:
             for n, (due_ms, work) in enumerate(self._near)
             if due_ms < now_ms and work.kind.value in self.traits.asks
         )
-        if len(overdue) < 2:
+        if len(overdue) < HERD_MIN:
             return
         works = [work for _, _, work in overdue]
         span_ms = min(round(self.account.schedule.interval_s * 1000), SPREAD_MAX_MS)
@@ -354,7 +355,6 @@ class AccountPoller:
             message_id=key if work.kind is Kind.MESSAGE else None,
             recipient=recipient,
             reference=work.data.get("reference"),
-            sent_ms=work.start_ms,
         )
 
     def _settle(self, work: Work, asked_ms: int, reply: Reply) -> Settle:

@@ -164,6 +164,9 @@ def _batch(batch_id: str, rows: list[Row], now_ms: int) -> Tracked:
         batch_id=batch_id,
         recipients=[recipient for recipient, _ in pairs],
         references=[reference for _, reference in pairs] if told else [],
+        times_ms=[row.sent_ms for row in rows for _ in row.recipients]
+        if len(set(times)) > 1
+        else [],
         reference=shared,
         sent_ms=min(times, default=now_ms),
     )

@@ -155,6 +155,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     dated: bool = False  # a status time that every way carries is part of the event's identity
     tracks: frozenset[str] = frozenset()  # of "batch", "message"
     asks: frozenset[str] = frozenset()  # which of these are asked for by id on the ladder
+    channel: str = "sms"  # of messages that nothing was ever heard of
     derives_ids: bool = False  # message id is `<batch_id>:<msisdn>`, known when a batch is tracked
     window_max_ms: int = 0  # the longest window to ask for
     window_min_ms: int = 0  # the shortest one that a split may lead to

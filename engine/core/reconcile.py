@@ -272,7 +272,9 @@ def _remember(history: History, entry: dict[str, Any]) -> None:
         del history.entries[next(losers, 0)]
 
 
-def verdict(known: Known, *, code: str | None = None, text: str | None = None) -> Report:
+def verdict(
+    known: Known, *, channel: str = "sms", code: str | None = None, text: str | None = None
+) -> Report:
     """The record that ends a message of which no final state was heard.
 
     `code` and `text` are the provider's cause, where it said that it does not know the message.
@@ -285,6 +287,7 @@ def verdict(known: Known, *, code: str | None = None, text: str | None = None) -
             kept.update(error_code=code, error_text=text)
         return msgspec.convert(kept, Report)
     return Report(
+        channel=channel,
         message_id=known.message_id,
         direction="mo" if known.direction == "mo" else "mt",
         state=State.UNKNOWN,

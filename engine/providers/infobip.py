@@ -113,6 +113,7 @@ class Infobip:
         # Reports are kept for 48 hours and a page holds 1,000: looking every 10 s while they
         # come, and every minute while none do, stays far inside both.
         self.traits = Traits(
+            channel=options.channel,
             feed="drained" if options.drain else None,
             one_time=True,
             dated=True,

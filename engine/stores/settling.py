@@ -109,7 +109,7 @@ def _give_verdicts(post: Posting, pending: Sequence[Known], step: Settle | None)
         before = (known.state, known.final, known.verdict) if stored else None
         result = fold(
             known,
-            verdict(known, code=code, text=text),
+            verdict(known, channel=page.traits.channel, code=code, text=text),
             provider=page.provider,
             traits=page.traits,
             observed_ms=page.observed_ms,

@@ -24,6 +24,7 @@ class Tracked(msgspec.Struct, kw_only=True):
     message_id: str | None = None
     recipients: list[str] = []
     references: list[str | None] = []  # one a recipient, where they differ; else `reference`
+    times_ms: list[int | None] = []  # likewise, else `sent_ms`
     reference: str | None = None
     sent_ms: int
 
@@ -146,12 +147,16 @@ def _track_derived(
     found = tx.messages(account, [(message_id, "mt") for message_id, _ in ids])
     new: list[Known] = []
     early: list[Known] = []  # reported before they were tracked
-    for (message_id, digits), reference in zip(
-        ids, item.references or [None] * len(ids), strict=True
+    nothing = [None] * len(ids)
+    for (message_id, digits), reference, time_ms in zip(
+        ids, item.references or nothing, item.times_ms or nothing, strict=True
     ):
+        sent_ms = item.sent_ms if time_ms is None else time_ms
         known = found.get((message_id, "mt"))
         if known is None:
-            new.append(_new_known(account, message_id, digits, item, now_ms, reference))
+            known = _new_known(account, message_id, digits, item, now_ms, reference)
+            known.sent_ms = known.placed_ms = sent_ms
+            new.append(known)
             change.moved(None, new[-1])
         elif not known.tracked and not known.final:
             _adopt(known, item, reference)

@@ -45,6 +45,7 @@ from engine.failures import (
     tls_cause,
 )
 from engine.inflate import CODINGS, Damaged, Inflater
+from engine.resolver import Resolver
 
 READ = 64 * 1024  # compressed bytes taken at a time; bounds the copying in a chain of tiny members
 KEEPALIVE_S = 15.0  # shorter than common servers', so that an idle connection is seldom a dead one
@@ -270,6 +271,7 @@ class Transport:
         self._connections = connections
         self._ca_file = ca_file
         self._session: aiohttp.ClientSession | None = None
+        self._resolver: Resolver | None = None
         self._closed: WeakSet[asyncio.Future[None]] = WeakSet()
 
     async def open(self) -> None:
@@ -277,10 +279,12 @@ class Transport:
         context = ssl.create_default_context()
         if self._ca_file is not None:
             context.load_verify_locations(cafile=self._ca_file)
+        self._resolver = Resolver()
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_on_headers_sent)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
+                resolver=self._resolver,
                 limit=self._connections,
                 ssl=context,
                 keepalive_timeout=KEEPALIVE_S,
@@ -302,6 +306,8 @@ class Transport:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+        if self._resolver is not None:
+            await self._resolver.close()
 
     async def __aenter__(self) -> Transport:
         await self.open()

@@ -25,7 +25,6 @@ import logging
 import os
 import re
 import struct
-import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -34,11 +33,11 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 import zstandard
-from anyio import CapacityLimiter, from_thread, to_thread
 
 from ..core.contracts import Batch
 from ..core.errors import SinkError
 from ..core.units import size_bytes
+from ..offload import Offload
 
 FILE_MODE = 0o600  # records are personal data
 FOLDER_MODE = 0o700
@@ -105,9 +104,7 @@ class JsonlSink:
         self._rotated = re.compile(
             rf"{re.escape(self._path.stem)}-\d{{4}}-\d\d-\d\d(\.\d+)?{re.escape(self._path.suffix)}"
         )
-        self._limiter = CapacityLimiter(1)
-        # asyncio's own task.cancel() leaves the thread running: a later call must wait for it.
-        self._guard = threading.Lock()
+        self._offload = Offload("dlr-jsonl")
         self._fd = -1
         self._size = 0  # whole records; nothing behind it counts
         self._day = ""
@@ -121,13 +118,14 @@ class JsonlSink:
             await self._run(self._append, batch.lines)
 
     async def close(self) -> None:
-        await self._run(self._finish)
+        try:
+            await self._run(self._finish)
+        finally:
+            await self._offload.close()
 
     async def _run(self, work: Callable[..., None], *args: Any) -> None:
         try:
-            await to_thread.run_sync(
-                self._guarded, work, *args, abandon_on_cancel=False, limiter=self._limiter
-            )
+            await self._offload.run(self._guarded, work, *args)
         except OSError as exc:
             hint = _HINTS.get(exc.errno or 0, "look at the disk")
             raise SinkError(f"cannot write {self._path}: {exc.strerror or exc}; {hint}") from exc
@@ -135,12 +133,11 @@ class JsonlSink:
     # All below runs in a worker thread, under the guard.
 
     def _guarded(self, work: Callable[..., None], *args: Any) -> None:
-        with self._guard:
-            try:
-                work(*args)
-            except BaseException:
-                self._drop()  # the next call starts from what the disk says
-                raise
+        try:
+            work(*args)
+        except BaseException:
+            self._drop()  # the next call starts from what the disk says
+            raise
 
     def _prepare(self) -> None:
         self._acquire()
@@ -312,17 +309,18 @@ class JsonlSink:
         while self._pending and self._packed:
             plain = self._pending[0]
             try:
-                _compress(self._packed, plain)
+                _compress(self._packed, plain, self._offload.check)
             except OSError as exc:  # the records are safe as they are, and matter more
                 if exc.errno != errno.ENOENT:  # else another worker has done it
                     _log.warning("cannot compress %s, it stays plain for now: %s", plain, exc)
             del self._pending[0]
 
 
-def _compress(kind: str, plain: Path) -> None:
+def _compress(kind: str, plain: Path, check: Callable[[], None]) -> None:
     """Put a compressed copy in the place of a rotated file; at no moment is there neither.
 
-    The copy grows in the mark, which says until then that the file is to be compressed.
+    The copy grows in the mark, which says until then that the file is to be compressed. `check`
+    raises where nobody waits for it any more.
     """
     mark = _mark(plain)
     with open(plain, "rb") as source:
@@ -339,7 +337,7 @@ def _compress(kind: str, plain: Path) -> None:
         try:
             with open(opened, "wb") as target:
                 while chunk := source.read(CHUNK):
-                    from_thread.check_cancelled()
+                    check()
                     target.write(packer.compress(chunk))
                 target.write(packer.flush())
                 target.flush()

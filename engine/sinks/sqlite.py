@@ -15,18 +15,17 @@ import itertools
 import os
 import re
 import sqlite3
-import threading
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
-from anyio import CapacityLimiter, to_thread
 
 from ..core.contracts import Batch
 from ..core.errors import PartialWrite, SinkError
 from ..core.report import FIELDS, decode
+from ..offload import Offload
 
 BUSY_S = 5.0  # how long a write waits for another program's transaction
 FILE_MODE = 0o600  # records are personal data
@@ -95,9 +94,7 @@ class SqliteSink:
             f" ON CONFLICT ({', '.join(_KEY)}) DO UPDATE SET {_NEWER}"
             f" WHERE excluded.revision > {messages}.revision"
         )
-        self._limiter = CapacityLimiter(1)
-        # asyncio's own task.cancel() leaves the thread running: a later call must wait for it.
-        self._guard = threading.Lock()
+        self._offload = Offload("dlr-sqlite-sink")
         self._db: sqlite3.Connection | None = None
         self._file: os.stat_result | None = None
 
@@ -109,13 +106,14 @@ class SqliteSink:
             await self._run(self._store, batch.lines)
 
     async def close(self) -> None:
-        await self._run(self._drop)
+        try:
+            await self._run(self._drop)
+        finally:
+            await self._offload.close()
 
     async def _run(self, work: Callable[..., object], *args: Any) -> None:
         try:
-            await to_thread.run_sync(
-                self._guarded, work, *args, abandon_on_cancel=False, limiter=self._limiter
-            )
+            await self._offload.run(self._guarded, work, *args)
         except sqlite3.Error as exc:
             code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the rest is detail
             raise SinkError(f"cannot write {self._path}: {_CAUSES.get(code, exc)}") from exc
@@ -125,14 +123,13 @@ class SqliteSink:
     # All below runs in a worker thread, under the guard.
 
     def _guarded(self, work: Callable[..., object], *args: Any) -> None:
-        with self._guard:
-            try:
-                work(*args)
-            except PartialWrite:
-                raise  # the others were taken
-            except BaseException:
-                self._drop()  # rolls back
-                raise
+        try:
+            work(*args)
+        except PartialWrite:
+            raise  # the others were taken
+        except BaseException:
+            self._drop()  # rolls back
+            raise
 
     def _store(self, lines: Sequence[bytes]) -> None:
         rejected: dict[int, str] = {}

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import select
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import msgspec
-from anyio import CapacityLimiter, to_thread
 
 from ..core.contracts import Batch
 from ..core.errors import SinkError
+from ..offload import Offload
 
 FULL_WAIT_S = 0.2  # between two tries at an output that is set not to block
 
@@ -33,9 +32,7 @@ class StdoutSink:
     Options: ClassVar[type[msgspec.Struct]] = StdoutOptions
 
     def __init__(self, options: StdoutOptions) -> None:
-        self._limiter = CapacityLimiter(1)
-        # asyncio's own task.cancel() leaves the thread running: a later call must wait for it.
-        self._guard = threading.Lock()
+        self._offload = Offload("dlr-stdout")
         self._owed = b""
 
     async def open(self) -> None:
@@ -45,9 +42,7 @@ class StdoutSink:
         if not batch.lines:
             return
         try:
-            await to_thread.run_sync(
-                self._put, batch.lines, abandon_on_cancel=False, limiter=self._limiter
-            )
+            await self._offload.run(self._put, batch.lines)
         except BrokenPipeError as exc:
             raise SinkError(
                 "cannot write to standard output: its reader has gone; start the pipe again"
@@ -57,31 +52,31 @@ class StdoutSink:
 
     async def close(self) -> None:
         """Nothing is held back, and the stream belongs to the process."""
+        await self._offload.close()
 
     def _put(self, lines: Sequence[bytes]) -> None:
-        with self._guard:
-            stream = _stream()
-            stream.flush()  # what others printed comes first
-            raw = getattr(stream, "raw", stream)
-            data = self._owed + b"\n".join(lines) + b"\n"
-            done = 0
-            try:
-                with memoryview(data) as view:
-                    while done < len(data):
-                        with view[done:] as rest:
-                            taken = raw.write(rest)
-                        if taken is None:
-                            select.select([], [raw], [], FULL_WAIT_S)
-                        done += taken or 0
-            except BaseException:
-                torn = bool(done) and data[done - 1 : done] != b"\n"
-                if torn:
-                    self._owed = data[done : data.index(b"\n", done) + 1]
-                elif done:
-                    self._owed = b""
-                raise
-            self._owed = b""
-            stream.flush()
+        stream = _stream()
+        stream.flush()  # what others printed comes first
+        raw = getattr(stream, "raw", stream)
+        data = self._owed + b"\n".join(lines) + b"\n"
+        done = 0
+        try:
+            with memoryview(data) as view:
+                while done < len(data):
+                    with view[done:] as rest:
+                        taken = raw.write(rest)
+                    if taken is None:
+                        select.select([], [raw], [], FULL_WAIT_S)
+                    done += taken or 0
+        except BaseException:
+            torn = bool(done) and data[done - 1 : done] != b"\n"
+            if torn:
+                self._owed = data[done : data.index(b"\n", done) + 1]
+            elif done:
+                self._owed = b""
+            raise
+        self._owed = b""
+        stream.flush()
 
 
 def _stream() -> Any:

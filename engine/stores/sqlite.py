@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import anyio
 
 from engine.core.errors import StoreBusy, StoreError, StoreTrouble
+from engine.offload import Offload
 
 from .sqlite_rows import SqliteTransaction
 from .transaction import Transaction
@@ -95,6 +96,7 @@ class _Thread:
         self._accounts: dict[str, int] = {}
         self._places = asyncio.Semaphore(QUEUE_MAX)
         self._closed = False
+        self._on_end: Callable[[], object] = lambda: None
         self._thread.start()
 
     async def run(self, job: Callable[[Transaction], T]) -> T:
@@ -107,10 +109,13 @@ class _Thread:
             return await future
 
     async def close(self) -> None:
+        loop, ended = asyncio.get_running_loop(), anyio.Event()
+        self._on_end = lambda: loop.call_soon_threadsafe(ended.set)
         self._closed = True
         self._jobs.put(None)
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._thread.join)
+            await ended.wait()
+        self._thread.join()
 
     def _work(self) -> None:
         db: sqlite3.Connection | None = None
@@ -133,6 +138,7 @@ class _Thread:
                 break
         if db is not None:
             db.close()
+        self._on_end()
 
     def _take(self) -> tuple[list[_Job], bool]:
         jobs: list[_Job] = []
@@ -190,7 +196,11 @@ class SqliteStore:
         if own:
             await self._take_lock()
         try:
-            await anyio.to_thread.run_sync(prepare, self.path)
+            preparing = Offload("dlr-store-opening")
+            try:
+                await preparing.run(prepare, self.path)
+            finally:
+                await preparing.close()
         except (sqlite3.Error, OSError) as error:
             self._drop_lock()
             raise StoreError(f"cannot open the store {self.path}: {error}") from error

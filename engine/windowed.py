@@ -6,10 +6,12 @@ What the answers mean is decided in `core.reading`; this is the part that asks a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import anyio
 import msgspec
 
+from engine.ahead import Ahead
 from engine.asking import Asker, Reply, joined
 from engine.core.contracts import Kind, Outcome, Poll, Verb
 from engine.core.reading import Next, Progress, Reading, Span, decide, divide_short
@@ -69,13 +71,34 @@ class WindowReader:
 
         Returns the reply that failed, or None when all was read.
         """
+        width = self._asker.account.limits.concurrency - 1
+        async with anyio.create_task_group() as group:
+            ahead = Ahead(self._asker, group, width)
+            failed = await self._read(reading, kind, slot, server, visit, moved, ahead)
+            await ahead.settle()
+        return failed
+
+    async def _read(
+        self,
+        reading: Reading,
+        kind: Kind,
+        slot: Slot | None,
+        server: ServerClock,
+        visit: Visit,
+        moved: Callable[[Page], None],
+        ahead: Ahead,
+    ) -> Reply | None:
         progress = Progress()
         while reading.spans:
             if divide_short(reading, self._traits) is not None:
                 continue
             span = reading.spans[0]
-            reply = await self._asker.ask(_question(kind, span, progress, self._asker), slot)
-            slot = None
+            question = self._question(kind, span, progress.page)
+            ahead.ask(self._later(kind, reading, progress))
+            reply = await ahead.take(question)
+            if reply is None:
+                reply = await self._asker.ask(question, slot)
+                slot = None
             if self._too_slow(reply, span):
                 cause = f"it timed out ({reply.outcome.cause})"
                 reply.outcome = Outcome(verb=Verb.SPLIT, cause=cause)
@@ -84,6 +107,7 @@ class WindowReader:
                 return reply
             if reply.outcome.server_ms is not None:
                 server.note(reply.outcome.server_ms, reply.page.observed_ms)
+            progress.pages = reply.outcome.pages
             step = decide(
                 reading,
                 progress,
@@ -109,6 +133,25 @@ class WindowReader:
                 return None
         return None
 
+    def _later(self, kind: Kind, reading: Reading, progress: Progress) -> Iterator[Poll]:
+        """What will be asked after this: the pages there are said to be, then the next spans."""
+        span = reading.spans[0]
+        for page in range(progress.page + 1, (progress.pages or 0) + 1):
+            yield self._question(kind, span, page)
+        for other in reading.spans[1:]:
+            if not other.short:
+                yield self._question(kind, other, 1)
+
+    def _question(self, kind: Kind, span: Span, page: int) -> Poll:
+        return Poll(
+            kind=kind,
+            now_ms=self._asker.clock.now_ms(),
+            from_ms=span.from_ms,
+            to_ms=span.to_ms,
+            channel=span.channel,
+            page=page,
+        )
+
     def _too_slow(self, reply: Reply, span: Span) -> bool:
         """Whether a span timed out twice running: the first time may have been a bad moment."""
         if not reply.timed_out or reply.answered or span.width_ms <= TIMEOUT_SPLIT_MIN_MS:
@@ -124,14 +167,3 @@ class WindowReader:
         if step.cause and not step.incidents:
             width_s = span.width_ms / 1000
             tell(logging.INFO, self._asker.account.name, f"a window of {width_s:g} s: {step.cause}")
-
-
-def _question(kind: Kind, span: Span, progress: Progress, asker: Asker) -> Poll:
-    return Poll(
-        kind=kind,
-        now_ms=asker.clock.now_ms(),
-        from_ms=span.from_ms,
-        to_ms=span.to_ms,
-        channel=span.channel,
-        page=progress.page,
-    )

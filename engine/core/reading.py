@@ -78,6 +78,7 @@ class Progress(msgspec.Struct, kw_only=True):
     """What was seen of the span that is being read; begins anew with every span."""
 
     page: int = 1
+    pages: int | None = None  # how many there are, as the provider said last
     rows: int = 0  # all rows, flaws and repetitions included
     flaws: int = 0
     seen: set[int] = set()  # of a paged span: which rows, by a hash of their message's id

@@ -85,8 +85,8 @@ def event_id(
 
 _PHONE_MARKS = str.maketrans("", "", "+ ()-./\u00a0")
 
-# E.164 allows 15 digits; national test ranges go down to 3. Longer digits are tokens, not numbers.
-MSISDN_DIGITS_MIN = 3
+# E.164 allows 15 digits, short codes have few. Longer digits are tokens, not numbers.
+MSISDN_DIGITS_MIN = 1
 MSISDN_DIGITS_MAX = 20
 
 
@@ -102,6 +102,8 @@ def msisdn(recipient: str | None) -> str | None:
 
 def recipient_key(recipient: str) -> str:
     """What a recipient is found by, whichever way it is spelled."""
+    if "+" in recipient:
+        recipient = recipient.replace("(0)", "")  # the trunk prefix of +44 (0)20 is not dialled
     digits = msisdn(recipient)
     if digits is None:
         return recipient.translate(_PHONE_MARKS).casefold()

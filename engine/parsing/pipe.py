@@ -52,6 +52,7 @@ class PipeRows:
         self._open: list[str] | None = None  # lines of the row that may go on
         self._open_size = 0
         self._open_line = 0
+        self._open_cr = False  # its latest line ended with \r\n
         self._open_ended = False  # it was set aside: what continues it goes the same way
         self._blanks = 0  # blank lines since, inside or after that row
         self._closed = False
@@ -169,6 +170,7 @@ class PipeRows:
 
     def _take_line(self, raw: bytes, out: list[list[str]]) -> None:
         whole = raw
+        with_cr = raw.endswith(b"\r")
         raw = raw.removesuffix(b"\r")
         if len(raw) > self._line_max:
             self._take_long_line(raw)
@@ -182,7 +184,7 @@ class PipeRows:
         elif self.header is None:
             self._take_header(whole, text)
         elif self._open_last:
-            self._take_open(raw, text, out)
+            self._take_open(raw, text, out, with_cr)
         else:
             row = text.split("|")
             self.rows += 1
@@ -225,11 +227,12 @@ class PipeRows:
 
     # -- rows whose last column is free text ---------------------------------------------------
 
-    def _take_open(self, raw: bytes, text: str, out: list[list[str]]) -> None:
+    def _take_open(self, raw: bytes, text: str, out: list[list[str]], with_cr: bool) -> None:
         if _ROW.match(text):
             self._finish_open(out)
             self.rows += 1
             self._open, self._open_size, self._open_line = [text], len(raw), self._line
+            self._open_cr = with_cr
             self._open_ended = False
             if text.count("|") < self._columns - 1:
                 self._set_aside_row(raw, self._line)
@@ -248,9 +251,13 @@ class PipeRows:
             self._flaw(cause, self._open_line, kept, truncated=True)
             self._open, self._open_ended = None, True
             return
-        # A blank line inside a text belongs to it; one after it does not.
-        self._open.extend([""] * self._blanks)
+        # A blank line inside a text belongs to it; one after it does not. Its line ends stay as
+        # they came: the last one alone is the row's own.
+        end = "\r" if self._open_cr else ""
+        self._open[-1] += end
+        self._open.extend([end] * self._blanks)
         self._open.append(text)
+        self._open_cr = with_cr
         self._blanks = 0
 
     def _finish_open(self, out: list[list[str]]) -> None:

@@ -85,6 +85,7 @@ class Progress(msgspec.Struct, kw_only=True):
     first_total: int | None = None
     total: int | None = None
     passes: int = 1  # the pages are read again when the total has moved
+    shrunk: bool = False  # the total went down while these pages were read
     every_page: bool = False  # this time to the last page: rows have moved up over page edges
     fresh: int = 0  # rows of the last page that were new
     first_ms: int | None = None  # when the rows were sent
@@ -123,6 +124,7 @@ def decide(
     if outcome.verb is Verb.SPLIT:
         return _divide(reading, traits, outcome.cause)
     if outcome.total is not None:
+        progress.shrunk |= progress.total is not None and outcome.total < progress.total
         progress.total = outcome.total
         if progress.first_total is None:
             progress.first_total = outcome.total
@@ -174,7 +176,7 @@ def _must_read_again(progress: Progress, total: int, received: int) -> bool:
     pages that were read already: every page is read again.
     """
     assert progress.first_total is not None
-    went = total < progress.first_total and progress.page > 1
+    went, progress.shrunk = progress.shrunk, False
     came = total > progress.first_total and received < total
     progress.every_page = went
     return (went or came) and progress.passes < PASSES_MAX

@@ -21,7 +21,7 @@ from engine.core.report import Report
 from engine.core.state import State
 from engine.core.units import iso_ms
 from engine.core.work import Committed, Page
-from engine.limits import AccountLimiter, Slot, retry_after_s
+from engine.limits import AccountLimiter, Slot, http_date_s, retry_after_s
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
 from engine.transport import Answer, Timeout, Timeouts, Transport, TransportError
@@ -227,7 +227,11 @@ class Asker:
         return reply, None
 
     def _retry_after_s(self, head: Head) -> float | None:
-        return retry_after_s(head.headers.get("retry-after"), self.clock.now_ms() / 1000)
+        """A date is meant by the provider's own clock, which its answer tells."""
+        now_s = http_date_s(head.headers.get("date", "").strip())
+        if now_s is None:
+            now_s = self.clock.now_ms() / 1000
+        return retry_after_s(head.headers.get("retry-after"), now_s)
 
     def _redirect(self, request: Request, head: Head) -> str | None:
         location = head.headers.get("location")

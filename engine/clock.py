@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import anyio
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # Linux; elsewhere there is the wall clock
+_BOOT = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
 
 
 class RealClock:
@@ -15,6 +19,9 @@ class RealClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def boot(self) -> tuple[str, float] | None:
+        return (_BOOT, time.clock_gettime(time.CLOCK_BOOTTIME)) if _BOOT else None
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)

@@ -19,8 +19,8 @@ from engine.limits import backoff_s
 # A wrong password is tried again after these, then every hour.
 PAUSES_S = (60.0, 300.0, 1800.0, 3600.0)
 
-# A hold that a provider has asked for, and that has to be kept over a crash.
-LONG_HOLD_S = 2.0
+# A hold from here on is kept over a crash. What is shorter is over before a process is up again.
+LONG_HOLD_S = 0.5
 
 # After a fault in the program itself nothing is tried again sooner.
 FAULT_DELAY_MIN_MS = 1000
@@ -31,6 +31,7 @@ class Health(msgspec.Struct, kw_only=True):
 
     paused: str | None = None  # why
     paused_until_ms: int | None = None
+    pauses: int = 0  # in a row: how often it was tried again in vain, and once more
     failing: str | None = None  # the latest failure's cause, None after a success
     failures: int = 0  # in a row
     answered_ms: int | None = None  # when the provider last answered properly
@@ -46,8 +47,22 @@ class Watch:
         self._name = asker.account.name
         self._tries: dict[int, int] = {}  # by work, since its last success
         self._failed_ms = 0
-        self._pauses = 0
-        self.on_long_hold: Callable[[], None] = lambda: None
+        self.on_refusal: Callable[[], None] = lambda: None
+
+    def resume(self, before: Health, *, once: bool) -> None:
+        """Go on with a pause that the last process left: a restart is no new try at a password.
+
+        Who restarts has perhaps mended it: unless with `once`, which cron may run every minute, it
+        is tried as soon as the first pause has passed since the last try.
+        """
+        until_ms = before.paused_until_ms
+        if before.paused is None or until_ms is None or not before.pauses:
+            return
+        tried_ms = until_ms - round(_pause_s(before.pauses) * 1000)
+        if not once:
+            until_ms = min(until_ms, tried_ms + round(PAUSES_S[0] * 1000))
+        self.health.paused, self.health.pauses = before.paused, before.pauses
+        self.health.paused_until_ms = until_ms
 
     def tried(self, work: Work) -> bool:
         """Whether it has failed since its last success."""
@@ -60,10 +75,15 @@ class Watch:
         health.failures = 0
         health.failing = None
         health.answered_ms = self._clock.now_ms()
+        self.accepted()
+
+    def accepted(self) -> None:
+        """The provider takes the account's credentials."""
+        health = self.health
         if health.paused is not None:
             self._tell(logging.INFO, "goes on: it is accepted again")
             health.paused = health.paused_until_ms = None
-        self._pauses = 0
+        health.pauses = 0
 
     def failed(self, reply: Reply) -> None:
         """Hold the account. Failures that overlap count once: they are one trouble."""
@@ -79,13 +99,15 @@ class Watch:
         first = health.failing is None
         health.failing = outcome.cause
         delay_s = backoff_s(health.failures, self._asker.rand)
-        if outcome.hold and reply.retry_after_s:
-            delay_s = reply.retry_after_s
+        asked_s = reply.retry_after_s if outcome.hold else None
+        if asked_s:
+            # Less than a second is no wait that the headers can spell: ours is not given up for it.
+            delay_s = asked_s if asked_s >= 1.0 else max(asked_s, delay_s)
         elif overlaps:
             return
         self._asker.limiter.hold(delay_s, outcome.cause)
         if delay_s > LONG_HOLD_S:
-            self.on_long_hold()
+            self.on_refusal()
         if first:
             again = spell_duration(round(delay_s, 1))
             self._tell(logging.WARNING, f"{outcome.cause}; asked again in {again}")
@@ -96,10 +118,10 @@ class Watch:
         first = health.paused is None
         if not first and now_ms < (health.paused_until_ms or 0):
             return  # an answer that was under way when the account was paused
-        delay_s = PAUSES_S[min(self._pauses, len(PAUSES_S) - 1)]
-        self._pauses += 1
+        health.pauses += 1
         health.paused = cause
-        health.paused_until_ms = now_ms + round(delay_s * 1000)
+        health.paused_until_ms = now_ms + round(_pause_s(health.pauses) * 1000)
+        self.on_refusal()
         if first:
             self._asker.telemetry.count("pauses", self._name)
             self._tell(
@@ -137,3 +159,8 @@ class Watch:
 
     def _tell(self, level: int, text: str) -> None:
         self._asker.telemetry.event(level, self._name, text)
+
+
+def _pause_s(pauses: int) -> float:
+    """How long the so-maniest pause in a row lasts."""
+    return PAUSES_S[min(pauses, len(PAUSES_S)) - 1]

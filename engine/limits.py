@@ -21,12 +21,14 @@ has its own queue (first come, first served), concurrency and hold; accounts tak
 long queue of one does not starve another.
 
 Time is the monotonic clock handed in, never the loop's: uvloop's has steps of 1 ms, and a wait
-shorter than that returns at once, which would turn the timer into a busy loop. The wall clock is
-used for snapshots alone. Over an unclean end, short windows are waited out; for long ones requests
-are allowed in blocks that are made durable first, and a block that may have been used counts as
-used. Never let a request out on a block that is not durable, and never free a place early.
+shorter than that returns at once, which would turn the timer into a busy loop. For snapshots there
+are the time since the machine's start, which nobody can set, and the wall clock for a reboot. Over
+an unclean end, short windows are waited out; for long ones requests are allowed in blocks that are
+made durable first, and a block that may have been used counts as used. Never let a request out on a
+block that is not durable, and never free a place early.
 """
 
+# one file: Slot, AccountLimiter and Limiter share their state
 # ruff: noqa: SLF001 - Limiter, AccountLimiter and Slot are one mechanism, private to this file
 
 from __future__ import annotations
@@ -38,9 +40,25 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from engine.windows import LONG_S, Rate, Window, backoff_s, retry_after_s
+from engine.windows import (
+    LONG_S,
+    Rate,
+    Window,
+    backoff_s,
+    elapsed_s,
+    http_date_s,
+    retry_after_s,
+)
 
-__all__ = ["AccountLimiter", "Limiter", "Rate", "Slot", "backoff_s", "retry_after_s"]
+__all__ = [
+    "AccountLimiter",
+    "Limiter",
+    "Rate",
+    "Slot",
+    "backoff_s",
+    "http_date_s",
+    "retry_after_s",
+]
 
 TIMER_MIN_S = 0.001  # below this uvloop's timers return at once
 BLOCKS = 100  # durable blocks in a long window: a crash costs about a hundredth of it
@@ -222,12 +240,14 @@ class Limiter:
         *,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        boot: Callable[[], tuple[str, float] | None] = lambda: None,
         call_later: Callable[[float, Callable[[], None]], Timer] | None = None,
         reserve: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
     ) -> None:
         self._windows = [Window(rate) for rate in rates]
         self._monotonic = monotonic
         self._wall = wall
+        self._boot = boot
         self._call_later = call_later
         self._reserve = reserve
         long = [rate.requests for rate in rates if rate.per_s > LONG_S]
@@ -235,7 +255,7 @@ class Limiter:
         self._credit = 0  # requests that may go out on what is durable
         self._coming = 0  # the same, while it is being made so
         self._uncredited = 0  # granted ones that wait for it
-        self._refilling = asyncio.Lock()
+        self._keeping = asyncio.Lock()
         self._accounts: list[AccountLimiter] = []
         self._round: deque[AccountLimiter] = deque()  # those who want a place, in turn
         self._held: set[AccountLimiter] = set()
@@ -259,17 +279,25 @@ class Limiter:
         """Stop the timer. Who still waits has to be cancelled by its owner."""
         self._stop_timer()
 
+    async def keep(self) -> None:
+        """Make the present state durable; an older one can never overtake it."""
+        async with self._keeping:
+            if self._reserve is not None:
+                await self._reserve(self.snapshot())
+
     def snapshot(self) -> dict[str, Any]:
-        """The present state in wall-clock time, as JSON can hold it."""
-        now, wall = self._monotonic(), self._wall()
-        windows = [window.save(now, wall, self._uncredited) for window in self._windows]
-        holds = {
-            account.name: round(wall + account.hold_s(), 3)
-            for account in self._accounts
-            if account.name and account.hold_s() > 0
+        """The present state, as JSON can hold it: what is in it is so many seconds old, or ends in
+        so many."""
+        now = self._monotonic()
+        holds = {name: until - now for name, until in self._old_holds.items() if until > now}
+        holds |= {one.name: one.hold_s() for one in self._accounts if one.name and one.hold_s() > 0}
+        return {
+            "wall": self._wall(),
+            "boot": self._boot(),
+            "windows": [window.save(now, self._uncredited) for window in self._windows],
+            "reserved": self._credit + self._coming,
+            "holds": holds,
         }
-        reserved = self._credit + self._coming
-        return {"wall": wall, "windows": windows, "reserved": reserved, "holds": holds}
 
     def restore(self, snapshot: Mapping[str, Any] | None, *, clean: bool) -> None:
         """Take over what an earlier process left. Call it once, before the first slot.
@@ -278,16 +306,19 @@ class Limiter:
         windows up to LONG_S count as used up at this moment, and in longer ones whatever may have
         gone out after the snapshot was taken. A first start is clean, with None.
         """
-        now, wall = self._monotonic(), self._wall()
         state = snapshot or {}
-        saved = state.get("windows", ())
-        ended = min(wall, float(state.get("wall", wall))) if clean else None
+        elapsed = elapsed_s(state, self._wall(), self._boot())
+        reserved = int(state.get("reserved", 0))
+        now = self._monotonic()
         for window in self._windows:
-            window.restore(saved, now, wall, ended)
-            if not clean and window.rate.per_s > LONG_S:
-                window.book(now + window.rate.slack_s, int(state.get("reserved", 0)))
-        for name, until in state.get("holds", {}).items():
-            self._old_holds[name] = now + min(HOLD_MAX_S, float(until) - wall)
+            if state and elapsed is None:  # it cannot be read: all may have gone out just now
+                window.book(now + window.rate.slack_s, window.rate.requests)
+            else:
+                window.restore(
+                    state.get("windows", ()), now, elapsed or 0.0, clean=clean, reserved=reserved
+                )
+        for name, left in state.get("holds", {}).items():
+            self._old_holds[name] = now + min(HOLD_MAX_S, float(left)) - (elapsed or 0.0)
         for account in self._accounts:
             self._resume_hold(account)
 
@@ -296,7 +327,7 @@ class Limiter:
         account.hold(until - self._monotonic(), "held before the restart")
 
     def _can_spend(self) -> bool:
-        return self._credit > 0 and not self._refilling.locked()
+        return self._credit > 0 and not self._keeping.locked()
 
     def _spend(self, slot: Slot) -> bool:
         slot._credited = self._can_spend()
@@ -306,7 +337,7 @@ class Limiter:
     async def _refill(self, slot: Slot) -> None:
         self._uncredited += 1
         try:
-            async with self._refilling:  # first come, first served
+            async with self._keeping:  # first come, first served
                 if not self._credit and self._reserve is not None:
                     self._coming = self._block  # whoever takes a snapshot meanwhile counts it too
                     try:

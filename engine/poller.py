@@ -76,9 +76,13 @@ class AccountPoller:
 
     # From outside
 
-    def on_long_hold(self, act: Callable[[], None]) -> None:
-        """What to do when the provider wants the account to wait for long."""
-        self._watch.on_long_hold = act
+    def on_refusal(self, act: Callable[[], None]) -> None:
+        """What to do when the provider wants the account to wait: that holds after a crash, too."""
+        self._watch.on_refusal = act
+
+    def resume(self, before: Health) -> None:
+        """Take over what the last process knew of the account's trouble."""
+        self._watch.resume(before, once=self._once)
 
     @property
     def health(self) -> Health:
@@ -120,6 +124,9 @@ class AccountPoller:
         poll = Poll(kind=Kind.PROBE, now_ms=self._clock.now_ms(), nonce=nonce)
         try:
             reply = await self._asker.ask(poll)
+            if reply.answered:
+                self._watch.accepted()
+                self._wake.set()
             return reply.answered, reply.outcome.cause
         finally:
             self._asker.release()
@@ -215,7 +222,7 @@ class AccountPoller:
         """With `once`: whether nothing is left that was due at the start and has not been tried."""
         if self._near.busy:
             return False
-        if self.health.paused is not None or self.health.failing is not None:
+        if self._paused() or self.health.failing is not None:
             return True  # what is left is still due, for the next run
         left = (due_ms <= once_ms and not self._watch.tried(work) for due_ms, work in self._near)
         return self._near.all_loaded and not any(left)

@@ -131,46 +131,52 @@ class Window:
             due = now + self.rate.slack_s + self._span
         return max(0.0, due - now) + rounds * self._span
 
-    def save(self, now: float, wall: float, unborn: int) -> dict[str, Any]:
-        """The books in wall time, as JSON can hold them; `unborn` open places are left out."""
+    def save(self, now: float, unborn: int) -> dict[str, Any]:
+        """The books as ages in seconds, as JSON can hold them; `unborn` open places are left out.
+
+        An age is negative where an arrival is still to come.
+        """
         self.advance(now)
         stride = len(self._runs) // SNAPSHOT_RUNS + 1
         runs: list[list[float]] = []
         landed = 0
         for place, run in enumerate(self._runs):
             landed += run.count
-            at = wall - (now - run.last)
+            age = now - run.last
             if place % stride:
-                runs[-1] = [at, runs[-1][1] + run.count]
+                runs[-1] = [age, runs[-1][1] + run.count]
             else:
-                runs.append([at, run.count])
+                runs.append([age, run.count])
         unresolved = self.used - landed - unborn
         return {"per_s": self.rate.per_s, "runs": runs, "unresolved": unresolved}
 
     def restore(
-        self, saved: Sequence[Mapping[str, Any]], now: float, wall: float, ended: float | None
-    ) -> int:
-        """Take over saved books. Gives back how many arrivals they leave unresolved.
+        self,
+        saved: Sequence[Mapping[str, Any]],
+        now: float,
+        elapsed: float,
+        *,
+        clean: bool,
+        reserved: int = 0,
+    ) -> None:
+        """Take over books that were saved `elapsed` seconds ago.
 
-        `ended` is the wall time of a clean end, by which they had been sent; None: not clean.
+        `clean`: no request went out after that. Otherwise all of a short window may have gone out a
+        moment ago, whatever its books say, and in a long one what was `reserved`.
         """
         per_s, slack_s = self.rate.per_s, self.rate.slack_s
+        if not clean and per_s <= LONG_S:
+            self.book(now + slack_s, self.rate.requests)
+            return
         by_length = sorted(saved, key=lambda one: float(one["per_s"]))
         # A rate that was edited takes the books that reach far enough back, else the longest.
         source = next((one for one in by_length if float(one["per_s"]) >= per_s), None)
         source = source or (by_length[-1] if by_length else {})
-        for at, count in source.get("runs", ()):
-            # A clock that was put back makes times of the future: they count as now.
-            self.book(now - max(0.0, wall - float(at)), int(count))
-        unresolved = int(source.get("unresolved", 0))
-        if ended is not None:
-            self.book(now - max(0.0, wall - ended) + slack_s, unresolved)
-        elif per_s <= LONG_S:
-            self.book(now + slack_s, self.rate.requests - self.used)
-        else:
-            self.book(now + slack_s, unresolved)
+        for age, count in source.get("runs", ()):
+            self.book(now - elapsed - float(age), int(count))
+        sent = now - elapsed if clean else now
+        self.book(sent + slack_s, int(source.get("unresolved", 0)) + (0 if clean else reserved))
         self.advance(now)
-        return unresolved
 
     def _land(self, at: float, count: int = 1) -> None:
         # Times only grow here; one that would not (restored ones reach ahead) is booked later.
@@ -182,6 +188,21 @@ class Window:
                 run.count += count
                 return
         self._runs.append(_Run(at, count))
+
+
+def elapsed_s(
+    snapshot: Mapping[str, Any], wall: float, boot: tuple[str, float] | None
+) -> float | None:
+    """How long ago a snapshot was taken; None where it does not say.
+
+    Within one boot of the machine the time since that boot tells, which nobody sets. Over a
+    reboot there is only the wall clock: one that was put back counts as no time at all.
+    """
+    if "wall" not in snapshot or "boot" not in snapshot:
+        return None
+    if boot is not None and snapshot["boot"] is not None and snapshot["boot"][0] == boot[0]:
+        return max(0.0, boot[1] - float(snapshot["boot"][1]))
+    return max(0.0, wall - float(snapshot["wall"]))
 
 
 def backoff_s(attempt: int, rand: random.Random) -> float:
@@ -203,12 +224,17 @@ def retry_after_s(header: str | None, now_wall: float) -> float | None:
     text = (header or "").strip()
     if _SECONDS.fullmatch(text):
         return min(float(text), RETRY_AFTER_MAX_S)
+    at = http_date_s(text)
+    return None if at is None else min(max(0.0, at - now_wall), RETRY_AFTER_MAX_S)
+
+
+def http_date_s(text: str) -> float | None:
+    """A date in any of HTTP's three forms, in epoch seconds; None: it is none."""
     if not _DATE.match(text):
         return None
     try:
         date = parsedate_to_datetime(text)
         # asctime's form has no zone: HTTP dates are UTC all the same.
-        date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
-        return min(max(0.0, date.timestamp() - now_wall), RETRY_AFTER_MAX_S)
+        return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, TypeError, IndexError):
         return None

@@ -18,7 +18,6 @@ from typing import Any
 import anyio
 import anyio.abc
 import msgspec
-import orjson
 
 from engine.asking import Asker
 from engine.chores import Chores
@@ -28,7 +27,8 @@ from engine.core.clock import Clock
 from engine.core.errors import ConfigError, StoreError
 from engine.core.units import time_ms
 from engine.dispatcher import Dispatcher, LogReader
-from engine.limits import Limiter
+from engine.health import Health
+from engine.kept_limits import KeptLimits
 from engine.poller import AccountPoller
 from engine.reports import REPORTS_NAME, Reports
 from engine.stores.opening import make_store
@@ -64,7 +64,7 @@ class Engine:
         self.dispatchers: list[Dispatcher] = []
         self._rand = rand or random.Random()
         self._once = once
-        self._limiters: dict[str, Limiter] = {}
+        self._limits = KeptLimits(self.store, self.clock)
         self._transports: dict[str | None, Transport] = {}
         self._group: anyio.abc.TaskGroup | None = None
         self._chores = Chores(self, self._rand.random)
@@ -116,7 +116,7 @@ class Engine:
                     await self._chores.note_status()
                     if self._reports is not None:
                         await self._reports.finish()
-                    await self._save_limits(clean=True)
+                    await self._limits.close()
                 except Exception as fault:  # the first error wins, and all is closed in any case
                     self.telemetry.debug(fault)
             with anyio.CancelScope(shield=True):
@@ -147,8 +147,6 @@ class Engine:
             await self._sinks_ended.wait()
 
     async def _close(self) -> None:
-        for limiter in self._limiters.values():
-            limiter.close()
         for transport in self._transports.values():
             await transport.close()
         await self.store.close()
@@ -156,24 +154,24 @@ class Engine:
     # Building
 
     async def _build(self) -> None:
-        notes = await self.store.read(lambda tx: tx.notes("limiter"))
+        await self._limits.open(self.config.accounts)
+        notes = await self.store.read(lambda tx: tx.notes("status"))
         for account in self.config.accounts:
             asker = Asker(
                 account,
                 store=self.store,
                 transport=await self._transport(account),
-                limiter=self._limiter(account, notes).for_account(
-                    concurrency(account), account.name
-                ),
+                limiter=self._limits.for_account(account),
                 telemetry=self.telemetry,
                 clock=self.clock,
                 rand=self._rand,
             )
             poller = AccountPoller(asker, once=self._once)
             poller.on_commit = self._tell
-            poller.on_long_hold(partial(self._keep_hold, limiter_name(account)))
+            poller.on_refusal(partial(self._keep_refusal, account))
+            if account.name in notes:
+                poller.resume(msgspec.json.decode(notes[account.name], type=Health))
             self.pollers[account.name] = poller
-        await self._save_limits(clean=False)
         names = [account.name for account in self.config.accounts]
         for sink in self.config.sinks:
             dispatcher = Dispatcher(
@@ -200,41 +198,18 @@ class Engine:
             self._transports[ca_file] = transport
         return self._transports[ca_file]
 
-    def _limiter(self, account: AccountConfig, notes: dict[str, bytes]) -> Limiter:
-        """An account's limiter, or its group's; it goes on where the last worker left it."""
-        name = limiter_name(account)
-        if name not in self._limiters:
-
-            async def reserve(snapshot: dict[str, Any]) -> None:
-                note = _limit_note(snapshot, clean=False)
-                await self.store.write(lambda tx: tx.put_note(name, "limiter", note))
-
-            limiter = Limiter(
-                account.limits.rates,
-                monotonic=self.clock.monotonic,
-                wall=lambda: self.clock.now_ms() / 1000,
-                reserve=reserve,
-            )
-            restore_limiter(limiter, notes.get(name))
-            self._limiters[name] = limiter
-        return self._limiters[name]
-
-    async def _save_limits(self, *, clean: bool) -> None:
-        for name, limiter in self._limiters.items():
-            await self._save_limit(name, limiter.snapshot(), clean=clean)
-
-    async def _save_limit(self, name: str, snapshot: dict[str, Any], *, clean: bool) -> None:
-        note = _limit_note(snapshot, clean=clean)
-        try:
-            await self._store.write(lambda tx: tx.put_note(name, "limiter", note))
-        except StoreError as error:
-            self.telemetry.event(logging.ERROR, name, f"its limit's state is not kept: {error}")
-
-    def _keep_hold(self, name: str) -> None:
-        """What a provider has asked for holds after a crash, too."""
+    def _keep_refusal(self, account: AccountConfig) -> None:
+        """A hold and a pause go on after a crash."""
         if self._group is not None:
-            snapshot = self._limiters[name].snapshot()
-            self._group.start_soon(partial(self._save_limit, name, snapshot, clean=False))
+            self._group.start_soon(self._keep_limit, account)
+            self._group.start_soon(self._chores.note_status)
+
+    async def _keep_limit(self, account: AccountConfig) -> None:
+        try:
+            await self._limits.of(account).keep()
+        except StoreError as error:
+            text = f"its limit's state is not kept: {error}"
+            self.telemetry.event(logging.ERROR, account.name, text)
 
     # Tasks
 
@@ -264,7 +239,7 @@ class Engine:
     def status(self, name: str) -> dict[str, Any]:
         """An account's health and its use of the limit."""
         poller = self.pollers[name]
-        limiter = self._limiters[limiter_name(poller.account)]
+        limiter = self._limits.of(poller.account)
         health: dict[str, Any] = msgspec.to_builtins(poller.health)
         return {
             **health,
@@ -325,28 +300,6 @@ class Engine:
         names = accounts or [account.name for account in self.config.accounts]
         self._reports = Reports(LogReader(REPORTS_NAME, self.store, names), self._reports)
         return self._reports
-
-
-def limiter_name(account: AccountConfig) -> str:
-    """What a limit's durable state is kept under: an account's own, or its group's."""
-    return f"group {account.limits.group}" if account.limits.group else account.name
-
-
-def concurrency(account: AccountConfig) -> int:
-    """Requests at a time: a one-time provider always has one, whatever is configured."""
-    return 1 if account.provider.traits.one_time else account.limits.concurrency
-
-
-def restore_limiter(limiter: Limiter, note: bytes | None) -> None:
-    if note is None:
-        limiter.restore(None, clean=True)
-        return
-    kept = orjson.loads(note)
-    limiter.restore(kept["snapshot"], clean=bool(kept["clean"]))
-
-
-def _limit_note(snapshot: dict[str, Any], *, clean: bool) -> bytes:
-    return orjson.dumps({"clean": clean, "snapshot": snapshot})
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -22,16 +22,16 @@ from engine.asking import Asker, Reply
 from engine.clock import RealClock
 from engine.core.contracts import Kind, Poll
 from engine.core.errors import StoreBusy
-from engine.limits import Limiter
+from engine.kept_limits import KeptLimits
+from engine.limits import AccountLimiter
 from engine.stores.opening import make_store
 from engine.stores.transaction import InboxItem
 from engine.telemetry import Telemetry
 from engine.transport import Transport
-from engine.worker import limiter_name, restore_limiter
 
 if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
-    from engine.stores.transaction import Store
+    from engine.stores.transaction import Store, Transaction
 
 WORKER_MAX_S = 60.0
 WORKER_LOOK_S = 0.2
@@ -113,55 +113,32 @@ async def _hand_over(store: Store, account: str) -> Verdict:
 
 async def _directly(config: Config, store: Store) -> list[Verdict]:
     found: dict[str, Verdict] = {}
-    limiters = await _limiters(config, store)
+    limits = KeptLimits(store, RealClock())
     try:
-        await _save(store, limiters, clean=False)
+        await limits.open(config.accounts)
         async with anyio.create_task_group() as group:
 
             async def ask(account: AccountConfig) -> None:
-                limiter = limiters[limiter_name(account)]
-                found[account.name] = await _ask(account, store, limiter)
+                found[account.name] = await _ask(account, store, limits.for_account(account))
 
             for account in config.accounts:
                 group.start_soon(ask, account)
     finally:
         with anyio.CancelScope(shield=True):
-            await _save(store, limiters, clean=True)
-            for limiter in limiters.values():
-                limiter.close()
+            passed = [name for name, verdict in found.items() if verdict.ok]
+            await store.write(lambda tx: _forgive(tx, passed))
+            await limits.close()
             await store.close()
     return [found[account.name] for account in config.accounts]
 
 
-async def _limiters(config: Config, store: Store) -> dict[str, Limiter]:
-    """The accounts' limits, as the last worker left them."""
-    notes = await store.read(lambda tx: tx.notes("limiter"))
-    limiters: dict[str, Limiter] = {}
-    for account in config.accounts:
-        name = limiter_name(account)
-        if name in limiters:
-            continue
-
-        async def reserve(snapshot: dict[str, Any], name: str = name) -> None:
-            await _save_one(store, name, snapshot, clean=False)
-
-        limiters[name] = Limiter(account.limits.rates, reserve=reserve)
-        restore_limiter(limiters[name], notes.get(name))
-    return limiters
+def _forgive(tx: Transaction, names: list[str]) -> None:
+    """The credentials are right: a pause that the last worker left is over."""
+    for name in names:
+        tx.drop_note(name, "status")
 
 
-async def _save(store: Store, limiters: dict[str, Limiter], *, clean: bool) -> None:
-    for name, limiter in limiters.items():
-        await _save_one(store, name, limiter.snapshot(), clean=clean)
-
-
-async def _save_one(store: Store, name: str, snapshot: dict[str, Any], *, clean: bool) -> None:
-    note = orjson.dumps({"clean": clean, "snapshot": snapshot})
-    await store.write(lambda tx: tx.put_note(name, "limiter", note))
-
-
-async def _ask(account: AccountConfig, store: Store, limiter: Limiter) -> Verdict:
-    own = limiter.for_account(account.limits.concurrency, account.name)
+async def _ask(account: AccountConfig, store: Store, own: AccountLimiter) -> Verdict:
     if own.hold_s() > HOLD_MAX_S:
         text = f"not asked: its provider wants no request for another {own.hold_s():.0f} s"
         return Verdict(account.name, False, text)

@@ -16,6 +16,13 @@ class Clock(Protocol):
         """Seconds that never step back."""
         ...
 
+    def boot(self) -> tuple[str, float] | None:
+        """Which start of the machine this is, and the seconds since then; None: not known.
+
+        It goes on while the process is away, and nobody can set it.
+        """
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Wait; not before `seconds` have passed."""
         ...

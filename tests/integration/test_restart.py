@@ -219,6 +219,41 @@ async def test_a_hold_outlives_a_restart(tmp_path: Path, standin: Standin) -> No
     assert second - first >= 1.99
 
 
+async def test_a_restart_is_no_new_try_at_a_password(
+    tmp_path: Path, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.health.PAUSES_S", (1.0, 60.0))
+    refused, fine = "23|invalid credentials|", HEAD + f"{NUMBER}|11\n"
+    url = standin.answer("bulk", [refused, refused, fine])
+    config = configured(tmp_path, bulksms(url))
+
+    async def start(times: int, *, once: bool = False) -> None:
+        for _ in range(times):
+            async with engine.Engine(config, rand=Hasty(), once=once) as poller:
+                if once:
+                    await poller.polls_ended()
+                else:
+                    await anyio.sleep(0.05)
+
+    async with hasty(config) as poller:
+        await poller.track("bulk", batch_id="1", recipients=[NUMBER])
+        await until(lambda: poller.pollers["bulk"].health.paused)
+    await start(3)
+    await start(3, once=True)
+    assert len(standin.asked["bulk"]) == 1
+    await anyio.sleep(1.0)
+    async with hasty(config) as poller:  # the first pause is over
+        await until(lambda: len(standin.asked["bulk"]) == 2)
+        await until(lambda: poller.pollers["bulk"].health.pauses == 2)
+    await anyio.sleep(1.1)
+    await start(3, once=True)  # a minute's pause, which cron does not shorten …
+    assert len(standin.asked["bulk"]) == 2
+    async with hasty(config) as poller:  # … but who restarts the worker does
+        await until(lambda: len(lines(tmp_path)) == 1)
+        assert poller.pollers["bulk"].health.paused is None
+    assert len(standin.asked["bulk"]) == 3
+
+
 async def test_once(tmp_path: Path, standin: Standin) -> None:
     """Does what is due now and ends: the later rungs are left for the next run."""
     url = standin.answer("bulk", [HEAD + f"{NUMBER}|0\n"])

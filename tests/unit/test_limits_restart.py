@@ -109,6 +109,66 @@ def test_an_unclean_end_waits_out_short_windows() -> None:
         assert send(account, 20) == 10
 
 
+def test_every_unclean_end_waits_out_short_windows() -> None:
+    """Also the second in a row, whose books are those of the first one's wait."""
+    clock = Clock()
+    sent: list[float] = []
+    state: dict[str, Any] | None = None
+    for away_s in (0.4, 0.0, 0.7, 1.2, 0.3, 0.3):
+        limiter = make(clock, SECOND)
+        limiter.restore(state, clean=state is None)
+        account = limiter.for_account(10)
+        state = stored(limiter)  # as a worker keeps it at its start
+        clock.pass_s(account.wait_s() + 0.001)
+        sent += [clock.wall()] * send(account, 10)
+        assert len(sent) % 10 == 0
+        clock = clock.next_process(away_s)
+    assert len(sent) == 60
+    assert all(later - sooner > 1.0 for sooner, later in zip(sent, sent[10:], strict=False))
+
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
+def test_a_wall_clock_that_was_set_meanwhile_frees_nothing_early(jump_s: float) -> None:
+    """Nor late: within one boot of the machine the time since then tells how long it was."""
+    clock = Clock()
+    limiter = make(clock, MINUTE, boot=lambda: ("boot", 1000.0))
+    account = limiter.for_account(100, "a")
+    send(account, 100)
+    account.hold(30, "429")
+    state = stored(limiter)
+    clock = clock.next_process(away_s=40 + jump_s)
+    again = make(clock, MINUTE, boot=lambda: ("boot", 1040.0))
+    again.restore(state, clean=True)
+    account = again.for_account(100, "a")
+    assert account.hold_s() == 0
+    clock.pass_s(19)
+    assert send(account, 1) == 0
+    clock.pass_s(2)
+    assert send(account, 200) == 100
+
+
+def test_books_that_say_nothing_of_their_age_free_nothing() -> None:
+    clock = Clock()
+    limiter = make(clock, MINUTE)
+    limiter.restore({"wall": 1.0, "windows": []}, clean=True)
+    account = limiter.for_account(100)
+    clock.pass_s(60)
+    assert send(account, 1) == 0
+    clock.pass_s(1)
+    assert send(account, 200) == 100
+
+
+def test_a_hold_of_an_account_that_is_not_asked_now_is_kept_on() -> None:
+    clock = Clock()
+    limiter = make(clock, SECOND)
+    limiter.for_account(1, "a").hold(600, "429")
+    again = make(clock, SECOND)
+    again.restore(stored(limiter), clean=True)
+    third = make(clock, SECOND)
+    third.restore(stored(again), clean=True)
+    assert third.for_account(1, "a").hold_s() == pytest.approx(600)
+
+
 def test_a_first_start_owes_nothing() -> None:
     limiter = make(Clock(), SECOND)
     limiter.restore(None, clean=True)

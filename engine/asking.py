@@ -8,6 +8,8 @@ the reports of a one-time answer are durable before the next request goes out.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import anyio
@@ -17,6 +19,8 @@ from engine.committing import Committer
 from engine.config.model import AccountConfig
 from engine.core.clock import Clock
 from engine.core.contracts import Flaw, Head, Outcome, Poll, Reader, Request, Verb
+from engine.core.mask import Watch
+from engine.core.redact import Redactor
 from engine.core.report import Report
 from engine.core.state import State
 from engine.core.units import iso_ms
@@ -97,6 +101,7 @@ class Asker:
         telemetry: Telemetry,
         clock: Clock,
         rand: random.Random,
+        redactor: Redactor | None,
     ) -> None:
         self.account = account
         self.provider = account.provider
@@ -111,7 +116,7 @@ class Asker:
             account.request.timeout_s, account.request.total_timeout_s, account.request.body_max
         )
         self._headers = tuple((k, v.reveal()) for k, v in account.headers.items())
-        self._committer = Committer(account, store, telemetry, clock)
+        self._committer = Committer(account, store, telemetry, clock, redactor)
         self._token: str | None = None
         self._token_age = 0
         self._login = anyio.Lock()
@@ -252,11 +257,13 @@ class Asker:
         reader = self.provider.reader(poll, answer.head)
         cut: TransportError | None = None
         beginning = b""
+        watch = self._committer.watch()
         try:
             async for chunk in answer.chunks():
+                watch.look(chunk)
                 if len(beginning) < BEGINNING_MAX:
                     beginning += chunk[: BEGINNING_MAX - len(beginning)]
-                self._take(reader, reader.parser.feed(chunk), reply)
+                self._take(reader, reader.parser.feed(chunk), reply, watch)
                 if len(reply.page.reports) >= self._chunk_max or reply.page.flaws:
                     await self._commit_piece(reply)
         except TransportError as error:
@@ -264,21 +271,22 @@ class Asker:
         except BaseException:
             # Stopped in the middle: what came whole is kept, a one-time provider has it no more.
             with anyio.move_on_after(LAST_COMMIT_S, shield=True):
-                self._take(reader, reader.parser.close(cut=True), reply)
+                self._take(reader, reader.parser.close(cut=True), reply, watch)
                 await self._commit_piece(reply)
             raise
-        self._take(reader, reader.parser.close(cut=cut is not None), reply)
+        self._take(reader, reader.parser.close(cut=cut is not None), reply, watch)
         self._note_whole(answer.head, reader, reply, beginning)
         reply.rows = reader.parser.rows
-        outcome = reader.outcome()
+        outcome = self._committer.words(reader.outcome())
         if cut is not None:
             reply.timed_out = isinstance(cut, Timeout)
             if outcome.verb in (Verb.DONE, Verb.MORE, Verb.ABSENT, Verb.RETRY):
                 outcome = Outcome(verb=Verb.RETRY, cause=cut.cause)
         reply.outcome = outcome
 
-    def _take(self, reader: Reader, records: object, reply: Reply) -> None:
-        reports = reader.reports(records) if records else []  # type: ignore[arg-type]
+    def _take(self, reader: Reader, records: Sequence[Any], reply: Reply, watch: Watch) -> None:
+        reports = reader.reports(self._committer.records(records)) if records else []
+        reports = self._committer.reports(reports, watch)
         flaws = reader.take_flaws()
         if flaws:
             kept = max(0, FLAWS_MAX - reply.flaws)
@@ -342,6 +350,7 @@ class Asker:
             token = self.provider.token(head, body)
             if token is None:
                 return self._failed(_login_refused(head), self._retry_after_s(head))
+            self._committer.learn(token)
             self._token = token
             self._token_age += 1
             return None

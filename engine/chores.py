@@ -56,7 +56,7 @@ class Chores:
         now_ms = self._engine.clock.now_ms()
         accounts = {account.name: account for account in self._engine.config.accounts}
         taken = await self._engine.store.write(
-            lambda tx: digest_inbox(tx, accounts, now_ms, chance)
+            lambda tx: digest_inbox(tx, accounts, self._engine.redactors, now_ms, chance)
         )
         for item in taken:
             if item.kind == "probe":

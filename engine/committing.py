@@ -7,14 +7,17 @@ page itself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from urllib.parse import quote
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.config.model import AccountConfig
 from engine.core.clock import Clock
-from engine.core.contracts import Flaw
+from engine.core.contracts import Flaw, Outcome
+from engine.core.mask import Mask, Watch
+from engine.core.redact import Redactor
 from engine.core.report import Report
 from engine.core.secret import Secret
 from engine.core.work import Committed, Page
@@ -25,18 +28,27 @@ from engine.telemetry import Telemetry
 # Values nested deeper than this are left out where a report is kept as a set-aside piece.
 DEPTH_MAX = 64
 
+# What stands behind a scheme ("Bearer …") is a secret by itself from this length on.
+SCHEMELESS_MIN = 6
+
 
 class Committer:
     """Commits the pages of one account."""
 
     def __init__(
-        self, account: AccountConfig, store: Store, telemetry: Telemetry, clock: Clock
+        self,
+        account: AccountConfig,
+        store: Store,
+        telemetry: Telemetry,
+        clock: Clock,
+        redactor: Redactor | None,
     ) -> None:
         self._account = account
         self._store = store
         self._telemetry = telemetry
         self._clock = clock
-        self._secrets = tuple(_secrets(account))
+        self._redactor = redactor
+        self._mask = Mask(_secrets(account))
 
     def page(self) -> Page:
         return Page(
@@ -82,7 +94,7 @@ class Committer:
             f"a report could not be recorded ({type(fault).__name__}) and was set aside; the"
             " others went through",
         )
-        return msgspec.structs.replace(page, reports=[], unlisted=frozenset(), flaws=flaws)
+        return replace(page, reports=[], unlisted=frozenset(), flaws=flaws)
 
     def _count(self, page: Page, done: Committed) -> None:
         name = self._account.name
@@ -98,12 +110,45 @@ class Committer:
             if n:
                 self._telemetry.count(counter, name, n)
 
+    # What must not be kept
+
+    def learn(self, secret: str) -> None:
+        """A secret that came while running: the token of a login, with and without its scheme."""
+        self._mask.add(secret)
+        for part in secret.split()[1:]:
+            self._mask.add(part)
+
+    def watch(self) -> Watch:
+        """Looks out for secrets in one answer."""
+        return Watch(self._mask)
+
+    def records(self, records: Sequence[Any]) -> Sequence[Any]:
+        """An answer's records as they are read: without the numbers that are to be redacted."""
+        return records if self._redactor is None else self._redactor.records(records)
+
+    def reports(self, reports: list[Report], watch: Watch) -> list[Report]:
+        """Reports as they are kept. Secrets are looked for where the answer had one."""
+        if self._redactor is not None:
+            reports = [self._redactor.report(report) for report in reports]
+        return [self._mask.report(report) for report in reports] if watch.seen else reports
+
+    def words(self, outcome: Outcome) -> Outcome:
+        """What the provider says of the question, which is logged and noted."""
+        if not outcome.cause:
+            return outcome
+        cause = self._mask.text(outcome.cause, cut=True)
+        if self._redactor is not None:
+            cause = self._redactor.prose(cause)
+        return outcome if cause == outcome.cause else replace(outcome, cause=cause)
+
     def redacted(self, flaw: Flaw) -> Flaw:
-        """An answer may repeat what was asked, a password included."""
-        raw = flaw.raw
-        for secret in self._secrets:
-            raw = raw.replace(secret, b"***")
-        return flaw if raw is flaw.raw else msgspec.structs.replace(flaw, raw=raw)
+        """A set-aside piece: an answer may repeat what was asked, a password included."""
+        raw = self._mask.raw(flaw.raw, cut=flaw.truncated)
+        cause = self._mask.text(flaw.cause, cut=True)
+        if self._redactor is not None:
+            raw = self._redactor.raw(raw, truncated=flaw.truncated)
+            cause = self._redactor.prose(cause)
+        return Flaw(cause, flaw.position, raw, flaw.truncated)
 
 
 def _pruned_json(report: Report) -> bytes:
@@ -119,10 +164,10 @@ def _pruned_json(report: Report) -> bytes:
     return msgspec.json.encode(prune(msgspec.structs.asdict(report), 0))
 
 
-def _secrets(account: AccountConfig) -> Iterator[bytes]:
-    """An account's secrets as they may come back in an answer."""
+def _secrets(account: AccountConfig) -> Iterator[str]:
+    """An account's secrets, an authorization header's also without its scheme."""
     options = msgspec.structs.asdict(account.options)
-    for value in (*options.values(), *account.headers.values()):
+    for value in (*options.values(), *account.headers.values(), account.push_secret):
         if isinstance(value, Secret) and value.reveal():
-            yield value.reveal().encode()
-            yield quote(value.reveal(), safe="").encode()
+            yield value.reveal()
+            yield from (part for part in value.reveal().split()[1:] if len(part) >= SCHEMELESS_MIN)

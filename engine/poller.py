@@ -13,6 +13,7 @@ import msgspec
 
 from engine.asking import Asker, Reply
 from engine.core.contracts import Kind, Poll, Verb
+from engine.core.redact import is_redacted
 from engine.core.report import msisdn
 from engine.core.schedule import NEVER_MS, Ladder
 from engine.core.work import NEVER_DUE_MS, Committed, Settle, Work
@@ -353,7 +354,8 @@ class AccountPoller:
     async def _question(self, work: Work) -> Poll:
         name, key = self.name, work.key
         recipient = None
-        if work.kind is Kind.BATCH and self.traits.derives_ids and work.answered_ms > NEVER_MS:
+        alone = self.traits.derives_ids and not self.account.redact  # else nobody knows its number
+        if work.kind is Kind.BATCH and alone and work.answered_ms > NEVER_MS:
             recipient = await self._asker.store.read(lambda tx: _only_open(tx, name, key))
         return Poll(
             kind=work.kind,
@@ -388,4 +390,5 @@ def _only_open(tx: Transaction, account: str, batch_id: str) -> str | None:
     known, pending, _ = tx.batch_counts(account, batch_id)
     if known < LARGE_BATCH or pending != 1:
         return None
-    return msisdn(tx.batch_messages(account, batch_id, pending=True, limit=1)[0].recipient)
+    recipient = tx.batch_messages(account, batch_id, pending=True, limit=1)[0].recipient
+    return None if is_redacted(recipient) else msisdn(recipient)

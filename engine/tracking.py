@@ -13,8 +13,10 @@ import msgspec
 from engine.config.model import AccountConfig
 from engine.core.contracts import Flaw
 from engine.core.errors import ConfigError
+from engine.core.redact import Redactor, spells
 from engine.core.schedule import Ladder
 from engine.core.work import Work
+from engine.redacting import redacted_item
 from engine.stores.tracked import Tracked, track
 from engine.stores.transaction import InboxItem, Transaction
 
@@ -49,6 +51,15 @@ def check_tracked(account: AccountConfig, items: Sequence[Tracked]) -> None:
                 f"{account.name}: {account.provider.name} takes {takes}, not a {kind} id"
                 + ("" if tracks else ": its messages are found in the feed")
             )
+        elif (
+            account.redact
+            and kind in account.provider.traits.asks
+            and spells(item.batch_id or item.message_id or "", item.recipients)
+        ):
+            faults.append(
+                f"{account.name}: the {kind} id spells out a recipient's number, which `redact`"
+                " keeps out of the store: it could not be asked for"
+            )
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
 
@@ -58,10 +69,13 @@ def take_tracked(
     account: AccountConfig,
     items: Sequence[Tracked],
     *,
+    redactor: Redactor | None,
     now_ms: int,
     chance: float,
 ) -> list[Work]:
     """Into the books; what is tracked already stays as it is."""
+    if redactor is not None:
+        items = [redacted_item(redactor, item) for item in items]
     return track(
         tx,
         account.name,
@@ -74,7 +88,11 @@ def take_tracked(
 
 
 def digest_inbox(
-    tx: Transaction, accounts: Mapping[str, AccountConfig], now_ms: int, chance: float
+    tx: Transaction,
+    accounts: Mapping[str, AccountConfig],
+    redactors: Mapping[str, Redactor],
+    now_ms: int,
+    chance: float,
 ) -> list[InboxItem]:
     """Take what other processes handed over. Returns the items, tracked ones in the books."""
     taken = tx.take_inbox(INBOX_MAX)
@@ -85,12 +103,17 @@ def digest_inbox(
             tx.put_flaws(item.account, f"inbox {item.kind}", [flaw], now_ms)
         elif item.kind == "track":
             items = msgspec.json.decode(item.payload, type=list[Tracked])
-            take_tracked(tx, account, items, now_ms=now_ms, chance=chance)
+            redactor = redactors.get(account.name)
+            take_tracked(tx, account, items, redactor=redactor, now_ms=now_ms, chance=chance)
     return [item for item in taken if item.account in accounts]
 
 
-def inbox_item(account: str, items: Sequence[Tracked], now_ms: int) -> InboxItem:
+def inbox_item(
+    account: str, items: Sequence[Tracked], now_ms: int, redactor: Redactor | None
+) -> InboxItem:
     """What `track` hands to a worker that owns the store."""
+    if redactor is not None:
+        items = [redacted_item(redactor, item) for item in items]
     return InboxItem(
         account=account, kind="track", payload=msgspec.json.encode(list(items)), at_ms=now_ms
     )

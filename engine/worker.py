@@ -25,11 +25,13 @@ from engine.clock import RealClock
 from engine.config.model import AccountConfig, Config
 from engine.core.clock import Clock
 from engine.core.errors import ConfigError, StoreError
+from engine.core.redact import Redactor
 from engine.core.units import time_ms
 from engine.dispatcher import Dispatcher, LogReader
 from engine.health import Health
 from engine.kept_limits import KeptLimits
 from engine.poller import AccountPoller
+from engine.redacting import redactors
 from engine.reports import REPORTS_NAME, Reports
 from engine.stores.opening import make_store
 from engine.stores.patient import PatientStore
@@ -61,6 +63,7 @@ class Engine:
         self._store = store or make_store(config.store.scheme, config.store.path)
         self.store = PatientStore(self._store, self.telemetry, self.clock)
         self.pollers: dict[str, AccountPoller] = {}
+        self.redactors: dict[str, Redactor] = {}
         self.dispatchers: list[Dispatcher] = []
         self._rand = rand or random.Random()
         self._once = once
@@ -154,6 +157,7 @@ class Engine:
     # Building
 
     async def _build(self) -> None:
+        self.redactors = await redactors(self.config, self.store)
         await self._limits.open(self.config.accounts)
         notes = await self.store.read(lambda tx: tx.notes("status"))
         for account in self.config.accounts:
@@ -165,6 +169,7 @@ class Engine:
                 telemetry=self.telemetry,
                 clock=self.clock,
                 rand=self._rand,
+                redactor=self.redactors.get(account.name),
             )
             poller = AccountPoller(asker, once=self._once)
             poller.on_commit = self._tell
@@ -286,8 +291,11 @@ class Engine:
             raise ConfigError([f"there is no account {account!r}"])
         check_tracked(configured, items)
         now_ms, chance = self.clock.now_ms(), self._rand.random()
+        redactor = self.redactors.get(account)
         works = await self._store.write(
-            lambda tx: take_tracked(tx, configured, items, now_ms=now_ms, chance=chance)
+            lambda tx: take_tracked(
+                tx, configured, items, redactor=redactor, now_ms=now_ms, chance=chance
+            )
         )
         self.pollers[account].accept(works)
 

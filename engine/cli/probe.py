@@ -24,6 +24,7 @@ from engine.core.contracts import Kind, Poll
 from engine.core.errors import StoreBusy
 from engine.kept_limits import KeptLimits
 from engine.limits import AccountLimiter
+from engine.redacting import redactors
 from engine.stores.opening import make_store
 from engine.stores.transaction import InboxItem
 from engine.telemetry import Telemetry
@@ -31,6 +32,7 @@ from engine.transport import Transport
 
 if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
+    from engine.core.redact import Redactor
     from engine.stores.transaction import Store, Transaction
 
 WORKER_MAX_S = 60.0
@@ -115,11 +117,13 @@ async def _directly(config: Config, store: Store) -> list[Verdict]:
     found: dict[str, Verdict] = {}
     limits = KeptLimits(store, RealClock())
     try:
+        redacting = await redactors(config, store)
         await limits.open(config.accounts)
         async with anyio.create_task_group() as group:
 
             async def ask(account: AccountConfig) -> None:
-                found[account.name] = await _ask(account, store, limits.for_account(account))
+                own, redactor = limits.for_account(account), redacting.get(account.name)
+                found[account.name] = await _ask(account, store, own, redactor)
 
             for account in config.accounts:
                 group.start_soon(ask, account)
@@ -138,7 +142,9 @@ def _forgive(tx: Transaction, names: list[str]) -> None:
         tx.drop_note(name, "status")
 
 
-async def _ask(account: AccountConfig, store: Store, own: AccountLimiter) -> Verdict:
+async def _ask(
+    account: AccountConfig, store: Store, own: AccountLimiter, redactor: Redactor | None
+) -> Verdict:
     if own.hold_s() > HOLD_MAX_S:
         text = f"not asked: its provider wants no request for another {own.hold_s():.0f} s"
         return Verdict(account.name, False, text)
@@ -156,6 +162,7 @@ async def _ask(account: AccountConfig, store: Store, own: AccountLimiter) -> Ver
         telemetry=Telemetry(),
         clock=clock,
         rand=random.Random(),
+        redactor=redactor,
     )
     poll = Poll(kind=Kind.PROBE, now_ms=clock.now_ms(), nonce=str(uuid4()))
     limit_s = HOLD_MAX_S + account.request.total_timeout_s + GRACE_S

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +24,7 @@ from . import process
 
 if TYPE_CHECKING:
     from engine.config.model import Config
+    from engine.core.redact import Redactor
     from engine.stores.transaction import Transaction
 
 SHOWN_MAX = 1000
@@ -72,20 +73,26 @@ def _question(args: argparse.Namespace) -> tuple[str, str]:
 
 
 async def _search(config: Config, by: str, value: str) -> Found:
+    from engine.redacting import known_redactors
     from engine.stores.opening import make_store
 
     store = make_store(config.store.scheme, config.store.path)
     await store.open(own=False)
     try:
         accounts = [account.name for account in config.accounts]
-        return await store.read(lambda tx: _find(tx, accounts, by, value))
+        return await store.read(
+            lambda tx: _find(tx, accounts, by, value, known_redactors(tx, config))
+        )
     finally:
         await store.close()
 
 
-def _find(tx: Transaction, accounts: list[str], by: str, value: str) -> Found:
-    key = recipient_key(value) if by == "recipient" else value
-    found = Found(messages=tx.find_messages(by, key, SHOWN_MAX + 1))
+def _find(
+    tx: Transaction, accounts: list[str], by: str, value: str, redactors: Sequence[Redactor]
+) -> Found:
+    found = Found()
+    for key in _spellings(by, value, redactors):
+        found.messages += tx.find_messages(by, key, SHOWN_MAX + 1)
     for account in dict.fromkeys((*accounts, *(known.account for known in found.messages))):
         own = [known for known in found.messages if known.account == account]
         batches = {known.batch_id for known in own if known.batch_id is not None}
@@ -99,6 +106,19 @@ def _find(tx: Transaction, accounts: list[str], by: str, value: str) -> Found:
             work = found.works.get((account, Kind.BATCH, value))
             found.batches += [work] if work is not None else []
     return found
+
+
+def _spellings(by: str, value: str, redactors: Sequence[Redactor]) -> list[str]:
+    """What the store may hold instead of what was asked for."""
+    if by == "recipient":
+        hashes = (recipient_key(redactor.token(value)) for redactor in redactors)
+        return list(dict.fromkeys((recipient_key(value), *hashes)))
+    spelled = [value]
+    batch_id, colon, rest = value.rpartition(":")
+    number, mark, nth = rest.partition("#")
+    if by == "message_id" and colon and number:
+        spelled += [f"{batch_id}:{redactor.token(number)}{mark}{nth}" for redactor in redactors]
+    return list(dict.fromkeys(spelled))
 
 
 def _message(config: Config, known: Known, found: Found) -> dict[str, Any]:

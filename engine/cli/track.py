@@ -19,6 +19,7 @@ from .rows import Chunk, Faulty, Row, Source
 
 if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
+    from engine.core.redact import Redactor
     from engine.stores.tracked import Tracked
     from engine.stores.transaction import Store
 
@@ -177,6 +178,7 @@ async def _hand_over(
 ) -> str:
     """Put everything where the worker finds it; what to say about it."""
     from engine.core.errors import StoreBusy
+    from engine.redacting import redactors
     from engine.stores.opening import make_store
 
     store = make_store(config.store.scheme, config.store.path)
@@ -188,14 +190,15 @@ async def _hand_over(
         await store.open(own=False)
         owned = False
     try:
+        redactor = (await redactors(config, store)).get(account.name)
         for items in chunks:
             if not items:
                 continue
             counted.add(items)
             if owned:
-                counted.new += await _take(store, account, items, now_ms)
+                counted.new += await _take(store, account, items, now_ms, redactor)
             else:
-                await _put(store, account, items, now_ms)
+                await _put(store, account, items, now_ms, redactor)
     finally:
         await store.close()
     if not owned:
@@ -203,20 +206,32 @@ async def _hand_over(
     return f"{account.name}: {counted} tracked, {counted.new:,} of them new or grown"
 
 
-async def _take(store: Store, account: AccountConfig, items: list[Tracked], now_ms: int) -> int:
+async def _take(
+    store: Store,
+    account: AccountConfig,
+    items: list[Tracked],
+    now_ms: int,
+    redactor: Redactor | None,
+) -> int:
     from engine.tracking import take_tracked
 
     chance = random.random()
     works = await store.write(
-        lambda tx: take_tracked(tx, account, items, now_ms=now_ms, chance=chance)
+        lambda tx: take_tracked(tx, account, items, redactor=redactor, now_ms=now_ms, chance=chance)
     )
     return len(works)
 
 
-async def _put(store: Store, account: AccountConfig, items: list[Tracked], now_ms: int) -> None:
+async def _put(
+    store: Store,
+    account: AccountConfig,
+    items: list[Tracked],
+    now_ms: int,
+    redactor: Redactor | None,
+) -> None:
     from engine.tracking import inbox_item
 
-    item = inbox_item(account.name, items, now_ms)
+    item = inbox_item(account.name, items, now_ms, redactor)
     await store.write(lambda tx: tx.put_inbox(item))
 
 

@@ -97,6 +97,7 @@ def parse(
         faults.add("", "expected a table")
     top = Section(data if isinstance(data, Mapping) else {}, "", reading)
     grace_s = top.take("shutdown_grace", Span(), 10.0)
+    redact_key = top.take("redact_key", reading.strong_secret, None)
     store = read_store(top.table("store", hidden=True), store_schemes)
     if top.has("http"):
         faults.add("http", "this build has no HTTP surface; remove the section")
@@ -108,6 +109,7 @@ def parse(
         source=source,
         base=folder,
         shutdown_grace_s=grace_s,
+        redact_key=redact_key,
         store=store,
         accounts=accounts,
         sinks=targets,

@@ -23,6 +23,7 @@ from .options import read_options
 from .reader import Section, ascending
 
 _INTERVAL_MIN_S = 0.01  # less is a hot loop
+REDACTABLE = ("recipient",)
 _SHIPPED = frozenset({"bulksms", "infobip", "avaamo", "messangi"})
 # What stands in for a provider that could not be made: it must cause no fault of its own.
 _NO_TRAITS = Traits(interval_s=_INTERVAL_MIN_S, idle_interval_s=_INTERVAL_MIN_S)
@@ -80,6 +81,7 @@ def _account(
     if ca_file is not None and not ca_file.is_file():
         section.fault("ca_file", "there is no such file")
     push_secret = section.take("push_secret", section.reading.secret, None)
+    redact = section.many("redact", values.Choice(REDACTABLE), (), what="names")
     span = _period(section)
     for key in ("limits", "schedule", "request", "overlap"):  # read when the traits are known
         section.has(key)
@@ -113,6 +115,7 @@ def _account(
         overlap_s=overlap_s,
         ca_file=ca_file,
         push_secret=push_secret,
+        redact=frozenset(redact),
     )
     return account, draft
 

@@ -69,6 +69,8 @@ def _account(account: AccountConfig) -> list[str]:
     ]
     if account.provider.traits.feed == "windowed":
         lines.append(f"  period: {_period(account)}")
+    if account.redact:
+        lines.append(f"  redacted: {listed(sorted(account.redact))}")
     lines.extend(f"  header {name}: ***" for name in sorted(account.headers))
     return lines + _options(account.options)
 

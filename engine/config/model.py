@@ -79,6 +79,7 @@ class AccountConfig(msgspec.Struct, frozen=True, kw_only=True):
     overlap_s: float
     ca_file: Path | None = None
     push_secret: Secret | None = None
+    redact: frozenset[str] = frozenset()  # of "recipient"
 
 
 class BatchConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +113,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     source: str  # what faults are headed with: the file's name
     base: Path  # what relative paths started from
     shutdown_grace_s: float = 10.0
+    redact_key: Secret | None = None  # None: one that the store keeps
     store: StoreConfig
     accounts: tuple[AccountConfig, ...]
     sinks: tuple[SinkConfig, ...] = ()

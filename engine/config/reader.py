@@ -61,6 +61,13 @@ class Reading:
         self._secrets.add(found.reveal())
         return found
 
+    def strong_secret(self, value: object) -> Secret:
+        """One that must not be guessed."""
+        found = self.secret(value)
+        if len(found.reveal()) < values.STRONG_MIN:
+            raise ValueError(f"expected at least {values.STRONG_MIN} characters")
+        return found
+
     def path(self, value: object) -> Path:
         return values.file_path(value, self.folder)
 

@@ -22,6 +22,7 @@ from engine.core.units import duration_s, size_bytes, spell_duration, time_ms
 
 SHOWN_MAX = 60  # characters of a value or key that a fault repeats
 SECRET_MAX = 64 << 10
+STRONG_MIN = 16
 DURATION_MAX_S = 36_500 * 86_400.0  # beyond a century a sum with today is no time any more
 INT_MAX = 2**63 - 1
 

@@ -147,6 +147,15 @@ class Limit(msgspec.Struct, frozen=True):
     per_s: float
 
 
+# Fields that hold whom a message went to, in lower case: what `redact` looks for by default.
+RECIPIENT_FIELDS = frozenset(
+    {
+        "destination", "email", "mobile", "msisdn", "phone", "phone_number", "phonenumber",
+        "recipient", "recipient_email", "recipient_phone", "to", "to_phone",
+    }
+)  # fmt: skip
+
+
 class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine must know of a provider to schedule it, and the documented defaults."""
 
@@ -170,6 +179,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     idle_interval_s: float = 60.0
     overlap_s: float = 600.0
     lookback_s: float = 7 * 86400.0
+    recipient_fields: frozenset[str] = RECIPIENT_FIELDS  # of a record, in lower case
+    sender_fields: frozenset[str] = frozenset()  # who is the person in an inbound record
 
 
 class Provider(Protocol):

@@ -6,6 +6,7 @@ A provider fills in what its answer says; the engine fills in the rest (`event_i
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -85,19 +86,25 @@ def event_id(
 
 _PHONE_MARKS = str.maketrans("", "", "+ ()-./\u00a0")
 
+# What `redact` puts in the place of a telephone number, and of any other recipient.
+REDACTED_NUMBER = "tel_[0-9a-f]{24}"
+REDACTED_ADDRESS = "adr_[0-9a-f]{24}"
+_redacted_number = re.compile(REDACTED_NUMBER).fullmatch
+
 # E.164 allows 15 digits, short codes have few. Longer digits are tokens, not numbers.
 MSISDN_DIGITS_MIN = 1
 MSISDN_DIGITS_MAX = 20
 
 
 def msisdn(recipient: str | None) -> str | None:
-    """The recipient as digits alone; None for addresses, device tokens and masked numbers."""
+    """The recipient as digits alone; None for addresses, device tokens and masked numbers. The hash
+    of a redacted number stands for it and stays as it is."""
     if not recipient:
         return None
     digits = recipient if recipient.isdigit() else recipient.translate(_PHONE_MARKS)
     if digits.isascii() and digits.isdigit():
         return digits if MSISDN_DIGITS_MIN <= len(digits) <= MSISDN_DIGITS_MAX else None
-    return None
+    return recipient if _redacted_number(recipient) else None
 
 
 def recipient_key(recipient: str) -> str:

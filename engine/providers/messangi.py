@@ -19,6 +19,7 @@ import msgspec
 import orjson
 
 from ..core.contracts import (
+    RECIPIENT_FIELDS,
     Context,
     Flaw,
     Head,
@@ -78,6 +79,8 @@ TRAITS = Traits(
     idle_interval_s=60.0,
     overlap_s=600.0,
     lookback_s=7 * 86400.0,
+    recipient_fields=RECIPIENT_FIELDS | {"c", "e", "f"},
+    sender_fields=frozenset({"sender", "b"}),
 )
 
 _TOO_BIG = re.compile(r"too big|date range exceeds", re.IGNORECASE)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from .report import Report
 from .spelling import (
     ESCAPED_PLUS,
     NATIONAL_MIN,
+    NUMBER_MIN,
     REDACTED,
     RUN,
     Own,
@@ -41,6 +43,8 @@ DEPTH_MAX: Final = 1100
 # JSON as it may come, also cut or damaged: strings, and what is between them.
 _JSON = re.compile(r'"(?:[^"\\]|\\.)*"?|[^"]+', re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.+-])[0-9]+(?![\w.])")
+# No number stands in a text without this.
+_MAY_HOLD = re.compile(r"[0-9][^A-Za-z]{0,12}[0-9]|%2[0-9BDbd]|\\u00|&nbsp;")
 # Fields whose digits are no telephone number, whatever they look like.
 _NO_NUMBER = re.compile(
     r"(?:id|uuid|token|date|time|at|count|total|pages?|code|status|price|mccmnc)$|^[dijkoptuv]$"
@@ -91,15 +95,18 @@ class Redactor:
     def text(self, text: str, own: Own, *, bare: bool = False) -> str:
         """Without `own` in any spelling, and without numbers that are written as international
         ones; `bare`: without anything that is as long as a telephone number."""
-        spans = sorted(own.addresses_in(text))
-        text = _replaced(text, ((a, b, self._address(address)) for a, b, address in spans))
+        if own.addresses:
+            spans = sorted(own.addresses_in(text))
+            text = _replaced(text, ((a, b, self._address(address)) for a, b, address in spans))
+        if _MAY_HOLD.search(text) is None:
+            return text
         return _replaced(text, self._numbers_in(text, own, bare))
 
     def _numbers_in(self, text: str, own: Own, bare: bool) -> Iterable[tuple[int, int, str]]:
         for run in RUN.finditer(text):
-            if run["done"] is not None:
-                continue
             at = run.start()
+            if run["done"] is not None or run.end() - at < NUMBER_MIN:
+                continue
             for start, stop, number in own.numbers_in(run):
                 yield from self._by_looks(text, at, start, bare)
                 yield start, stop, self._number(number)
@@ -163,6 +170,8 @@ class Redactor:
             return self.text(value, own)
         if isinstance(value, int) and not isinstance(value, bool):
             text = str(value)
+            if len(text) < NUMBER_MIN:
+                return value
             changed = self.text(text, own)
             return value if changed == text else changed
         if not isinstance(value, (dict, list)):
@@ -295,6 +304,7 @@ def _ends_redacted(text: str) -> bool:
     return re.search(rf"(?:{REDACTED.pattern})$", text[-40:]) is not None
 
 
+@lru_cache(maxsize=4096)
 def _name(name: object) -> str:
     return name.strip().lower().removeprefix("items.") if isinstance(name, str) else ""
 

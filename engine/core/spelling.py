@@ -186,6 +186,8 @@ def _spelled(address: str) -> re.Pattern[str]:
 
 def _places(text: str, start: int, stop: int) -> list[int]:
     """Where the digits are between `start` and `stop`; those of an encoded separator are none."""
+    if "%" not in text and "\\" not in text:
+        return [at for at in range(start, stop) if text[at].isdigit()]
     places = []
     at = start
     while at < stop:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from engine.private import write_file
+
 from . import process
 from .demo_setup import Plan, engine_toml, make_folder, profile
 
@@ -42,7 +44,7 @@ async def _demo(plan: Plan, folder: Path, stop: process.Stop, *, live: bool) -> 
 
     async with Simulator(profile(plan)) as simulator:
         file = folder / "engine.toml"
-        file.write_text(engine_toml(plan, simulator.base_url), encoding="utf-8")
+        write_file(file, engine_toml(plan, simulator.base_url))
         show = Show(plan, simulator)
         config = process.load_config(file)
         async with (

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.private import FOLDER_MODE
+
 from . import process
 
 if TYPE_CHECKING:
@@ -189,7 +191,7 @@ def make_folder() -> Path:
     for number in range(1, FOLDERS_MAX):
         folder = Path(FOLDER if number == 1 else f"{FOLDER}-{number}")
         if not folder.exists():
-            folder.mkdir(parents=True)
+            folder.mkdir(FOLDER_MODE)
             return folder
         if _ours(folder) and not process.start(partial(_in_use, folder)):
             for name in FILES:

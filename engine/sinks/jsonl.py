@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import itertools
 import logging
 import os
 import re
@@ -38,9 +37,8 @@ from ..core.contracts import Batch
 from ..core.errors import SinkError
 from ..core.units import size_bytes
 from ..offload import Offload
+from ..private import make_folder, open_file
 
-FILE_MODE = 0o600  # records are personal data
-FOLDER_MODE = 0o700
 GZIP_LEVEL = 6
 ZSTD_LEVEL = 3
 CHUNK = 1 << 20
@@ -184,8 +182,8 @@ class JsonlSink:
         for _ in range(MOVES_MAX):
             if self._fd < 0:
                 fresh = True
-                _make_folder(self._path.parent)
-                self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, FILE_MODE)
+                make_folder(self._path.parent)
+                self._fd = open_file(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             self._lock()
             seen = os.fstat(self._fd)
             with contextlib.suppress(FileNotFoundError):
@@ -283,7 +281,7 @@ class JsonlSink:
             count += 1
             target = self._path.with_name(f"{stem}.{count}{suffix}")
         if self._packed:
-            os.close(os.open(_mark(target), os.O_WRONLY | os.O_CREAT, FILE_MODE))
+            os.close(open_file(_mark(target), os.O_WRONLY | os.O_CREAT))
         os.rename(self._path, target)
         _sync_folder(self._path.parent)
         self._drop()  # opening the next file finds the mark
@@ -333,7 +331,7 @@ def _compress(kind: str, plain: Path, check: Callable[[], None]) -> None:
         packer: Any = zstandard.ZstdCompressor(ZSTD_LEVEL, write_checksum=True).compressobj()
         if kind == "gzip":
             packer = zlib.compressobj(GZIP_LEVEL, wbits=16 + zlib.MAX_WBITS)
-        opened = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+        opened = open_file(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             with open(opened, "wb") as target:
                 while chunk := source.read(CHUNK):
@@ -381,12 +379,6 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def _make_folder(folder: Path) -> None:
-    missing = itertools.takewhile(lambda part: not part.exists(), (folder, *folder.parents))
-    for part in reversed(list(missing)):
-        part.mkdir(FOLDER_MODE, exist_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,7 +11,6 @@ It must never change a table, a column or a row that is not its own.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import sqlite3
@@ -26,10 +25,9 @@ from ..core.contracts import Batch
 from ..core.errors import PartialWrite, SinkError
 from ..core.report import FIELDS, decode
 from ..offload import Offload
+from ..private import make_database, make_folder
 
 BUSY_S = 5.0  # how long a write waits for another program's transaction
-FILE_MODE = 0o600  # records are personal data
-FOLDER_MODE = 0o700
 PREFIX_MAX = 40
 
 _INTEGERS = frozenset({"revision", "final", "error_permanent", "parts"})
@@ -176,12 +174,8 @@ class SqliteSink:
                 if self._file is not None and os.path.samestat(self._file, os.stat(self._path)):
                     return self._db
             self._drop()  # what is written to a file that was moved away, nobody would find
-        folder = self._path.parent
-        missing = itertools.takewhile(lambda part: not part.exists(), (folder, *folder.parents))
-        for part in reversed(list(missing)):
-            part.mkdir(FOLDER_MODE, exist_ok=True)
-        # SQLite gives its files the umask's rights, and its journals those of the database.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, FILE_MODE))
+        make_folder(self._path.parent)
+        make_database(self._path)
         self._db = db = sqlite3.connect(
             self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
         )

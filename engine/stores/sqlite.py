@@ -26,6 +26,7 @@ import anyio
 
 from engine.core.errors import StoreBusy, StoreError, StoreTrouble
 from engine.offload import Offload
+from engine.private import make_database, make_folder, open_file
 
 from .sqlite_rows import SqliteTransaction
 from .transaction import Transaction
@@ -229,8 +230,8 @@ class SqliteStore:
 
     async def _take_lock(self) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            make_folder(self.path.parent)
+            lock = open_file(f"{self.path}.lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise StoreError(f"cannot open the store {self.path}: {error}") from error
         waited_s = 0.0
@@ -263,12 +264,12 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def prepare(path: Path) -> None:
-    """Create the file (0600: it holds personal data) and bring its schema up to date.
+    """Create the file, its owner's alone, and bring its schema up to date.
 
     Raises StoreError where a newer release has written it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    make_folder(path.parent)
+    make_database(path)
     db = connect(path)
     try:
         db.execute("BEGIN IMMEDIATE")

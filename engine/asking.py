@@ -8,7 +8,8 @@ the reports of a one-time answer are durable before the next request goes out.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -19,6 +20,7 @@ from engine.committing import Committer
 from engine.config.model import AccountConfig
 from engine.core.clock import Clock
 from engine.core.contracts import Flaw, Head, Outcome, Poll, Reader, Request, Verb
+from engine.core.errors import StoreError
 from engine.core.mask import Watch
 from engine.core.redact import Redactor
 from engine.core.report import Report
@@ -44,7 +46,7 @@ REDIRECTS_MAX = 3
 # Of an answer that is no report at all, this much of its beginning is set aside.
 BEGINNING_MAX = 4096
 # When the engine is stopped in the middle of an answer: for the store to take what came whole.
-LAST_COMMIT_S = 30.0
+LAST_COMMIT_S = 5.0
 
 LOGIN_BODY_MAX = 64 * 1024
 
@@ -111,6 +113,7 @@ class Asker:
         self.telemetry = telemetry
         self.clock = clock
         self.rand = rand
+        self.shut: Callable[[], str | None] = lambda: None  # why nothing may be asked at present
         self._transport = transport
         self._timeouts = Timeouts(
             account.request.timeout_s, account.request.total_timeout_s, account.request.body_max
@@ -270,7 +273,7 @@ class Asker:
             cut = error
         except BaseException:
             # Stopped in the middle: what came whole is kept, a one-time provider has it no more.
-            with anyio.move_on_after(LAST_COMMIT_S, shield=True):
+            with anyio.move_on_after(LAST_COMMIT_S, shield=True), suppress(StoreError):
                 self._take(reader, reader.parser.close(cut=True), reply, watch)
                 await self._commit_piece(reply)
             raise

@@ -3,7 +3,7 @@ of its health for `stats`, and forgets what is past its retention."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,6 +11,7 @@ import anyio.abc
 import orjson
 
 from engine.reports import REPORTS_NAME
+from engine.room import Consumer, Disk
 from engine.stores.ledger import prune
 from engine.stores.transaction import InboxItem, Transaction
 from engine.tracking import digest_inbox
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # How often the worker looks for what other processes handed over; the contract says within 2 s.
 INBOX_S = 0.5
 STATUS_S = 1.0
+ROOM_S = 1.0
 PRUNE_S = 60.0
 PRUNE_MAX = 5000
 
@@ -33,7 +35,7 @@ class Chores:
         self._chance = chance
         self._group: anyio.abc.TaskGroup | None = None
         self._probes: list[InboxItem] = []
-        self._statuses: dict[str, bytes] = {}
+        self._statuses: dict[tuple[str, str], bytes] = {}  # by whose and kind
         self.scope = anyio.CancelScope()
 
     async def run(self) -> None:
@@ -42,6 +44,7 @@ class Chores:
                 self._group = chores
                 chores.start_soon(self._every, INBOX_S, self.digest_inbox)
                 chores.start_soon(self._every, STATUS_S, self.note_status)
+                chores.start_soon(self._every, ROOM_S, self.look_for_room)
                 chores.start_soon(self._every, PRUNE_S, self._prune)
 
     async def _every(self, seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
@@ -76,24 +79,48 @@ class Chores:
 
     async def note_status(self) -> None:
         """Leave for `stats` what only this process knows."""
-        changed: dict[str, bytes] = {}
+        statuses: dict[tuple[str, str], bytes] = {}
         for name in self._engine.pollers:
-            status = orjson.dumps(self._engine.status(name))
-            if status != self._statuses.get(name):
-                changed[name] = status
+            statuses[name, "status"] = orjson.dumps(self._engine.status(name))
+        for sink in self._engine.dispatchers:
+            sink.look()
+            statuses[sink.name, "sink"] = orjson.dumps({"trouble": sink.dead})
+        changed = {key: note for key, note in statuses.items() if note != self._statuses.get(key)}
         if changed:
             self._statuses.update(changed)
             await self._engine.store.write(lambda tx: _put_statuses(tx, changed))
 
-    async def _prune(self) -> None:
-        store = self._engine.config.store
-        consumers: list[tuple[str, frozenset[str] | None]] = [
-            (sink.name, frozenset(sink.accounts) if sink.accounts is not None else None)
+    async def look_for_room(self) -> None:
+        """How much of the log waits for whom, and how much disk is left."""
+        engine, path = self._engine, self._engine.config.store.path
+
+        def look(tx: Transaction) -> tuple[dict[str, dict[str, int]], Disk | None]:
+            if path is None:
+                return tx.backlog(), None
+            total, _, free = engine.disk_usage(path.parent)
+            return tx.backlog(), Disk(total, free + tx.reusable_bytes())
+
+        backlog, disk = await engine.store.read(look)
+        engine.room.judge(backlog, self._consumers(backlog), disk)
+        if engine.room.short:
+            await self._prune()
+
+    def _consumers(self, places: Mapping[str, Iterable[str]]) -> list[Consumer]:
+        """The configured sinks, and the program around the engine where it has ever read."""
+        consumers = [
+            Consumer(sink.name, frozenset(sink.accounts) if sink.accounts is not None else None)
             for sink in self._engine.config.sinks
         ]
-        places = await self._engine.store.read(lambda tx: tx.places())
         if REPORTS_NAME in places:
-            consumers.append((REPORTS_NAME, frozenset(places[REPORTS_NAME])))
+            consumers.append(Consumer(REPORTS_NAME, frozenset(places[REPORTS_NAME])))
+        return consumers
+
+    async def _prune(self) -> None:
+        store = self._engine.config.store
+        places = await self._engine.store.read(lambda tx: tx.places())
+        consumers = self._consumers(places)
+        # Below the floor, what all have acknowledged goes at once: its place is needed.
+        log_retention_s = 0.0 if self._engine.room.short else store.log_retention_s
         now_ms = self._engine.clock.now_ms()
 
         def job(tx: Transaction) -> int:
@@ -101,8 +128,8 @@ class Chores:
                 tx,
                 now_ms=now_ms,
                 retention_ms=round(store.retention_s * 1000),
-                log_retention_ms=round(store.log_retention_s * 1000),
-                sinks=consumers,
+                log_retention_ms=round(log_retention_s * 1000),
+                sinks=[(who.name, who.accounts) for who in consumers],
                 limit=PRUNE_MAX,
             )
 
@@ -110,6 +137,6 @@ class Chores:
             await self._engine.clock.sleep(0)
 
 
-def _put_statuses(tx: Transaction, statuses: dict[str, bytes]) -> None:
-    for name, note in statuses.items():
-        tx.put_note(name, "status", note)
+def _put_statuses(tx: Transaction, statuses: dict[tuple[str, str], bytes]) -> None:
+    for (name, kind), note in statuses.items():
+        tx.put_note(name, kind, note)

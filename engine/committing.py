@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+from anyio import get_cancelled_exc_class
 from msgspec.structs import replace
 
 from engine.config.model import AccountConfig
 from engine.core.clock import Clock
 from engine.core.contracts import Flaw, Outcome
+from engine.core.errors import StoreError
 from engine.core.mask import Mask, Watch
 from engine.core.redact import Redactor
 from engine.core.report import Report
@@ -62,6 +64,10 @@ class Committer:
         """Make a page durable. A report that cannot be recorded does not take others along."""
         try:
             done = await self._store_page(page)
+        except (StoreError, get_cancelled_exc_class()):  # not the page's fault: the end has come
+            if page.reports:
+                self._tell_unstored(page)
+            raise
         except Exception as fault:
             if not page.reports:
                 raise
@@ -69,6 +75,14 @@ class Committer:
             done = await self._store_page(page)
         self._count(page, done)
         return done
+
+    def _tell_unstored(self, page: Page) -> None:
+        once = "; the provider gives them once" if page.traits.one_time else ""
+        self._telemetry.event(
+            logging.ERROR,
+            self._account.name,
+            f"{len(page.reports)} reports were read and not yet stored when the worker ended{once}",
+        )
 
     async def _store_page(self, page: Page) -> Committed:
         return await self._store.write(lambda tx: commit(tx, page))

@@ -18,9 +18,9 @@ import msgspec
 from engine.config.model import SinkConfig
 from engine.core.clock import Clock
 from engine.core.contracts import Batch, Flaw, Sink
-from engine.core.errors import PartialWrite, SinkError, StoreError
+from engine.core.errors import PartialWrite, SinkError, StoreError, StoreTrouble
 from engine.core.state import State
-from engine.core.units import spell_duration
+from engine.core.units import iso, spell_duration
 from engine.limits import backoff_s
 from engine.stores.transaction import STATE_CODES, Place, Store, Transaction
 from engine.telemetry import Telemetry
@@ -34,6 +34,10 @@ SCAN_BYTES_MAX = 16 << 20
 
 # A sink that takes longer over one batch is taken for dead where it is asked about.
 CALL_LONG_S = 30.0
+
+# A call that was told to end does so within this; closing a sink may take as long as the other.
+OVERDUE_S = 5.0
+CLOSE_S = 5.0
 
 # Without news a sink looks at the log this often, in case another hand has written to it.
 LOOK_S = 1.0
@@ -54,6 +58,7 @@ class Portion(msgspec.Struct):
     lines: list[bytes] = []
     marks: list[tuple[str, int, int]] = []  # of each line: its account, and the place after it
     places: dict[str, Place] = {}
+    rejected: dict[int, str] = {}  # by index: what the sink can never take, and why
     full: bool = False
     more: bool = False  # the log was not looked through to its end
 
@@ -183,6 +188,7 @@ class Dispatcher:
             config.name, store, wanted, states=config.states, start=config.start
         )
         self._batch = config.batch
+        self._timeout_s = config.timeout_s
         self._sink = sink
         self._store = store
         self._telemetry = telemetry
@@ -191,6 +197,7 @@ class Dispatcher:
         self._news = anyio.Event()
         self._stopping = False
         self._calling_since: float | None = None
+        self._overdue = False
         self._ended = anyio.Event()
 
     @property
@@ -200,8 +207,20 @@ class Dispatcher:
         if self.health.failing is None and since is not None:
             waited_s = self._clock.monotonic() - since
             if waited_s > CALL_LONG_S:
-                return f"its call has not come back for {waited_s:.0f} s"
+                began = iso(self._clock.now_ms() - round(waited_s * 1000))
+                return f"has not answered since {began[:-5]}Z"
         return self.health.failing
+
+    def look(self) -> None:
+        """Say so where a call goes on past its time, which it was told to end at."""
+        since = self._calling_since
+        late = since is not None and (self._clock.monotonic() - since > self._timeout_s + OVERDUE_S)
+        if late and not self._overdue:
+            self._tell_trouble(
+                f"has not answered for {spell_duration(self._timeout_s)} and does not let go of the"
+                " call: a fault in the sink; its records wait in the log"
+            )
+        self._overdue = late
 
     def tell(self) -> None:
         """There is more in the log."""
@@ -218,12 +237,17 @@ class Dispatcher:
             if await self._patiently(self._sink.open):
                 while await self._step():
                     pass
+        except StoreTrouble:
+            if not self._stopping:
+                raise
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(CLOSE_S, shield=True) as scope:
                 try:
                     await self._sink.close()
                 except Exception as error:
                     self._tell_trouble(f"closing failed: {_cause(error)}")
+            if scope.cancelled_caught:
+                self._tell_trouble(f"did not close within {CLOSE_S:g} s and was left")
             self._ended.set()
 
     async def _step(self) -> bool:
@@ -245,21 +269,24 @@ class Dispatcher:
             self._news = anyio.Event()
             self.health.behind = True
             return True
-        written = await self._patiently(lambda: self._write(portion))
-        return written or not self._stopping
+        if not await self._patiently(lambda: self._write(portion)):
+            return not self._stopping
+        if portion.rejected:
+            await self._bury(portion)
+        await self.reader.move(portion.places)
+        self.health.written += len(portion.lines)
+        self._telemetry.count("written", self.name, len(portion.lines))
+        return True
 
     async def _write(self, portion: Portion) -> None:
         try:
             await self._sink.write(Batch(portion.lines))
         except PartialWrite as error:
-            await self._bury(portion, error.rejected)
-        await self.reader.move(portion.places)
-        self.health.written += len(portion.lines)
-        self._telemetry.count("written", self.name, len(portion.lines))
+            portion.rejected = error.rejected
 
-    async def _bury(self, portion: Portion, rejected: dict[int, str]) -> None:
+    async def _bury(self, portion: Portion) -> None:
         """Records that can never be accepted are set aside; the others were taken."""
-        now_ms = self._clock.now_ms()
+        now_ms, rejected = self._clock.now_ms(), portion.rejected
 
         def keep(tx: Transaction) -> None:
             for index, cause in rejected.items():
@@ -277,7 +304,7 @@ class Dispatcher:
             last = self._stopping
             self._calling_since = self._clock.monotonic()
             try:
-                await act()
+                await self._in_time(act)
             except Exception as error:  # also a fault in a plug-in: this sink's own trouble
                 await self._after_failure(error)
             except asyncio.CancelledError:
@@ -295,6 +322,12 @@ class Dispatcher:
                 self._calling_since = None
             if last:
                 return False
+
+    async def _in_time(self, act: Callable[[], Awaitable[None]]) -> None:
+        with anyio.move_on_after(self._timeout_s) as scope:
+            await act()
+        if scope.cancelled_caught:
+            raise SinkError(f"has not answered for {spell_duration(self._timeout_s)}")
 
     async def _after_failure(self, error: Exception) -> None:
         cause = _cause(error)

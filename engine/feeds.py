@@ -96,7 +96,7 @@ class Feed:
                 await self._asker.commit(page)
                 self._keep_pace(Visit())
                 return visit
-            if self._reader.stopping:
+            if self._reader.halts:
                 visit.more = True
                 return visit
 

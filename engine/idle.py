@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import anyio
 import msgspec
 
 from engine.core.contracts import Kind
+from engine.poller import AccountPoller
 from engine.stores.transaction import Store, Transaction
 
 if TYPE_CHECKING:
@@ -41,8 +43,12 @@ async def until_idle(engine: Engine, timeout_s: float) -> list[str]:
     since_ms = dict.fromkeys(engine.pollers, engine.clock.now_ms())
     stuck_since: float | None = None
     while True:
-        waits = await engine.store.read(lambda tx: tx.inbox_waits())
-        left = await _remaining(engine, since_ms)
+        waits, left = False, None
+        with anyio.move_on_after(timeout_s):
+            waits = await engine.store.read(lambda tx: tx.inbox_waits())
+            left = await _remaining(engine, since_ms)
+        if left is None:
+            return [f"store: {engine.store.trouble or 'it does not answer'}"]
         if not left and not waits:
             return []
         for name in left.accounts:
@@ -64,7 +70,7 @@ async def until_done(engine: Engine) -> list[str]:
     await engine.flush()
     left = Remaining()
     for name, poller in engine.pollers.items():
-        if poller.health.paused or poller.health.failing:
+        if _trouble(poller):
             left.accounts[name] = "what is due was not answered"
     await _look_at_sinks(engine, left)
     return _name_stuck(engine, left)
@@ -115,17 +121,22 @@ def _all_stuck(engine: Engine, left: Remaining) -> bool:
     """Whether all that is left is paused or dead."""
     pollers = [engine.pollers[name] for name in (*left.accounts, *left.feeds)]
     sinks = [sink for sink in engine.dispatchers if sink.name in left.sinks]
-    return all(poller.health.paused or poller.health.failing for poller in pollers) and all(
-        sink.dead for sink in sinks
-    )
+    return all(_trouble(poller) for poller in pollers) and all(sink.dead for sink in sinks)
+
+
+def _trouble(poller: AccountPoller) -> str | None:
+    health = poller.health
+    if health.paused:
+        return f"paused: {health.paused}"
+    if health.failing:
+        return f"failing: {health.failing}"
+    return f"waits: {poller.waits}" if poller.waits else None
 
 
 def _name_stuck(engine: Engine, left: Remaining) -> list[str]:
     lines = []
     for name, what in (left.accounts | left.feeds).items():
-        health = engine.pollers[name].health
-        why = f"paused: {health.paused}" if health.paused else f"failing: {health.failing}"
-        lines.append(f"account {name}: {what}; {why}")
+        lines.append(f"account {name}: {what}; {_trouble(engine.pollers[name])}")
     lines.extend(
         f"sink {sink.name}: {left.sinks[sink.name]}; {sink.dead}"
         for sink in engine.dispatchers

@@ -1,22 +1,26 @@
 """Blocking work on a thread of one's own, which ends with its owner.
 
 A pool that lives as long as the event loop would leave a thread behind in a program that embeds
-the engine; nothing of the engine outlives its block.
+the engine; nothing of the engine outlives its block. The one exception is a call that hangs in the
+system (a pipe nobody reads, a disk that does not answer): nobody can end it. It is left behind
+after `GONE_S`, as a daemon, so that it holds up neither the others nor the end of the process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import anyio
 
 T = TypeVar("T")
 
-# A thread that hangs in the system (a pipe nobody reads) is not waited for longer than this.
+# Work that was cancelled, or that is under way at the end, is waited for so long.
+GONE_S = 1.0
 CLOSE_S = 5.0
 
 
@@ -24,29 +28,77 @@ class Interrupted(Exception):
     """Long work was asked to stop: whoever waited for it was cancelled."""
 
 
+class Hanging(OSError):
+    """The work before has still not come back."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ETIMEDOUT, "the call before it still hangs")
+
+
+class _Job:
+    """A piece of work, and where its outcome goes."""
+
+    def __init__(self, work: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._work = work
+        self._loop = loop
+        self.future: asyncio.Future[Any] = loop.create_future()
+
+    def do(self) -> None:
+        result, error = None, None
+        try:
+            result = self._work()
+        except BaseException as fault:  # whoever waits for it is told
+            error = fault
+        try:
+            self._loop.call_soon_threadsafe(self._settle, result, error)
+        except RuntimeError:
+            return  # the loop was closed; nobody waits any more
+
+    def _settle(self, result: Any, error: BaseException | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(error)
+
+
 class Offload:
     """One thread, one piece of work at a time, in the order of the calls."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._executor: ThreadPoolExecutor | None = None
+        self._thread: threading.Thread | None = None
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._left: asyncio.Future[Any] | None = None  # work that nobody waits for any more
         self._interrupt = threading.Event()
 
     async def run(self, work: Callable[..., T], *args: Any) -> T:
-        """The work's result. It runs to its end also when the caller is cancelled."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix=self._name)
+        """The work's result. Cancelled, it waits a moment for the work to end, and no longer.
+
+        Raises Hanging while work that was left behind has not come back.
+        """
+        if self.hangs:
+            raise Hanging
+        self._left = None
         self._interrupt.clear()
-        waiter = asyncio.wrap_future(self._executor.submit(work, *args))
+        future: asyncio.Future[T] = self._put(lambda: work(*args))
         try:
-            return await asyncio.shield(waiter)
+            return await asyncio.shield(future)
         except asyncio.CancelledError:
             self._interrupt.set()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([waiter])
-            if not waiter.cancelled():
-                waiter.exception()  # seen: the cancellation is what the caller hears of
+            with anyio.move_on_after(GONE_S, shield=True):
+                await asyncio.wait([future])
+            if not future.done():
+                self._left = future
+            elif not future.cancelled():
+                future.exception()  # seen: the cancellation is what the caller hears of
             raise
+
+    @property
+    def hangs(self) -> bool:
+        """Whether work that was left behind has not come back."""
+        return self._left is not None and not self._left.done()
 
     def check(self) -> None:
         """For long work, on its thread: raises Interrupted where it is not waited for any more."""
@@ -55,10 +107,30 @@ class Offload:
 
     async def close(self) -> None:
         """End the thread. It comes back with the next `run`."""
-        executor, self._executor = self._executor, None
-        if executor is None:
+        thread, self._thread = self._thread, None
+        if thread is None:
             return
-        idle = asyncio.wrap_future(executor.submit(lambda: None))
-        with anyio.move_on_after(CLOSE_S, shield=True):
-            await asyncio.wait([idle])
-        executor.shutdown(wait=idle.done())
+        last, jobs = self._put(lambda: None, thread), self._jobs
+        self._jobs = queue.SimpleQueue()
+        jobs.put(None)
+        patience_s = GONE_S if self._left is not None else CLOSE_S
+        with anyio.move_on_after(patience_s, shield=True):
+            await asyncio.wait([last])
+        if last.done():
+            thread.join()
+
+    def _put(self, work: Callable[[], T], thread: threading.Thread | None = None) -> Any:
+        if self._thread is None and thread is None:
+            self._thread = threading.Thread(
+                target=_do_all, args=(self._jobs,), name=self._name, daemon=True
+            )
+            self._thread.start()
+        job = _Job(work, asyncio.get_running_loop())
+        self._jobs.put(job)
+        return job.future
+
+
+def _do_all(jobs: queue.SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job.do()
+        del job  # what it holds is not kept while the thread waits for the next one

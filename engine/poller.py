@@ -13,8 +13,7 @@ import msgspec
 
 from engine.asking import Asker, Reply
 from engine.core.contracts import Kind, Poll, Verb
-from engine.core.redact import is_redacted
-from engine.core.report import msisdn
+from engine.core.errors import StoreError
 from engine.core.schedule import NEVER_MS, Ladder
 from engine.core.work import NEVER_DUE_MS, Committed, Settle, Work
 from engine.feeds import REPEATS_MAX, Feed
@@ -22,8 +21,7 @@ from engine.health import Health, Watch
 from engine.limits import Slot
 from engine.near import NearQueue
 from engine.rescans import Rescans
-from engine.stores.tracked import refit
-from engine.stores.transaction import Transaction
+from engine.stores.tracked import only_open, refit
 from engine.tracking import tracking_ladder
 from engine.verdicts import Verdicts
 from engine.windowed import Visit, WindowReader
@@ -31,9 +29,6 @@ from engine.windowed import Visit, WindowReader
 # Overdue work found at a start is spread over at most this.
 SPREAD_MAX_MS = 300_000
 HERD_MIN = 10  # fewer polls at once trouble nobody
-
-# One recipient is asked for alone where its batch has at least this many.
-LARGE_BATCH = 10
 
 # Answers that may wait for the store beside the requests in flight.
 UNCOMMITTED_MAX = 64
@@ -88,6 +83,11 @@ class AccountPoller:
     @property
     def health(self) -> Health:
         return self._watch.health
+
+    @property
+    def waits(self) -> str | None:
+        """Why the engine asks nothing at present, where that is not the account's own trouble."""
+        return self._asker.shut()
 
     def stop(self) -> None:
         """No new polls; those in flight go on."""
@@ -205,7 +205,7 @@ class AccountPoller:
             taken = False
             try:
                 slot = await self.limiter.slot() if self._asks(work) else None
-                if slot is not None and self._paused():
+                if slot is not None and (self._paused() or self.waits is not None):
                     slot.unused()  # the account was paused while this waited for its place
                     self._near.again(work, self._clock.now_ms())
                 else:
@@ -223,7 +223,7 @@ class AccountPoller:
         """With `once`: whether nothing is left that was due at the start and has not been tried."""
         if self._near.busy:
             return False
-        if self._paused() or self.health.failing is not None:
+        if self._paused() or self.health.failing is not None or self.waits is not None:
             return True  # what is left is still due, for the next run
         left = (due_ms <= once_ms and not self._watch.tried(work) for due_ms, work in self._near)
         return self._near.all_loaded and not any(left)
@@ -234,6 +234,8 @@ class AccountPoller:
         if first is None:
             return WAIT_MAX_S
         due_ms, work = first
+        if self.waits is not None:
+            return WAIT_MAX_S
         if self.health.paused_until_ms is not None and self._near.busy:
             return WAIT_MAX_S  # one request at a time finds out whether it is mended
         if self._once_ms is not None and (due_ms > self._once_ms or self._watch.tried(work)):
@@ -261,6 +263,9 @@ class AccountPoller:
                 await self._rung(work, slot)
             else:
                 await self._end(work)
+        except StoreError:
+            if not self._stopping:  # else it has been told, and what is under way just ends
+                raise
         except Exception as error:  # a fault in here or in a plug-in: this account's own trouble
             self._near.again(work, self._clock.now_ms() + self._watch.broke(work, error))
         finally:
@@ -324,7 +329,8 @@ class AccountPoller:
                 break
             done = await self._asker.commit(reply.page)
             repeats = 0 if done.records + reply.records else repeats + 1
-            if self._stopping:
+            if self._reader.halts:
+                self._near.again(work, self._clock.now_ms())
                 return  # more pages wait: it is still due
             if repeats >= REPEATS_MAX:
                 reply = reply.emptied(self._asker.page())
@@ -356,7 +362,7 @@ class AccountPoller:
         recipient = None
         alone = self.traits.derives_ids and not self.account.redact  # else nobody knows its number
         if work.kind is Kind.BATCH and alone and work.answered_ms > NEVER_MS:
-            recipient = await self._asker.store.read(lambda tx: _only_open(tx, name, key))
+            recipient = await self._asker.store.read(lambda tx: only_open(tx, name, key))
         return Poll(
             kind=work.kind,
             now_ms=self._clock.now_ms(),
@@ -383,12 +389,3 @@ class AccountPoller:
         done = await self._asker.commit(await self._verdicts.page(work, unread=unread))
         self.on_commit()
         self._finish(work, done)
-
-
-def _only_open(tx: Transaction, account: str, batch_id: str) -> str | None:
-    """The one recipient of a large batch that is still open."""
-    known, pending, _ = tx.batch_counts(account, batch_id)
-    if known < LARGE_BATCH or pending != 1:
-        return None
-    recipient = tx.batch_messages(account, batch_id, pending=True, limit=1)[0].recipient
-    return None if is_redacted(recipient) else msisdn(recipient)

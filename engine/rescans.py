@@ -37,7 +37,7 @@ class Rescans:
                 break
             await self._answer(group, began_ms)
             visit.left = [work for work in visit.left if work not in group]
-            if self._reader.stopping:
+            if self._reader.halts:
                 break
         return visit
 

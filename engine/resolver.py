@@ -8,27 +8,40 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+import anyio
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from engine.offload import Offload
 
 
 class Resolver(AbstractResolver):
-    """The system's resolver. Raises OSError where there is no such host, as aiohttp expects."""
+    """The system's resolver. Raises OSError where there is no such host, as aiohttp expects.
+
+    Each host has a thread of its own while it is looked up: a name server that does not answer for
+    one provider holds up no other. There are never more than hosts in the configuration.
+    """
 
     def __init__(self) -> None:
-        self._offload = Offload("dlr-resolver")
+        self._lookups: dict[str, Offload] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await self._offload.run(
-            socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG
-        )
+        lookup = self._lookups.setdefault(host, Offload("dlr-resolver"))
+        try:
+            found = await lookup.run(
+                socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG
+            )
+        finally:
+            if not lookup.hangs and self._lookups.pop(host, None) is not None:
+                await lookup.close()
         return [_result(host, entry) for entry in found]
 
     async def close(self) -> None:
-        await self._offload.close()
+        lookups, self._lookups = self._lookups, {}
+        async with anyio.create_task_group() as closing:
+            for lookup in lookups.values():
+                closing.start_soon(lookup.close)
 
 
 def _result(host: str, entry: tuple[Any, ...]) -> ResolveResult:

@@ -58,6 +58,11 @@ class WindowReader:
         self._slow: tuple[int, int, str | None] | None = None  # the span that timed out last
         self.stopping = False
 
+    @property
+    def halts(self) -> bool:
+        """Whether a visit ends where it is, to be gone on with later."""
+        return self.stopping or self._asker.shut() is not None
+
     async def read(
         self,
         reading: Reading,
@@ -128,7 +133,7 @@ class WindowReader:
             reply.note(done)
             visit.records += reply.records
             visit.opened_ms = joined(visit.opened_ms, reply.opened_ms)
-            if self.stopping and reading.spans:
+            if self.halts and reading.spans:
                 visit.more = True
                 return None
         return None

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +35,7 @@ from engine.kept_limits import KeptLimits
 from engine.poller import AccountPoller
 from engine.redacting import redactors
 from engine.reports import REPORTS_NAME, Reports
+from engine.room import Room
 from engine.stores.opening import make_store
 from engine.stores.patient import PatientStore
 from engine.stores.tracked import Tracked
@@ -43,6 +46,11 @@ from engine.transport import Transport
 
 # For what has to be written when all has ended: a full disk must not hold up the exit for ever.
 LAST_WORD_S = 5.0
+
+# The last part of the grace is for what has to be cancelled to let go. Where requests took all of
+# it, sinks still get a moment for what these brought.
+ENDING_S = 2.0
+FLUSH_MIN_S = 1.0
 
 
 class Engine:
@@ -56,15 +64,24 @@ class Engine:
         rand: random.Random | None = None,
         once: bool = False,
         store: Store | None = None,
+        disk_usage: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage,
     ) -> None:
         self.config = config
         self.clock: Clock = clock or RealClock()
         self.telemetry = Telemetry()
         self._store = store or make_store(config.store.scheme, config.store.path)
         self.store = PatientStore(self._store, self.telemetry, self.clock)
+        self.room = Room(
+            {a.name: a.provider.traits.feed == "drained" for a in config.accounts},
+            self.store,
+            self.telemetry,
+            log_max=config.store.log_max,
+            floor=config.store.min_free_disk,
+        )
         self.pollers: dict[str, AccountPoller] = {}
         self.redactors: dict[str, Redactor] = {}
         self.dispatchers: list[Dispatcher] = []
+        self.disk_usage = disk_usage
         self._rand = rand or random.Random()
         self._once = once
         self._limits = KeptLimits(self.store, self.clock)
@@ -81,9 +98,13 @@ class Engine:
 
     async def __aenter__(self) -> Engine:
         await self.store.open(own=True)
+        now_ms = self.clock.now_ms()
         try:
+            # A disk that cannot be written is waited out later on, but told at once at a start.
+            await self._store.write(lambda tx: tx.put_note("", "started", b"%d" % now_ms))
             await self._build()
             await self._chores.digest_inbox()
+            await self._chores.look_for_room()
             self._group = anyio.create_task_group()
             await self._group.__aenter__()
         except BaseException:
@@ -109,6 +130,7 @@ class Engine:
         try:
             if error is None:
                 await self._stop()
+            self.store.hurry()
             self._group.cancel_scope.cancel()
             await self._group.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
@@ -120,7 +142,13 @@ class Engine:
                     if self._reports is not None:
                         await self._reports.finish()
                     await self._limits.close()
-                except Exception as fault:  # the first error wins, and all is closed in any case
+                except StoreError as fault:  # the first error wins, and all is closed in any case
+                    self.telemetry.event(
+                        logging.ERROR,
+                        "store",
+                        f"the limits' use is not kept, the next start waits them out: {fault}",
+                    )
+                except Exception as fault:
                     self.telemetry.debug(fault)
             with anyio.CancelScope(shield=True):
                 await self._close()
@@ -129,13 +157,23 @@ class Engine:
     async def _stop(self) -> None:
         """No new polls, those in flight end, sinks are flushed; all within the grace."""
         grace_s = self.config.shutdown_grace_s
+        ending_s = min(ENDING_S, grace_s / 2)
         for poller in self.pollers.values():
             poller.stop()
-        with anyio.move_on_after(grace_s + 1.0):
-            await self.polls_ended()
-        with anyio.move_on_after(grace_s):
-            await self.flush()
+        with anyio.move_on_after(grace_s - ending_s):
+            await self._all_ended()
+        if self.store.trouble is not None:
+            for dispatcher in self.dispatchers:
+                dispatcher.stop()
+            self.store.hurry()
+        if self._polling:
+            with anyio.move_on_after(ending_s + FLUSH_MIN_S):
+                await self._all_ended()
         self._chores.scope.cancel()
+
+    async def _all_ended(self) -> None:
+        await self.polls_ended()
+        await self.flush()
 
     async def polls_ended(self) -> None:
         """Wait until no account polls any more: with `once`, or after a stop."""
@@ -171,6 +209,7 @@ class Engine:
                 rand=self._rand,
                 redactor=self.redactors.get(account.name),
             )
+            asker.shut = partial(self.room.shut, account.name)
             poller = AccountPoller(asker, once=self._once)
             poller.on_commit = self._tell
             poller.on_refusal(partial(self._keep_refusal, account))
@@ -248,6 +287,7 @@ class Engine:
         health: dict[str, Any] = msgspec.to_builtins(poller.health)
         return {
             **health,
+            "waits": poller.waits,
             "used": [
                 {"requests": rate.requests, "per_s": rate.per_s, "used": used}
                 for rate, used in limiter.usage()

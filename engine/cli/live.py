@@ -175,9 +175,11 @@ class Watch:
         )
 
     def _condition(self, name: str) -> str:
-        health = self.engine.pollers[name].health
+        health, waits = self.engine.pollers[name].health, self.engine.pollers[name].waits
         if health.paused is not None:
             return f"paused: {health.paused}"
+        if waits is not None:
+            return f"waits: {waits}"
         if health.failing is not None:
             return f"failing: {health.failing}"
         return "ok"

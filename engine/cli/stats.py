@@ -17,7 +17,7 @@ import orjson
 
 from engine.core.contracts import Kind
 from engine.core.errors import EngineError
-from engine.core.units import iso
+from engine.core.units import iso, spell_size
 from engine.core.work import NEVER_DUE_MS
 
 from . import needs, process
@@ -42,6 +42,8 @@ class Books(msgspec.Struct):
     places: dict[str, dict[str, tuple[int, int]]] = {}
     troubles: list[Trouble] = []
     status: dict[str, bytes] = {}
+    sinks: dict[str, bytes] = {}
+    backlog: dict[str, dict[str, int]] = {}
 
 
 def command(args: argparse.Namespace) -> int:
@@ -91,6 +93,8 @@ def _books(tx: Transaction, now_ms: int) -> Books:
         places=tx.places(),
         troubles=tx.troubles(None, TROUBLES_MAX),
         status=tx.notes("status"),
+        sinks=tx.notes("sink"),
+        backlog=tx.backlog(),
     )
 
 
@@ -137,14 +141,18 @@ def _part(tally: dict[str, int], prefix: str) -> dict[str, int]:
 def _sink(config: Config, name: str, books: Books) -> dict[str, Any]:
     sink = next(sink for sink in config.sinks if sink.name == name)
     places = books.places.get(name, {})
-    behind = 0
+    behind = size = 0
     for account in config.accounts:
         if sink.accounts is not None and account.name not in sink.accounts:
             continue
         start, end = books.bounds.get(account.name, (1, 1))
         at = places.get(account.name, (start if sink.start == "oldest" else end, 0))[0]
         behind += max(0, end - max(at, start))
+        size += books.backlog.get(name, {}).get(account.name, 0)
+    note = books.sinks.get(name)
     return {
+        "trouble": orjson.loads(note)["trouble"] if note is not None else None,
+        "behind_bytes": size,
         "positions": {account: list(place) for account, place in sorted(places.items())},
         "behind": behind,
     }
@@ -171,9 +179,14 @@ def _text(table: dict[str, Any]) -> list[str]:
     for name, account in table["accounts"].items():
         lines += _account_lines(name, account)
     for name, sink in table["sinks"].items():
-        behind = f"{sink['behind']:,} log rows behind" if sink["behind"] else "has everything"
+        size = spell_size(sink["behind_bytes"])
+        behind = f"{sink['behind']:,} log rows behind, {size}" if sink["behind"] else ""
         places = ", ".join(f"{a} {seq}.{index}" for a, (seq, index) in sink["positions"].items())
-        lines.append(f"sink {name}: {behind}" + (f"; at {places}" if places else ""))
+        lines.append(
+            f"sink {name}: {behind or 'has everything'}" + (f"; at {places}" if places else "")
+        )
+        if sink["trouble"]:
+            lines.append(f"  {sink['trouble']}")
     if table["troubles"]:
         lines.append("latest troubles:")
     for trouble in table["troubles"]:
@@ -222,6 +235,8 @@ def _condition(status: dict[str, Any]) -> str:
     if status.get("paused"):
         until = status.get("paused_until_ms")
         return f"paused: {status['paused']}" + (f"; tried again at {iso(until)}" if until else "")
+    if status.get("waits"):
+        return f"waits: {status['waits']}"
     if status.get("hold_s") and status.get("hold_why"):
         return f"held for {status['hold_s']:g} s: {status['hold_why']}"
     if status.get("failing"):

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from engine.core.secret import Secret
-from engine.core.units import iso, spell_duration
+from engine.core.units import iso, spell_duration, spell_size
 
 from .model import AccountConfig, Config, SinkConfig
 from .values import listed, printable
@@ -30,7 +30,8 @@ def describe(config: Config) -> list[str]:
     place = f" {printable(str(store.path), 300)}" if store.path else ""
     lines = [
         f"store: {store.scheme}{place}; ended messages stay {spell_duration(store.retention_s)},"
-        f" acknowledged records {spell_duration(store.log_retention_s)}"
+        f" acknowledged records {spell_duration(store.log_retention_s)}; polling waits at"
+        f" {spell_size(store.log_max)} of records that wait for sinks"
     ]
     for account in config.accounts:
         lines += _account(account)

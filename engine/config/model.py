@@ -18,6 +18,8 @@ from engine.core.state import State
 from engine.windows import Rate
 
 DAY_S = 86_400.0
+LOG_MAX = 10 << 30
+LOG_MAX_MEMORY = 256 << 20  # of a store that is not on disk
 SinkClass = type[Sink]  # inside SinkConfig the word `type` is a field
 
 
@@ -29,6 +31,8 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     path: Path | None = None  # the file of a sqlite store
     retention_s: float = 30 * DAY_S  # ended messages
     log_retention_s: float = DAY_S  # records that every sink has acknowledged
+    log_max: int = LOG_MAX  # bytes of records that some sink has not acknowledged
+    min_free_disk: int | None = None  # bytes; None: by the size of the disk
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +104,7 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     accounts: tuple[str, ...] | None = None  # None: all
     states: frozenset[State] | None = None  # None: all
     start: str = "oldest"  # or "now"
+    timeout_s: float = 300.0  # of one call
     batch: BatchConfig
 
     def build(self) -> Sink:

@@ -46,6 +46,7 @@ def _sink(
     chosen = _accounts(section, accounts)
     states = _states(section)
     start = section.take("start", values.Choice(("oldest", "now")), "oldest")
+    timeout_s = section.take("timeout", values.Span(least_s=0.1), 300.0)
     batch = _batch(section.table("batch"))
     made = None
     if cls is not None:
@@ -61,6 +62,7 @@ def _sink(
         accounts=chosen,
         states=states,
         start=start,
+        timeout_s=timeout_s,
         batch=batch,
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from engine.core.secret import Secret
 
 from . import values
-from .model import DAY_S, StoreConfig
+from .model import DAY_S, LOG_MAX, LOG_MAX_MEMORY, StoreConfig
 from .reader import Section
 
 STORE_SCHEMES = frozenset({"memory", "sqlite"})
@@ -30,6 +30,9 @@ def read_store(section: Section, schemes: frozenset[str]) -> StoreConfig:
         section.fault("url", str(error))
     retention_s = section.take("retention", values.Span(), 30 * DAY_S)
     log_retention_s = section.take("log_retention", values.Span(), DAY_S)
+    log_max_default = LOG_MAX_MEMORY if scheme == "memory" else LOG_MAX
+    log_max = section.take("log_max", values.Size(1), log_max_default)
+    min_free_disk = section.take("min_free_disk", values.Size(), None)
     section.close()
     return StoreConfig(
         url=given,
@@ -37,6 +40,8 @@ def read_store(section: Section, schemes: frozenset[str]) -> StoreConfig:
         path=path,
         retention_s=retention_s,
         log_retention_s=log_retention_s,
+        log_max=log_max,
+        min_free_disk=min_free_disk,
     )
 
 

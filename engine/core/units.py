@@ -123,6 +123,16 @@ def spell_duration(seconds: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".") + unit
 
 
+def spell_size(count: int) -> str:
+    """A number of bytes for people: three digits and a unit."""
+    value, name = float(count), "bytes"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, name = value / 1024, unit
+    return f"{value:.3g} {name}" if value < 1000 else f"{value:.0f} {name}"
+
+
 def _rounded(seconds: float) -> int:
     try:
         return _bounded(round(seconds * 1000))

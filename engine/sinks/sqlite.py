@@ -26,6 +26,7 @@ from ..core.errors import PartialWrite, SinkError
 from ..core.report import FIELDS, decode
 from ..offload import Offload
 from ..private import make_database, make_folder
+from ..sqlite_causes import cause
 
 BUSY_S = 5.0  # how long a write waits for another program's transaction
 PREFIX_MAX = 40
@@ -40,17 +41,6 @@ _PLAIN = tuple(field for field in FIELDS if field != "extra")
 _plain = attrgetter(*_PLAIN)
 _key = attrgetter(*_KEY)
 _encode = msgspec.json.Encoder().encode
-
-_CAUSES = {
-    sqlite3.SQLITE_BUSY: "database is locked by another program; end its transaction",
-    sqlite3.SQLITE_LOCKED: "database is locked by another program; end its transaction",
-    sqlite3.SQLITE_READONLY: "database is read-only; allow this user to write the file and folder",
-    sqlite3.SQLITE_PERM: "no permission; allow this user to write the file and its folder",
-    sqlite3.SQLITE_FULL: "disk is full; free some space",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened; check that it is a file this user may write",
-    sqlite3.SQLITE_CORRUPT: "database is damaged; move it away or restore a copy",
-    sqlite3.SQLITE_NOTADB: "file is not an SQLite database; move it away or name another path",
-}
 
 Row = tuple[object, ...]
 
@@ -113,8 +103,7 @@ class SqliteSink:
         try:
             await self._offload.run(self._guarded, work, *args)
         except sqlite3.Error as exc:
-            code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the rest is detail
-            raise SinkError(f"cannot write {self._path}: {_CAUSES.get(code, exc)}") from exc
+            raise SinkError(f"cannot write {self._path}: {cause(exc)}") from exc
         except OSError as exc:
             raise SinkError(f"cannot write {self._path}: {exc.strerror or exc}") from exc
 

@@ -53,6 +53,8 @@ class _Tables:
         self.work_ids: dict[tuple[str, Kind, str], int] = {}
         self.log: dict[tuple[str, int], LogRow] = {}
         self.log_bounds: dict[str, tuple[int, int]] = {}
+        self.log_bytes: dict[str, int] = {}  # of all rows there ever were
+        self.before_bytes: dict[tuple[str, int], int] = {}  # of the rows before this one
         self.places: dict[tuple[str, str], Place] = {}
         self.tallies: dict[tuple[str, str], int] = {}
         self.troubles: dict[Name, Trouble] = {}
@@ -271,7 +273,10 @@ class _MemoryTransaction:
             first, end = tables.log_bounds.get(account, (1, 1))
             if row.seq != end:
                 raise StoreError("a log row was to be appended out of its turn")
+            before = tables.log_bytes.get(account, 0)
             tables.set(tables.log, (account, row.seq), copy(row))
+            tables.set(tables.before_bytes, (account, row.seq), before)
+            tables.set(tables.log_bytes, account, before + len(row.body))
             tables.set(tables.log_bounds, account, (first, end + 1))
 
     def log_rows(self, account: str, from_seq: int, limit: int, *, bytes_max: int) -> list[LogRow]:
@@ -294,6 +299,7 @@ class _MemoryTransaction:
         seq, stop = first, min(end, before_seq, first + limit)
         while seq < stop and tables.log[account, seq].at_ms < before_ms:
             tables.drop(tables.log, (account, seq))
+            tables.drop(tables.before_bytes, (account, seq))
             seq += 1
         tables.set(tables.log_bounds, account, (seq, end))
         return seq - first
@@ -304,6 +310,19 @@ class _MemoryTransaction:
     def put_places(self, sink: str, places: dict[str, Place]) -> None:
         for account, (row, index) in places.items():
             self._tables.set(self._tables.places, (sink, account), (row, index))
+
+    def backlog(self) -> dict[str, dict[str, int]]:
+        tables = self._tables
+        found: dict[str, dict[str, int]] = {}
+        for (sink, account), (seq, _) in tables.places.items():
+            size = tables.log_bytes.get(account, 0)
+            first, _ = tables.log_bounds.get(account, (1, 1))
+            before = tables.before_bytes.get((account, max(first, seq)), size)
+            found.setdefault(sink, {})[account] = size - before
+        return found
+
+    def reusable_bytes(self) -> int:
+        return 0
 
     def add_tallies(self, account: str, changes: dict[str, int]) -> None:
         tallies = self._tables.tallies

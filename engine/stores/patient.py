@@ -1,15 +1,18 @@
 """A store whose passing trouble is waited out: a full or read-only disk, a locked database.
 
 What was read from a one-time provider has no other place to go, so nobody gives up; and what is
-wrong is said once, not once a second. A store that is damaged is another matter: that is raised,
-and ends the worker.
+wrong is said once, not once a second. While there is trouble one job of each way tries, and the
+others wait behind it. A store that is damaged is another matter: that is raised, and ends the
+worker.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
+
+import anyio
 
 from engine.core.clock import Clock
 from engine.core.errors import StoreTrouble
@@ -22,6 +25,15 @@ T = TypeVar("T")
 RETRY_S = 1.0
 
 
+class _Way:
+    """Writing, or reading: each has a connection of its own, and trouble of its own."""
+
+    def __init__(self) -> None:
+        self.trouble: str | None = None
+        self.hopeless = False  # it failed once more when nobody was to wait any longer
+        self.trying = anyio.Lock()
+
+
 class PatientStore:
     """`Store` around another one."""
 
@@ -29,7 +41,14 @@ class PatientStore:
         self._store = store
         self._telemetry = telemetry
         self._clock = clock
-        self.trouble: str | None = None  # the present one, for people
+        self._writing = _Way()
+        self._reading = _Way()
+        self._hurried = False
+
+    @property
+    def trouble(self) -> str | None:
+        """The present one, for people."""
+        return self._writing.trouble or self._reading.trouble
 
     async def open(self, *, own: bool) -> None:
         await self._store.open(own=own)
@@ -37,34 +56,48 @@ class PatientStore:
     async def close(self) -> None:
         await self._store.close()
 
+    def hurry(self) -> None:
+        """The process is about to end: one more try, then trouble is raised and not waited out."""
+        self._hurried = True
+
     async def write(self, job: Callable[[Transaction], T]) -> T:
-        while True:
-            try:
-                result = await self._store.write(job)
-            except StoreTrouble as error:
-                await self._wait(error)
-            else:
-                self._mended()
-                return result
+        return await self._patiently(self._writing, lambda: self._store.write(job))
 
     async def read(self, job: Callable[[Transaction], T]) -> T:
-        while True:
-            try:
-                return await self._store.read(job)
-            except StoreTrouble as error:
-                await self._wait(error)
+        return await self._patiently(self._reading, lambda: self._store.read(job))
 
-    async def _wait(self, error: StoreTrouble) -> None:
-        if self.trouble is None:
+    async def _patiently(self, way: _Way, act: Callable[[], Awaitable[T]]) -> T:
+        if way.trouble is None:
+            try:
+                return await act()
+            except StoreTrouble as error:
+                self._note(way, error)
+        async with way.trying:
+            while True:
+                if way.trouble is not None and way.hopeless:
+                    raise StoreTrouble(way.trouble)
+                if way.trouble is not None and not self._hurried:
+                    await self._clock.sleep(RETRY_S)
+                try:
+                    result = await act()
+                except StoreTrouble as error:
+                    self._note(way, error)
+                    way.hopeless = self._hurried
+                else:
+                    self._mended(way)
+                    return result
+
+    def _note(self, way: _Way, error: StoreTrouble) -> None:
+        if str(error) != self.trouble:
             self._telemetry.event(
                 logging.ERROR,
                 "store",
                 f"{error}; tried again every {RETRY_S:g} s, nothing more is asked meanwhile",
             )
-        self.trouble = str(error)
-        await self._clock.sleep(RETRY_S)
+        way.trouble = str(error)
 
-    def _mended(self) -> None:
-        if self.trouble is not None:
-            self.trouble = None
-            self._telemetry.event(logging.INFO, "store", "goes on")
+    def _mended(self, way: _Way) -> None:
+        if way.trouble is not None:
+            way.trouble = None
+            if self.trouble is None:
+                self._telemetry.event(logging.INFO, "store", "goes on")

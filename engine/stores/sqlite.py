@@ -12,6 +12,7 @@ kernel takes back even after `kill -9`. Others may read, and may write into the 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import queue
@@ -27,13 +28,14 @@ import anyio
 from engine.core.errors import StoreBusy, StoreError, StoreTrouble
 from engine.offload import Offload
 from engine.private import make_database, make_folder, open_file
+from engine.sqlite_causes import cause, code, passing
 
 from .sqlite_rows import SqliteTransaction
 from .transaction import Transaction
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Jobs that one commit makes durable together, and how many may wait before callers do.
 GROUP_MAX = 64
@@ -43,13 +45,28 @@ QUEUE_MAX = 4096
 LOCK_PATIENCE_S = 1.5
 LOCK_STEP_S = 0.05
 
-# Another process (a `track`) may hold the write lock for a moment.
+# Another process may hold the write lock for a moment. The owner tries again by itself, and is not
+# to be held up at its end.
 BUSY_MS = 10_000
+OWNER_BUSY_MS = 1000
+
+# A thread that hangs in the system is not waited for longer than this.
+CLOSE_S = 5.0
+
+# After these a connection may stay spoiled (one that was opened read-only stays so).
+_REOPEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
+
+_HINTS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "the quota is used up",
+    errno.EACCES: "allow this user to write there",
+    errno.EPERM: "allow this user to write there",
+    errno.EROFS: "the file system is mounted read-only",
+}
 
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
-    f"PRAGMA busy_timeout = {BUSY_MS}",
     "PRAGMA wal_autocheckpoint = 4000",
     "PRAGMA journal_size_limit = 67108864",
     "PRAGMA cache_size = -16000",
@@ -89,9 +106,11 @@ class _Job:
 class _Thread:
     """A connection and the one thread that uses it."""
 
-    def __init__(self, path: Path, name: str, *, writes: bool) -> None:
+    def __init__(self, path: Path, name: str, *, writes: bool, busy_ms: int) -> None:
         self._path = path
+        self._file = os.stat(path)  # as it was opened first: no other will do
         self._writes = writes
+        self._busy_ms = busy_ms
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._accounts: dict[str, int] = {}
@@ -114,9 +133,10 @@ class _Thread:
         self._on_end = lambda: loop.call_soon_threadsafe(ended.set)
         self._closed = True
         self._jobs.put(None)
-        with anyio.CancelScope(shield=True):
+        with anyio.move_on_after(CLOSE_S, shield=True):
             await ended.wait()
-        self._thread.join()
+        if ended.is_set():  # else it hangs in the system, and nobody can end it
+            self._thread.join()
 
     def _work(self) -> None:
         db: sqlite3.Connection | None = None
@@ -124,14 +144,17 @@ class _Thread:
             jobs, last = self._take()
             if jobs:
                 try:
+                    self._check_file()
                     if db is None:
-                        db = connect(self._path)
+                        db = connect(self._path, self._busy_ms)
                     self._group(db, jobs)
                 except sqlite3.Error as error:
-                    passing = isinstance(error, sqlite3.OperationalError)
-                    kind = StoreTrouble if passing else StoreError
+                    if db is not None and code(error) in _REOPEN:
+                        db.close()
+                        db = None
+                    kind = StoreTrouble if passing(error) else StoreError
                     for job in jobs:
-                        job.settle(None, kind(f"{self._path}: {error}"))
+                        job.settle(None, kind(f"the store {self._path}: {cause(error)}"))
                 except BaseException as fault:  # the thread must live on: others wait for it
                     for job in jobs:
                         job.settle(None, fault)
@@ -140,6 +163,20 @@ class _Thread:
         if db is not None:
             db.close()
         self._on_end()
+
+    def _check_file(self) -> None:
+        """What is written to a file that was moved away, nobody would find."""
+        try:
+            there = os.path.samestat(self._file, os.stat(self._path))
+        except FileNotFoundError:
+            there = False
+        except OSError as error:
+            raise StoreTrouble(f"the store {self._path}: {error.strerror or error}") from error
+        if not there:
+            raise StoreTrouble(
+                f"the store {self._path} was moved away, removed or replaced while it is in use;"
+                " put the file back, or restart the worker to go on with what is there"
+            )
 
     def _take(self) -> tuple[list[_Job], bool]:
         jobs: list[_Job] = []
@@ -166,9 +203,10 @@ class _Thread:
                 db.execute("SAVEPOINT job")
                 try:
                     results.append((job, job.run(tx), None))
-                except sqlite3.OperationalError:
-                    raise  # the disk or the lock, not the job: the whole group failed
-                except Exception as fault:  # the job's own fault: only it is undone
+                except Exception as fault:
+                    if isinstance(fault, sqlite3.Error) and _is_whole(fault):
+                        raise  # the disk or the lock, not the job: the whole group failed
+                    # The job's own fault: only it is undone.
                     db.execute("ROLLBACK TO job")
                     accounts.clear()
                     accounts.update(known)
@@ -202,14 +240,18 @@ class SqliteStore:
                 await preparing.run(prepare, self.path)
             finally:
                 await preparing.close()
-        except (sqlite3.Error, OSError) as error:
+        except sqlite3.Error as error:
             self._drop_lock()
-            raise StoreError(f"cannot open the store {self.path}: {error}") from error
+            raise StoreError(f"cannot open the store {self.path}: {cause(error)}") from error
+        except OSError as error:
+            self._drop_lock()
+            raise StoreError(f"cannot open the store {self.path}: {_hint(error)}") from error
         except StoreError:
             self._drop_lock()
             raise
-        self._writer = _Thread(self.path, "dlr-store-writer", writes=True)
-        self._reader = _Thread(self.path, "dlr-store-reader", writes=False)
+        busy_ms = OWNER_BUSY_MS if own else BUSY_MS
+        self._writer = _Thread(self.path, "dlr-store-writer", writes=True, busy_ms=busy_ms)
+        self._reader = _Thread(self.path, "dlr-store-reader", writes=False, busy_ms=busy_ms)
 
     async def write(self, job: Callable[[Transaction], T]) -> T:
         if self._writer is None:
@@ -233,7 +275,7 @@ class SqliteStore:
             make_folder(self.path.parent)
             lock = open_file(f"{self.path}.lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise StoreError(f"cannot open the store {self.path}: {error}") from error
+            raise StoreError(f"cannot open the store {self.path}: {_hint(error)}") from error
         waited_s = 0.0
         while True:
             try:
@@ -256,11 +298,32 @@ class SqliteStore:
             self._lock = None
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1e3)
-    for pragma in _PRAGMAS:
-        db.execute(pragma)
+def connect(path: Path, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
+    """A connection to a file that is there: none is made in the place of one that has gone."""
+    db = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=busy_ms / 1000,
+    )
+    try:
+        for pragma in _PRAGMAS:
+            db.execute(pragma)
+    except BaseException:
+        db.close()
+        raise
     return db
+
+
+def _is_whole(error: sqlite3.Error) -> bool:
+    """Whether an error in one job concerns all of its group."""
+    return passing(error) or code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _hint(error: OSError) -> str:
+    what = error.strerror or str(error)
+    return f"{what}; {_HINTS[error.errno]}" if error.errno in _HINTS else what
 
 
 def prepare(path: Path) -> None:

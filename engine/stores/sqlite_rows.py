@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -118,11 +119,19 @@ class SqliteTransaction(SqliteMessages):
 
     def append_log(self, account: str, rows: Sequence[LogRow]) -> None:
         number = self._account(account)
+        size = self._db.execute("SELECT log_bytes FROM account WHERE id = ?", (number,))
+        before = list(accumulate((len(row.body) for row in rows), initial=size.fetchone()[0]))
         self._db.executemany(
-            "INSERT INTO log (id, at_ms, states, body) VALUES (?, ?, ?, ?)",
-            [(number << _SEQ_BITS | row.seq, row.at_ms, row.states, row.body) for row in rows],
+            "INSERT INTO log (id, at_ms, states, body, before_bytes) VALUES (?, ?, ?, ?, ?)",
+            [
+                (number << _SEQ_BITS | row.seq, row.at_ms, row.states, row.body, bytes_before)
+                for row, bytes_before in zip(rows, before, strict=False)
+            ],
         )
-        self._db.execute("UPDATE account SET log_next = ? WHERE id = ?", (rows[-1].seq + 1, number))
+        self._db.execute(
+            "UPDATE account SET log_next = ?, log_bytes = ? WHERE id = ?",
+            (rows[-1].seq + 1, before[-1], number),
+        )
 
     def log_rows(self, account: str, from_seq: int, limit: int, *, bytes_max: int) -> list[LogRow]:
         base = self._peek_account(account) << _SEQ_BITS
@@ -181,6 +190,22 @@ class SqliteTransaction(SqliteMessages):
             " record = excluded.record",
             [(sink, self._account(name), seq, index) for name, (seq, index) in places.items()],
         )
+
+    def backlog(self) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        rows = self._db.execute(
+            "SELECT place.sink, account.name, account.log_bytes - coalesce((SELECT before_bytes"
+            " FROM log WHERE id = (account.id << 40 | max(place.seq, account.log_start))),"
+            " account.log_bytes) FROM place JOIN account ON account.id = place.account"
+        )
+        for sink, account, size in rows.fetchall():
+            found.setdefault(sink, {})[account] = size
+        return found
+
+    def reusable_bytes(self) -> int:
+        (pages,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        (size,) = self._db.execute("PRAGMA page_size").fetchone()
+        return int(pages) * int(size)
 
     # Books and troubles
 

@@ -9,12 +9,17 @@ import msgspec
 
 from engine.core.contracts import Kind, Traits
 from engine.core.reconcile import Known
+from engine.core.redact import is_redacted
+from engine.core.report import msisdn
 from engine.core.schedule import Ladder
 from engine.core.work import Work
 
 from .posting import Change, who
 from .settling import batch_over, final_recipients
 from .transaction import Transaction
+
+# One recipient is asked for alone where its batch has at least this many.
+LARGE_BATCH = 10
 
 
 class Tracked(msgspec.Struct, kw_only=True):
@@ -220,3 +225,12 @@ def _new_work(account: str, kind: Kind, key: str, item: Tracked) -> Work:
     return Work(
         account=account, kind=kind, key=key, due_ms=item.sent_ms, start_ms=item.sent_ms, data=data
     )
+
+
+def only_open(tx: Transaction, account: str, batch_id: str) -> str | None:
+    """The one recipient of a large batch that is still open."""
+    known, pending, _ = tx.batch_counts(account, batch_id)
+    if known < LARGE_BATCH or pending != 1:
+        return None
+    recipient = tx.batch_messages(account, batch_id, pending=True, limit=1)[0].recipient
+    return None if is_redacted(recipient) else msisdn(recipient)

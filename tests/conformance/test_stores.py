@@ -401,6 +401,30 @@ async def test_the_log_is_numbered_for_good(store: Store) -> None:
     assert await store.read(lambda tx: tx.log_bounds()) == {"a": (6, 6), "b": (1, 2)}
 
 
+async def test_what_waits_for_a_sink_is_known_in_bytes(store: Store) -> None:
+    rows = [LogRow(seq=n, at_ms=T0, states=b"\x01", body=b"x" * 10 * n) for n in range(1, 5)]
+
+    async def waits() -> dict[str, dict[str, int]]:
+        return await store.read(lambda tx: tx.backlog())
+
+    assert await waits() == {}
+    await store.write(lambda tx: tx.put_places("s", {"a": (1, 0), "none": (1, 0)}))
+    await store.write(lambda tx: [tx.append_log("a", rows[:3]), tx.append_log("b", rows[:1])])
+    assert await waits() == {"s": {"a": 60, "none": 0}}, "b is not taken by it"
+    await store.write(lambda tx: tx.put_places("s", {"a": (3, 7)}))
+    await store.write(lambda tx: tx.append_log("a", rows[3:]))
+    await store.write(lambda tx: tx.put_places("t", {"a": (2, 0), "b": (1, 0)}))
+    assert await waits() == {"s": {"a": 70, "none": 0}, "t": {"a": 90, "b": 10}}
+    assert await store.write(lambda tx: tx.drop_log("a", 3, T0 + 1, 9)) == 2
+    assert await waits() == {"s": {"a": 70, "none": 0}, "t": {"a": 70, "b": 10}}
+    await store.write(lambda tx: tx.put_places("s", {"a": (5, 0)}))
+    await store.write(lambda tx: tx.put_places("t", {"a": (5, 0)}))
+    assert (await waits())["s"] == {"a": 0, "none": 0}
+    await store.write(lambda tx: tx.drop_log("a", 5, T0 + 1, 9))
+    await store.write(lambda tx: tx.append_log("a", [msgspec.structs.replace(rows[0], seq=5)]))
+    assert (await waits())["t"] == {"a": 10, "b": 10}
+
+
 async def test_places_tallies_and_notes(store: Store) -> None:
     await store.write(lambda tx: tx.put_places("s", {"a": (1, 2), "b": (3, 4)}))
     await store.write(

@@ -68,7 +68,7 @@ def messangi(base_url: str, **keys: Any) -> dict[str, Any]:
 def configured(
     folder: Path,
     *accounts: dict[str, Any],
-    store: str = "sqlite:///state.db",
+    store: str | dict[str, Any] = "sqlite:///state.db",
     sinks: list[dict[str, Any]] | None = None,
     **more: Any,
 ) -> engine.Config:
@@ -78,7 +78,8 @@ def configured(
             {"name": "lines", "type": "jsonl", "path": "r.jsonl", "batch": BATCH},
             {"name": "db", "type": "sqlite", "path": "r.db", "batch": BATCH},
         ]
-    data = {"store": {"url": store}, "accounts": list(accounts), "sinks": sinks, **more}
+    kept = {"url": store} if isinstance(store, str) else store
+    data = {"store": kept, "accounts": list(accounts), "sinks": sinks, **more}
     return engine.configure(data, base=folder)
 
 

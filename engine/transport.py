@@ -27,6 +27,7 @@ from urllib.parse import urlencode
 from weakref import WeakSet
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from engine.core.contracts import Head, Request
@@ -52,8 +53,8 @@ KEEPALIVE_S = 15.0  # shorter than common servers', so that an idle connection i
 DNS_CACHE_S = 60  # a provider that moves is found again within a minute
 HEAD_LINE_MAX = 16 * 1024  # one header, or the status line
 HEADERS_MAX = 128
+LAST_LOOK_S = 0.05  # what has arrived by the end of the patience is read before it ends
 PAUSE_EVERY = 1 << 20  # inflated bytes between two turns for the other tasks
-
 try:
     USER_AGENT = f"dlr-engine/{version('dlr-engine')}"
 except PackageNotFoundError:  # run from a source tree
@@ -80,6 +81,14 @@ class _Once(Exception):
     def __init__(self, error: Exception) -> None:
         super().__init__()
         self.error = error
+
+
+class _Protocol(ResponseHandler):
+    """A process that stood still (suspended, starved) may find its patience over before it has
+    read what came meanwhile: uvloop runs timers first. So the socket is looked at once more."""
+
+    def _on_read_timeout(self) -> None:
+        self._read_timeout_handle = self._loop.call_later(LAST_LOOK_S, super()._on_read_timeout)
 
 
 class _Exchange:
@@ -282,14 +291,17 @@ class Transport:
         self._resolver = Resolver()
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_on_headers_sent)
+        connector = aiohttp.TCPConnector(
+            resolver=self._resolver,
+            limit=self._connections,
+            ssl=context,
+            keepalive_timeout=KEEPALIVE_S,
+            ttl_dns_cache=DNS_CACHE_S,
+        )
+        made = partial(_Protocol, loop=asyncio.get_running_loop())
+        connector._factory = made  # type: ignore[assignment]  # noqa: SLF001
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                resolver=self._resolver,
-                limit=self._connections,
-                ssl=context,
-                keepalive_timeout=KEEPALIVE_S,
-                ttl_dns_cache=DNS_CACHE_S,
-            ),
+            connector=connector,
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "gzip, deflate"},
             cookie_jar=aiohttp.DummyCookieJar(),
             middlewares=(_send_once,),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+import time
 
 import aiohttp
 import pytest
+import uvloop
 from aioresponses import aioresponses
 from test_transport import (
+    ASK,
     CANARY,
     HOST,
     NOWHERE,
@@ -22,7 +26,15 @@ from test_transport import (
 )
 
 from engine.core.contracts import Request
-from engine.transport import BadAnswer, Cut, Timeout, TransportError, Unreachable
+from engine.transport import (
+    BadAnswer,
+    Cut,
+    Timeout,
+    Timeouts,
+    Transport,
+    TransportError,
+    Unreachable,
+)
 
 __all__ = ["one_context"]
 
@@ -126,3 +138,49 @@ async def test_the_table_of_errors(
     assert type(caught.value) is kind
     assert caught.value.cause == cause
     no_secret(caught.value)
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_what_arrived_while_the_process_stood_still_is_read(part: str) -> None:
+    """When it goes on its patience is over, and the answer has been in the socket for long.
+
+    It stands still where a busy loop does: while it handles what another socket brought. uvloop
+    then runs the timers before it looks at the sockets again.
+    """
+    head, body = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", b"once"
+
+    def serve(listener: socket.socket) -> None:
+        taken, _ = listener.accept()
+        with taken:
+            taken.recv(65536)
+            if part == "body":
+                taken.sendall(head)
+            time.sleep(0.2)  # the client stands still by now
+            taken.sendall(body if part == "body" else head + body)
+            taken.recv(1)
+
+    async def ask(url: str) -> bytes:
+        patience = Timeouts(connect_or_byte_s=0.4, total_s=30.0, body_max=100)
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        loop.add_reader(ours, lambda: (ours.recv(1), time.sleep(1.0)))
+        try:
+            async with (
+                Transport() as transport,
+                transport.fetch(
+                    url, ASK, patience, on_sent=lambda: loop.call_later(0.1, theirs.send, b"!")
+                ) as found,
+            ):
+                return b"".join([piece async for piece in found.chunks()])
+        finally:
+            loop.remove_reader(ours)
+            ours.close()
+            theirs.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve, args=(listener,))
+        server.start()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            found = runner.run(ask(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        server.join()
+    assert found == b"once"

@@ -50,7 +50,7 @@ def commit(tx: Transaction, page: Page) -> Committed:
             if work.kind is Kind.FEED:
                 work.due_ms = page.quiet_due_ms
     if page.put:
-        done.put.extend(tx.put_works(page.put))
+        done.put.extend(tx.put_works(_going_on(post)))
     done.records = len(lines)
     if lines:
         change.add("records", len(lines))
@@ -58,6 +58,18 @@ def commit(tx: Transaction, page: Page) -> Committed:
     if change.counts:
         tx.add_tallies(page.account, change.counts)
     return done
+
+
+def _going_on(post: Posting) -> list[Work]:
+    """What the page puts on another time, but for what has ended another way since it was taken
+    up: put again it would begin anew, as a work that nobody holds."""
+    going = []
+    for work in post.page.put:
+        if work.id is None or post.tx.work(work.id) is not None:
+            going.append(work)
+        else:
+            post.done.ended.append(work.id)
+    return going
 
 
 def _take_reports(post: Posting) -> None:

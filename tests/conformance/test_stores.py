@@ -614,6 +614,18 @@ async def test_a_batch_that_was_reported_before_it_was_tracked(
     assert (await tallies(store))["pending"] == 0
 
 
+async def test_what_has_ended_is_not_put_on_another_time(store: Store) -> None:
+    """A verdict that waits, and the message's end, are committed side by side."""
+    item = Tracked(message_id="m1", recipients=[R1], sent_ms=T0)
+    (held,) = await track(store, item, traits=WINDOWED)
+    await commit(store, report(state=State.DELIVERED), traits=WINDOWED, span=(T0, T0 + 1))
+    later = msgspec.structs.replace(held, due_ms=T0 + 5000)
+    done = await commit(store, traits=WINDOWED, put=[later, work("new", due_ms=T0 + 1)])
+    assert done.ended == [held.id]
+    left = await store.read(lambda tx: tx.works_due("a", T0 + DAY, 10))
+    assert [one.key for one in done.put] == [one.key for one in left] == ["new"]
+
+
 @pytest.mark.parametrize("traits", [DERIVED, ASKED])
 async def test_tracking_after_the_ladder_ended(store: Store, traits: Traits) -> None:
     asked = await track(store, tracked("b1", R1), tracked("b2"), traits=traits)

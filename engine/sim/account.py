@@ -78,6 +78,7 @@ class Account:
         self.script: deque[Fault] = deque(
             Fault(kind=f) if isinstance(f, str) else f for f in profile.faults
         )
+        self.odds = dict(profile.odds)
         self.messages: list[Message] = []
         self.batches: dict[str, list[Message]] = {}
         self.given: list[Given] = []

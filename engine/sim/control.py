@@ -6,6 +6,7 @@ and not counted: a provider has nothing like them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -15,6 +16,7 @@ from aiohttp import web
 from engine.sim.account import Account
 from engine.sim.messages import Given, Sent, Truth
 from engine.sim.meter import Violation
+from engine.sim.profile import Share
 
 PREFIX = "/_sim"
 MAX_SENT = 100_000
@@ -41,6 +43,8 @@ class Controlled(Protocol):
         plan: list[tuple[float, str]] | None = None,
     ) -> Sent: ...
 
+    def fail(self, account: str, odds: Mapping[str, float]) -> None: ...
+
     def counts(self, account: str) -> object: ...
 
     def truth(self, account: str) -> list[Truth]: ...
@@ -48,6 +52,13 @@ class Controlled(Protocol):
     def given(self, account: str) -> list[Given]: ...
 
     def violations(self, account: str) -> list[Violation]: ...
+
+
+class Trouble(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /_sim/faults."""
+
+    account: str
+    odds: dict[str, Share]
 
 
 class Order(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,6 +89,14 @@ def mount(app: web.Application, simulator: Controlled) -> None:
             return _json({"error": str(error)}, 400)
         return _json(sent)
 
+    async def fail(request: web.Request) -> web.Response:
+        try:
+            trouble = msgspec.json.decode(await request.read(), type=Trouble)
+            simulator.fail(trouble.account, trouble.odds)
+        except (ValueError, msgspec.MsgspecError) as error:
+            return _json({"error": str(error)}, 400)
+        return _json({"account": trouble.account, "odds": trouble.odds})
+
     async def counts(request: web.Request) -> web.Response:
         return _json({name: simulator.counts(name) for name in simulator.accounts})
 
@@ -101,6 +120,7 @@ def mount(app: web.Application, simulator: Controlled) -> None:
         return _json({"error": "this is another origin"}, 404)
 
     app.router.add_post(f"{PREFIX}/send", send)
+    app.router.add_post(f"{PREFIX}/faults", fail)
     app.router.add_get(f"{PREFIX}/counts", counts)
     app.router.add_get(f"{PREFIX}/{{what:truth|given|violations}}/{{account}}", ask)
     app.router.add_route("*", f"{PREFIX}/away/{{account}}", away)

@@ -35,11 +35,10 @@ def choose(account: Account) -> Fault | None:
     if account.script:
         fault = account.script.popleft()
         return None if fault.kind == "ok" else fault
-    odds = account.profile.odds
-    if not odds:
+    if not account.odds:
         return None
     draw = account.rand.random()
-    for kind, share in odds.items():
+    for kind, share in account.odds.items():
         draw -= share
         if draw < 0:
             if kind == "ok":

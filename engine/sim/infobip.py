@@ -118,7 +118,13 @@ def _render(account: Account, call: Call, taken: list[Report]) -> Answer:
         raw = orjson.dumps(row)
         parts.append(raw)
         place += len(raw)
-        given = Given(report.message.message_id, report.transition.status, done, call.number)
+        given = Given(
+            message_id=report.message.message_id,
+            status=report.transition.status,
+            done_at=done,
+            answer=call.number,
+            at=call.now,
+        )
         ledger.append((place, given))
         account.given.append(given)
     parts.append(b"]}")

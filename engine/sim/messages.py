@@ -121,3 +121,7 @@ class Given:
     """The whole report was written to the connection."""
     whole: bool = False
     """So was the rest of the answer."""
+    spoiled: bool = False
+    """A fault put bytes into it that are no UTF-8."""
+    at: float = 0.0
+    """When that request arrived."""

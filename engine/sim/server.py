@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType, TracebackType
 
+import msgspec
 from aiohttp import web
 
 from engine.sim import avaamo, bulksms, faults, infobip, messangi
@@ -164,6 +165,16 @@ class Simulator:
             if fault.kind not in FAULT_KINDS:
                 raise ValueError(f"no such fault: {fault.kind!r}")
         self._account(account).script.extend(made)
+
+    def fail(self, account: str, odds: Mapping[str, float]) -> None:
+        """From now on the account's requests meet faults by these odds; none of them: it is well.
+
+        What is left of the account's script comes first.
+        """
+        changed = msgspec.structs.replace(self._account(account).profile, odds=dict(odds))
+        if faults := Profile([changed]).faults():
+            raise ValueError("; ".join(faults))
+        self._account(account).odds = dict(odds)
 
     def truth(self, account: str) -> list[Truth]:
         """Every message there is by now, with its whole life and its end."""

@@ -80,6 +80,8 @@ def spoil(answer: Answer, fault: Fault) -> Answer:
         spot = min((p + len(s) for s in SOFT_SPOTS if (p := before.find(s)) >= 0), default=0)
         answer.body = before[:spot] + b"\xe9\xff" + before[spot:]
         answer.ledger = [(end + (2 if end > spot else 0), g) for end, g in answer.ledger]
+        if hit := next((g for end, g in answer.ledger if end > spot > 0), None):
+            hit.spoiled = True
     return answer
 
 

@@ -284,10 +284,9 @@ class Transport:
         self._closed: WeakSet[asyncio.Future[None]] = WeakSet()
 
     async def open(self) -> None:
-        """Read the CA file and make the session. An OSError or ssl.SSLError is the file's fault."""
-        context = ssl.create_default_context()
-        if self._ca_file is not None:
-            context.load_verify_locations(cafile=self._ca_file)
+        """Read the certificates to trust and make the session: those of the CA file, else the
+        system's. An OSError or ssl.SSLError is the file's fault."""
+        context = ssl.create_default_context(cafile=self._ca_file)
         self._resolver = Resolver()
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_on_headers_sent)

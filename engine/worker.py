@@ -24,6 +24,7 @@ import msgspec
 from engine.asking import Asker
 from engine.chores import Chores
 from engine.clock import RealClock
+from engine.config.describe import in_the_clear
 from engine.config.model import AccountConfig, Config
 from engine.core.clock import Clock
 from engine.core.errors import ConfigError, StoreError
@@ -199,6 +200,8 @@ class Engine:
         await self._limits.open(self.config.accounts)
         notes = await self.store.read(lambda tx: tx.notes("status"))
         for account in self.config.accounts:
+            if clear := in_the_clear(account):
+                self.telemetry.event(logging.WARNING, account.name, clear)
             asker = Asker(
                 account,
                 store=self.store,

@@ -7,7 +7,9 @@ the scheduler never meets an empty ladder or an interval of nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,11 +22,19 @@ from . import values
 from .limits import LimitsDraft, joined, read_limits
 from .model import DAY_S, AccountConfig, RequestConfig, ScheduleConfig
 from .options import read_options
-from .reader import Section, ascending
+from .reader import Reading, Section, ascending
 
 _INTERVAL_MIN_S = 0.01  # less is a hot loop
 REDACTABLE = ("recipient",)
 _SHIPPED = frozenset({"bulksms", "infobip", "avaamo", "messangi"})
+# What somebody may look for who wants a certificate to be accepted that is not.
+_TLS_KEYS = re.compile(
+    r"tls|ssl|verif|insecure|certificate|check_?hostname|trust|^cert|^ca_?", re.I
+)
+_TLS_WHY = (
+    "unknown key; a server's certificate and name are always verified, and no key switches that"
+    ' off: name the authority that it is from with "ca_file"'
+)
 # What stands in for a provider that could not be made: it must cause no fault of its own.
 _NO_TRAITS = Traits(interval_s=_INTERVAL_MIN_S, idle_interval_s=_INTERVAL_MIN_S)
 
@@ -77,9 +87,7 @@ def _account(
     content = section.take("content", values.flag, False)
     zone_name, zone = section.take("timezone", values.timezone, values.timezone("UTC"))
     headers = _headers(section.table("headers", hidden=True))
-    ca_file = section.take("ca_file", section.reading.path, None)
-    if ca_file is not None and not ca_file.is_file():
-        section.fault("ca_file", "there is no such file")
+    ca_file = section.take("ca_file", lambda value: _certificates(section.reading, value), None)
     push_secret = section.take("push_secret", section.reading.secret, None)
     redact = section.many("redact", values.Choice(REDACTABLE), (), what="names")
     span = _period(section)
@@ -93,7 +101,7 @@ def _account(
     request = _request(section.table("request"))
     overlap_s = section.take("overlap", values.Span(), traits.overlap_s)
     if cls is not None:  # without it nobody knows which keys are known
-        section.close()
+        section.close(never=_TLS_KEYS, why=_TLS_WHY)
     if provider is None or len(section.faults) > faults:
         return None, draft
     start_ms, lookback_s, end_ms = span
@@ -118,6 +126,26 @@ def _account(
         redact=frozenset(redact),
     )
     return account, draft
+
+
+def _certificates(reading: Reading, value: object) -> Path:
+    """The path of a file with certificates to trust, which are loaded for a try."""
+    import ssl  # for whoever names a file: it takes a while
+
+    path = reading.path(value)
+    if not path.is_file():
+        raise ValueError("there is no such file")
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cafile=path)
+        count = context.cert_store_stats()["x509"]
+    except ssl.SSLError:
+        raise ValueError("expected certificates as PEM has them, found none") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror or 'input/output error'}") from None
+    if not count:
+        raise ValueError("expected certificates as PEM has them, found none")
+    return path
 
 
 def _provider_class(
@@ -236,5 +264,5 @@ def _request(section: Section) -> RequestConfig:
         total_timeout_s=section.take("total_timeout", values.Span(0.001), default.total_timeout_s),
         body_max=section.take("max_body", values.Size(1), default.body_max),
     )
-    section.close()
+    section.close(never=_TLS_KEYS, why=_TLS_WHY)
     return found

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import re
+from ipaddress import ip_address
 from pathlib import PurePath
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -27,7 +29,7 @@ _QUERY = re.compile(r"(?<=\?)\S+")
 def describe(config: Config) -> list[str]:
     """One line for the store, then a block of lines for each account and sink."""
     store = config.store
-    place = f" {printable(str(store.path), 300)}" if store.path else ""
+    place = f" {printable(store.shown, 300)}" if store.path else ""
     lines = [
         f"store: {store.scheme}{place}; ended messages stay {spell_duration(store.retention_s)},"
         f" acknowledged records {spell_duration(store.log_retention_s)}; polling waits at"
@@ -70,10 +72,37 @@ def _account(account: AccountConfig) -> list[str]:
     ]
     if account.provider.traits.feed == "windowed":
         lines.append(f"  period: {_period(account)}")
+    lines.append(f"  tls: {_tls(account)}")
     if account.redact:
         lines.append(f"  redacted: {listed(sorted(account.redact))}")
     lines.extend(f"  header {name}: ***" for name in sorted(account.headers))
     return lines + _options(account.options)
+
+
+def _tls(account: AccountConfig) -> str:
+    if account.ca_file is None:
+        trusted = "the system's certificates"
+    else:
+        trusted = f"the certificates in {printable(str(account.ca_file), 300)}"
+    clear = in_the_clear(account)
+    return f"verified by {trusted}" + (f". WARNING: {clear}" if clear else "")
+
+
+def in_the_clear(account: AccountConfig) -> str | None:
+    """What is to be said where credentials go out unencrypted, except on this very machine."""
+    urls = {"base_url": account.base_url, "login_url": getattr(account.options, "login_url", None)}
+    for key, url in urls.items():
+        parts = urlsplit(url) if isinstance(url, str) else None
+        if parts is not None and parts.scheme == "http" and not _loopback(parts.hostname or ""):
+            return f"{key} is http://: credentials and reports can be read on their way; use https"
+    return None
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _schedule(account: AccountConfig) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from engine.core.contracts import Provider, Sink
+from engine.core.mask import MASKED
 from engine.core.secret import Secret
 from engine.core.state import State
 from engine.windows import Rate
@@ -33,6 +34,12 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_retention_s: float = DAY_S  # records that every sink has acknowledged
     log_max: int = LOG_MAX  # bytes of records that some sink has not acknowledged
     min_free_disk: int | None = None  # bytes; None: by the size of the disk
+    hidden: bool = False  # the URL came from the environment or a file of its own
+
+    @property
+    def shown(self) -> str:
+        """The file, fit for people."""
+        return MASKED if self.hidden else str(self.path or f"{self.scheme}://")
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):

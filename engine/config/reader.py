@@ -7,6 +7,7 @@ faults decide in the end. It never raises for anything that a user wrote.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -175,10 +176,14 @@ class Section:
                 self.fault(f"{key}[{index}]", "expected a table")
         return sections
 
-    def close(self) -> None:
-        """Faults for the keys that nothing asked for, with the nearest of those known."""
+    def close(self, *, never: re.Pattern[str] | None = None, why: str = "") -> None:
+        """Faults for the keys that nothing asked for, with the nearest of those known; for those
+        like `never`, which there are not on purpose, with `why`."""
         for key in self.data:
             if key in self.known:
+                continue
+            if never is not None and never.search(key):
+                self.fault(values.key_text(key), why)
                 continue
             likely, close = values.nearest(key, self.known)
             hint = ""

@@ -7,6 +7,7 @@ of it, only the part that names the kind of store leaves the wrapper.
 from __future__ import annotations
 
 from pathlib import Path
+from types import NoneType
 
 from engine.core.secret import Secret
 
@@ -42,6 +43,7 @@ def read_store(section: Section, schemes: frozenset[str]) -> StoreConfig:
         log_retention_s=log_retention_s,
         log_max=log_max,
         min_free_disk=min_free_disk,
+        hidden=not isinstance(section.data.get("url"), (str, NoneType)),
     )
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from tests.integration.standin import Standin
 
-_context = ssl.create_default_context()
+_make: Callable[..., ssl.SSLContext] = ssl.create_default_context
+_context = _make()
 
 
 @pytest.fixture(autouse=True)
 def one_context(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading the system's certificates anew for each engine would take most of the time."""
-    monkeypatch.setattr(ssl, "create_default_context", lambda: _context)
+
+    def made(*, cafile: str | None = None) -> ssl.SSLContext:
+        return _context if cafile is None else _make(cafile=cafile)
+
+    monkeypatch.setattr(ssl, "create_default_context", made)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 import pytest
+import trustme
 
 from engine import config
 from engine.core.contracts import Batch, Context, Limit, Traits
@@ -144,7 +145,7 @@ def test_defaults_come_from_the_provider_and_the_contract() -> None:
 
 def test_everything_given(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("from a file\r\n")
-    (tmp_path / "ca.pem").write_text("x")
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
     (tmp_path / "engine.toml").write_text("""
 shutdown_grace = "3s"
 [store]

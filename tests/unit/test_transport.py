@@ -38,7 +38,7 @@ _context = ssl.create_default_context()
 @pytest.fixture(autouse=True)
 def one_context(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading the system's certificates anew for each test would take most of the time."""
-    monkeypatch.setattr(ssl, "create_default_context", lambda: _context)
+    monkeypatch.setattr(ssl, "create_default_context", lambda cafile=None: _context)
 
 
 class Server:

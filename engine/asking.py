@@ -8,9 +8,8 @@ the reports of a one-time answer are durable before the next request goes out.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import anyio
@@ -19,14 +18,11 @@ import msgspec
 from engine.committing import Committer
 from engine.config.model import AccountConfig
 from engine.core.clock import Clock
-from engine.core.contracts import Flaw, Head, Outcome, Poll, Reader, Request, Verb
+from engine.core.contracts import Head, Outcome, Poll, Request, Verb
 from engine.core.errors import StoreError
-from engine.core.mask import Watch
 from engine.core.redact import Redactor
-from engine.core.report import Report
-from engine.core.state import State
-from engine.core.units import iso_ms
 from engine.core.work import Committed, Page
+from engine.intake import Intake, Taken
 from engine.limits import AccountLimiter, Slot, http_date_s, retry_after_s
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
@@ -37,33 +33,19 @@ from engine.transport import Answer, Timeout, Timeouts, Transport, TransportErro
 CHUNK_REPORTS = 1000
 CHUNK_REPORTS_ONE_TIME = 5000
 
-# Pieces of one answer that are set aside, each with up to 64 KiB of its bytes; beyond that they
-# are counted, or a provider that sends nothing else would fill the disk and hold up the others.
-FLAWS_MAX = 1000
-
 REDIRECTS_MAX = 3
 
-# Of an answer that is no report at all, this much of its beginning is set aside.
-BEGINNING_MAX = 4096
 # When the engine is stopped in the middle of an answer: for the store to take what came whole.
 LAST_COMMIT_S = 5.0
 
 LOGIN_BODY_MAX = 64 * 1024
 
 
-class Reply(msgspec.Struct, kw_only=True):
+class Reply(Taken, kw_only=True):
     """What one question brought. `page` is the last piece, still to be committed."""
 
     outcome: Outcome
-    page: Page
     began_ms: int
-    rows: int = 0  # as the parser counts them
-    reports: int = 0
-    finals: int = 0
-    flaws: int = 0
-    keys: set[int] = set()
-    first_at: str | None = None  # of a window's rows: when the first and the last were sent
-    last_at: str | None = None
     records: int = 0  # committed already, in earlier pieces
     opened_ms: tuple[int, int] | None = None  # where these have open messages that are new
     retry_after_s: float | None = None
@@ -77,12 +59,6 @@ class Reply(msgspec.Struct, kw_only=True):
     def emptied(self, page: Page) -> Reply:
         """The same, once its page has been committed: as if it had been the last."""
         return msgspec.structs.replace(self, outcome=Outcome(), page=page)
-
-    @property
-    def sent_ms(self) -> tuple[int, int] | None:
-        if self.first_at is None or self.last_at is None:
-            return None
-        return iso_ms(self.first_at), iso_ms(self.last_at)
 
     @property
     def answered(self) -> bool:
@@ -120,6 +96,7 @@ class Asker:
         )
         self._headers = tuple((k, v.reveal()) for k, v in account.headers.items())
         self._committer = Committer(account, store, telemetry, clock, redactor)
+        self._intake = Intake(account, self._committer, telemetry)
         self._token: str | None = None
         self._token_age = 0
         self._login = anyio.Lock()
@@ -257,16 +234,11 @@ class Asker:
 
     async def _read(self, poll: Poll, answer: Answer, reply: Reply) -> None:
         """Feed the body to the provider's reader, committing every full piece."""
-        reader = self.provider.reader(poll, answer.head)
+        digestion = self._intake.begin(poll, answer.head, reply)
         cut: TransportError | None = None
-        beginning = b""
-        watch = self._committer.watch()
         try:
             async for chunk in answer.chunks():
-                watch.look(chunk)
-                if len(beginning) < BEGINNING_MAX:
-                    beginning += chunk[: BEGINNING_MAX - len(beginning)]
-                self._take(reader, reader.parser.feed(chunk), reply, watch)
+                digestion.feed(chunk)
                 if len(reply.page.reports) >= self._chunk_max or reply.page.flaws:
                     await self._commit_piece(reply)
         except TransportError as error:
@@ -274,51 +246,15 @@ class Asker:
         except BaseException:
             # Stopped in the middle: what came whole is kept, a one-time provider has it no more.
             with anyio.move_on_after(LAST_COMMIT_S, shield=True), suppress(StoreError):
-                self._take(reader, reader.parser.close(cut=True), reply, watch)
+                digestion.close(cut=True)
                 await self._commit_piece(reply)
             raise
-        self._take(reader, reader.parser.close(cut=cut is not None), reply, watch)
-        self._note_whole(answer.head, reader, reply, beginning)
-        reply.rows = reader.parser.rows
-        outcome = self._committer.words(reader.outcome())
+        outcome = digestion.close(cut=cut is not None)
         if cut is not None:
             reply.timed_out = isinstance(cut, Timeout)
             if outcome.verb in (Verb.DONE, Verb.MORE, Verb.ABSENT, Verb.RETRY):
                 outcome = Outcome(verb=Verb.RETRY, cause=cut.cause)
         reply.outcome = outcome
-
-    def _take(self, reader: Reader, records: Sequence[Any], reply: Reply, watch: Watch) -> None:
-        reports = reader.reports(self._committer.records(records)) if records else []
-        reports = self._committer.reports(reports, watch)
-        flaws = reader.take_flaws()
-        if flaws:
-            kept = max(0, FLAWS_MAX - reply.flaws)
-            reply.flaws += len(flaws)
-            reply.page.flaws.extend(map(self._committer.redacted, flaws[:kept]))
-            reply.page.flaws_beyond += len(flaws[kept:])
-        if reports:
-            base = len(reply.page.reports)
-            unlisted = [
-                base + index
-                for index, report in enumerate(reports)
-                if report.state is State.UNKNOWN and not self.provider.lists(report)
-            ]
-            if unlisted:
-                reply.page.unlisted = reply.page.unlisted.union(unlisted)
-            reply.page.reports.extend(reports)
-            reply.reports += len(reports)
-            reply.finals += sum(report.final for report in reports)
-            if self.traits.feed == "windowed":
-                self._note_times(reports, reply)
-            if self.traits.paged:
-                reply.keys.update(hash(report.message_id) for report in reports)
-
-    def _note_times(self, reports: list[Report], reply: Reply) -> None:
-        """Times are RFC 3339 in UTC with milliseconds: their text sorts as they do."""
-        times = [report.sent_at for report in reports if report.sent_at is not None]
-        if times:
-            reply.first_at = min(times) if reply.first_at is None else min(reply.first_at, *times)
-            reply.last_at = max(times) if reply.last_at is None else max(reply.last_at, *times)
 
     async def _commit_piece(self, reply: Reply) -> None:
         done = await self.commit(reply.page)
@@ -326,15 +262,6 @@ class Asker:
         reply.page = self.page()  # only now: what is not durable must not be forgotten
         reply.page.span = span
         reply.note(done)
-
-    def _note_whole(self, head: Head, reader: Reader, reply: Reply, beginning: bytes) -> None:
-        """An answer that is no report at all is set aside by its beginning."""
-        parser = reader.parser
-        nothing = parser.rows == 0 and not reply.flaws
-        if head.status == 200 and not parser.complete and nothing and beginning:
-            flaw = Flaw(parser.cause or "no report", "whole answer", beginning, truncated=True)
-            reply.flaws += 1
-            reply.page.flaws = [self._committer.redacted(flaw)]
 
     async def _log_in(self, age: int, slot: Slot | None) -> Reply | None:
         """Get a token, one request however many wait for it. None: there is one now."""

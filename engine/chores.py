@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
+import msgspec
 import orjson
 
+from engine.replaying import Order, Replayer
 from engine.reports import REPORTS_NAME
 from engine.room import Consumer, Disk
 from engine.stores.ledger import prune
@@ -34,7 +36,7 @@ class Chores:
         self._engine = engine
         self._chance = chance
         self._group: anyio.abc.TaskGroup | None = None
-        self._probes: list[InboxItem] = []
+        self._questions: list[InboxItem] = []
         self._statuses: dict[tuple[str, str], bytes] = {}  # by whose and kind
         self.scope = anyio.CancelScope()
 
@@ -62,13 +64,15 @@ class Chores:
             lambda tx: digest_inbox(tx, accounts, self._engine.redactors, now_ms, chance)
         )
         for item in taken:
-            if item.kind == "probe":
-                self._probes.append(item)
+            if item.kind in ("probe", "replay"):
+                self._questions.append(item)
             else:
                 self._engine.pollers[item.account].wake()
         if self._group is not None:
-            while self._probes:
-                self._group.start_soon(self._probe, self._probes.pop())
+            while self._questions:
+                item = self._questions.pop()
+                answer = self._probe if item.kind == "probe" else self._replay
+                self._group.start_soon(answer, item)
 
     async def _probe(self, item: InboxItem) -> None:
         """`check --connect` of another process, made inside this worker's limits."""
@@ -76,6 +80,23 @@ class Chores:
         passed, cause = await self._engine.pollers[item.account].probe(nonce)
         note = orjson.dumps({"ok": passed, "cause": cause})
         await self._engine.store.write(lambda tx: tx.put_note(item.account, f"probe:{nonce}", note))
+
+    async def _replay(self, item: InboxItem) -> None:
+        """`dlr-engine replay` of another process: what it brings goes to this worker's sinks."""
+        engine, poller = self._engine, self._engine.pollers[item.account]
+        order = msgspec.json.decode(item.payload, type=Order)
+        replayer = Replayer(
+            poller.account,
+            engine.store,
+            telemetry=engine.telemetry,
+            clock=engine.clock,
+            chance=self._chance,
+            redactor=engine.redactors.get(item.account),
+        )
+        note = msgspec.json.encode(await replayer.run(order))
+        poller.wake()
+        poller.on_commit()
+        await engine.store.write(lambda tx: tx.put_note(item.account, f"replay:{order.id}", note))
 
     async def note_status(self) -> None:
         """Leave for `stats` what only this process knows."""

@@ -7,6 +7,7 @@ page itself.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,16 +17,21 @@ from msgspec.structs import replace
 
 from engine.config.model import AccountConfig
 from engine.core.clock import Clock
-from engine.core.contracts import Flaw, Outcome
+from engine.core.contracts import Flaw, Form, Head, Outcome
 from engine.core.errors import StoreError
 from engine.core.mask import Mask, Watch
 from engine.core.redact import Redactor
 from engine.core.report import Report
 from engine.core.secret import Secret
-from engine.core.work import Committed, Page
+from engine.core.work import Asked, Committed, Page
 from engine.stores.ledger import commit
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
+
+# What is kept of an answer's headers, and which of them are not.
+HEADERS_MAX = 64
+HEADER_MAX = 1024
+_PRIVATE = re.compile("auth|cookie|token|secret|session|key|sign|location", re.IGNORECASE)
 
 # Values nested deeper than this are left out where a report is kept as a set-aside piece.
 DEPTH_MAX = 64
@@ -62,6 +68,8 @@ class Committer:
 
     async def commit(self, page: Page) -> Committed:
         """Make a page durable. A report that cannot be recorded does not take others along."""
+        if page.flaws:
+            page.asked = self._without_secrets(page.asked)
         try:
             done = await self._store_page(page)
         except (StoreError, get_cancelled_exc_class()):  # not the page's fault: the end has come
@@ -101,14 +109,16 @@ class Committer:
                 self._count(single, await self._store_page(single))
             except Exception as error:
                 cause = f"cannot be recorded ({type(error).__name__})"
-                flaws.append(self.redacted(Flaw(cause, f"report {index + 1}", raw)))
+                flaw = Flaw(cause, f"report {index + 1}", raw, form=Form.REPORT)
+                flaws.append(self.redacted(flaw))
         self._telemetry.event(
             logging.ERROR,
             self._account.name,
             f"a report could not be recorded ({type(fault).__name__}) and was set aside; the"
             " others went through",
         )
-        return replace(page, reports=[], unlisted=frozenset(), flaws=flaws)
+        asked = self._without_secrets(page.asked)
+        return replace(page, reports=[], unlisted=frozenset(), flaws=flaws, asked=asked)
 
     def _count(self, page: Page, done: Committed) -> None:
         name = self._account.name
@@ -162,7 +172,18 @@ class Committer:
         if self._redactor is not None:
             raw = self._redactor.raw(raw, truncated=flaw.truncated)
             cause = self._redactor.prose(cause)
-        return Flaw(cause, flaw.position, raw, flaw.truncated)
+        return replace(flaw, cause=cause, raw=raw)
+
+    def _without_secrets(self, asked: Asked | None) -> Asked | None:
+        """A question as it may be kept: of the answer's headers nothing that lets anybody in."""
+        if asked is None:
+            return None
+        headers = {
+            name: self._mask.text(value[:HEADER_MAX], cut=len(value) > HEADER_MAX)
+            for name, value in list(asked.head.headers.items())[:HEADERS_MAX]
+            if not _PRIVATE.search(name)
+        }
+        return replace(asked, head=Head(asked.head.status, headers))
 
 
 def _pruned_json(report: Report) -> bytes:

@@ -59,6 +59,7 @@ def build() -> argparse.ArgumentParser:
     _track(commands)
     _show(commands)
     _stats(commands)
+    _replay(commands)
     _simulate(commands)
     _demo(commands)
     return parser
@@ -210,6 +211,35 @@ def _stats(commands: Any) -> None:
         config=True,
     )
     parser.add_argument("--json", action="store_true", help="a JSON object instead of text")
+
+
+def _replay(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "replay",
+        "read what was set aside once more",
+        "What of an answer could not be read is kept raw. This takes it through the provider's\n"
+        "code as it is now: what can be read becomes records, under the same event_id as ever;\n"
+        "the rest stays where it is. A worker that runs on the same store does it itself, and its\n"
+        "sinks get the records; else they get them when it runs next. Exit status 1: a running\n"
+        "worker was not through within a minute.",
+        [
+            "--config engine.toml --list",
+            "--config engine.toml --dry-run",
+            "--config engine.toml --account infobip-1 --since 2026-11-21T12:00:00Z",
+        ],
+        config=True,
+    )
+    parser.add_argument("--account", metavar="A", help="of this account alone")
+    parser.add_argument(
+        "--since", type=_time, default=0, metavar="T", help="what was last seen since then"
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--dry-run", action="store_true", help="say what would come of it")
+    mode.add_argument(
+        "--list", action="store_true", help="show the pieces: cause, position, time, beginning"
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON array instead of text")
 
 
 def _simulate(commands: Any) -> None:

@@ -112,6 +112,7 @@ def _account(account: AccountConfig, books: Books) -> dict[str, Any]:
         "verdicts": _part(tally, "verdict:"),
         "records": tally.get("records", 0),
         "set_aside": tally.get("set_aside", 0),
+        "replayed": tally.get("replayed", 0),
         "refused": tally.get("refused", 0),
         "superseded": tally.get("superseded", 0),
         "unlisted": tally.get("unlisted", 0),
@@ -222,7 +223,7 @@ def _account_lines(name: str, account: dict[str, Any]) -> list[str]:
         f"  limit: the schedule needs {account['needs_per_s']:.4g}/s; the limit allows"
         f" {account['allows_per_s']:.4g}/s" + (f"; in use: {used}" if used else "")
     )
-    kept = ("set_aside", "refused", "superseded", "unlisted", "incidents")
+    kept = ("set_aside", "replayed", "refused", "superseded", "unlisted", "incidents")
     others = [f"{key.replace('_', ' ')} {account[key]:,}" for key in kept if account[key]]
     if others:
         lines.append(f"  besides: {', '.join(others)}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, tzinfo
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import msgspec
 
@@ -66,6 +66,15 @@ class Head(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
 
 
+class Form(StrEnum):
+    """What the bytes of a flaw are, and so how they can be read again."""
+
+    RECORD = "record"  # a record as it stood in the answer
+    VALUE = "value"  # a record as the parser gave it, in JSON
+    ANSWER = "answer"  # the body, from its first byte on
+    REPORT = "report"  # a report as the reader made it, in JSON
+
+
 class Flaw(msgspec.Struct, frozen=True, gc=False):
     """A piece of an answer that could not be taken, with its cause and place."""
 
@@ -73,6 +82,7 @@ class Flaw(msgspec.Struct, frozen=True, gc=False):
     position: str
     raw: bytes
     truncated: bool = False
+    form: Form = Form.RECORD
 
 
 class Parser(Protocol):
@@ -87,6 +97,19 @@ class Parser(Protocol):
     def close(self, *, cut: bool = False) -> Sequence[Any]: ...
 
     def take_flaws(self) -> list[Flaw]: ...
+
+
+@runtime_checkable
+class Framing(Protocol):
+    """What a parser may offer besides, so that single records can be read again."""
+
+    def raw(self, record: Any) -> bytes:
+        """A record as it stands in an answer."""
+        ...
+
+    def frame(self, raw: bytes) -> bytes:
+        """An answer that holds this record alone."""
+        ...
 
 
 class Verb(StrEnum):

@@ -107,10 +107,12 @@ def fold(
     observed_ms: int,
     listed: bool = True,
     span: tuple[int, int] | None = None,
+    replayed: bool = False,
 ) -> Fold:
     """Take `report` into `known`, which is changed in place unless the report is no news.
 
-    `report` is completed in place: it belongs to the caller no longer.
+    `report` is completed in place: it belongs to the caller no longer. `replayed`: it was received
+    at `observed_ms`, which may lie before what is known by now.
     """
     status_ms = iso_ms(report.done_at) if report.done_at is not None else None
     t_ms = status_ms if traits.dated else None
@@ -125,7 +127,8 @@ def fold(
             status_ms=known.status_ms,
         )
         new = Standing(report.state, final=report.final, status_ms=status_ms, listed=listed)
-        won = report.verdict is not None or wins(new, old)
+        older = replayed and observed_ms < known.seen_ms
+        won = report.verdict is not None or wins(new, old, older=older)
         repeat = _repeats(history, known, report, t_ms, won)
         if repeat:
             return Fold()

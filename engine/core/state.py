@@ -54,14 +54,19 @@ class Standing:
         self.listed = listed  # False: the provider's code stands in no table
 
 
-def wins(new: Standing, old: Standing) -> bool:
-    """Whether `new` replaces `old`. The order of the questions is the rule."""
+def wins(new: Standing, old: Standing, *, older: bool = False) -> bool:
+    """Whether `new` replaces `old`. The order of the questions is the rule.
+
+    `older`: it was received before `old` was and is read only now; of equals the newer one stays.
+    """
     if old.state is State.READ:
         return False
     if old.final and not new.final:
         return False
-    if not new.listed and not old.final:
+    if not new.listed and not old.final and not older:
         return True
     if new.status_ms is not None and old.status_ms is not None and new.status_ms != old.status_ms:
         return new.status_ms > old.status_ms
+    if older:
+        return RANK[new.state] > RANK[old.state]
     return RANK[new.state] >= RANK[old.state]

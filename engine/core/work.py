@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .contracts import Flaw, Kind, Traits
+from .contracts import Flaw, Head, Kind, Poll, Traits
 from .report import Report
 from .schedule import NEVER_MS, Ladder
 
@@ -61,6 +61,13 @@ class Incident(msgspec.Struct, kw_only=True):
     received: int | None = None
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """Which question an answer belongs to: what it takes to read its bytes once more."""
+
+    poll: Poll
+    head: Head
+
+
 class Page(msgspec.Struct, kw_only=True):
     """What one transaction commits: reports, what was set aside, and the schedule's next step."""
 
@@ -72,6 +79,8 @@ class Page(msgspec.Struct, kw_only=True):
     span: tuple[int, int] | None = None  # the window that was asked for, both ends included
     unlisted: frozenset[int] = frozenset()  # indexes of reports whose code no table lists
     source: str = "poll"
+    asked: Asked | None = None  # what `flaws` are pieces of the answer to
+    replayed: list[int] = []  # set-aside pieces that these reports were read from
     flaws: list[Flaw] = []
     flaws_beyond: int = 0  # those that were only counted
     put: list[Work] = []

@@ -14,9 +14,9 @@ from typing import Final
 
 from engine.core.contracts import Flaw
 
-# Enough to see what a record was and to replay nearly all of them (a delivery report has about
-# 500 bytes); small enough that a thousand flaws of one chunk stay a nuisance and not an outage.
-FLAW_RAW_MAX: Final = 64 * 1024
+# Enough to read every real record again (a delivery report has about 500 bytes, one with the text
+# of an e-mail some hundred thousand); small enough that flaws stay a nuisance and not an outage.
+FLAW_RAW_MAX: Final = 1024 * 1024
 
 # How much of a body that is no report at all is quoted in a cause: enough for "<!DOCTYPE".
 QUOTE_MAX: Final = 16

@@ -48,6 +48,15 @@ def decode_value(raw: bytes) -> Any:
         return orjson.loads(raw)
 
 
+def encode(value: Any) -> bytes:
+    """Write a value that was decoded here. Raises RecursionError or TypeError beyond orjson's
+    depth, which is less than what may have been read."""
+    try:
+        return msgspec.json.encode(value)
+    except RecursionError:
+        return orjson.dumps(value)
+
+
 def reason(error: BaseException) -> str:
     """Say in plain words why a single value did not decode."""
     if isinstance(error, RecursionError):

@@ -23,7 +23,7 @@ from typing import Any, Final
 from engine.parsing.flaw import FLAW_RAW_MAX, Flaw, opening, set_aside
 from engine.parsing.json_boundary import Boundaries
 from engine.parsing.json_cursor import ValueCursor
-from engine.parsing.json_decode import DECODE_ERRORS, decode_list, decode_value, reason
+from engine.parsing.json_decode import DECODE_ERRORS, decode_list, decode_value, encode, reason
 from engine.parsing.json_scan import (
     BLANK,
     CLOSE_ARRAY,
@@ -110,6 +110,14 @@ class JsonItems(ValueCursor):
         """Hand over what was set aside since the last time."""
         taken, self.flaws = self.flaws, []
         return taken
+
+    def raw(self, record: Any) -> bytes:
+        """A record as it stands in an answer."""
+        return encode(record)
+
+    def frame(self, raw: bytes) -> bytes:
+        """An answer with this record alone."""
+        return b'{"%b":[%b]}' % (self._key.encode(), raw)
 
     def _work(self) -> list[Any]:
         self._refill()

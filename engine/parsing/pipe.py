@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from engine.core.report import REDACTED_NUMBER
 from engine.parsing.flaw import FLAW_RAW_MAX, Flaw, opening, set_aside
 
 # A row has some 30 bytes, with a body some hundreds: a megabyte without a line end is no row.
@@ -23,7 +24,8 @@ COLUMNS_MIN: Final = 2
 
 _BOM: Final = b"\xef\xbb\xbf"
 _CODE: Final = re.compile(r"[0-9]+\|")
-_ROW: Final = re.compile(r"[0-9]+\|[0-9]+(?:\||\Z)")
+# What was redacted before it was kept is read again, too.
+_ROW: Final = re.compile(rf"(?:[0-9]+|{REDACTED_NUMBER})\|[0-9]+(?:\||\Z)")
 # What may be the beginning of a row, when the rest of the line did not arrive.
 _MAYBE_HEADER: Final = re.compile(r"[0-9]*\Z|[0-9]+\|")
 _MAYBE_ROW: Final = re.compile(r"[0-9]*\Z|[0-9]+\|[0-9]*\Z|[0-9]+\|[0-9]+\|")
@@ -115,6 +117,14 @@ class PipeRows:
         taken, self.flaws = self.flaws, []
         return taken
 
+    def raw(self, record: list[str]) -> bytes:
+        """A row as it stands in an answer."""
+        return "|".join(record).encode()
+
+    def frame(self, raw: bytes) -> bytes:
+        """An answer with this row alone."""
+        return b"0|\n" + raw + b"\n"
+
     # -- lines ---------------------------------------------------------------------------------
 
     def _carry(self, part: bytes) -> None:
@@ -160,7 +170,8 @@ class PipeRows:
         lines = block.decode("ascii").split("\n")
         for index, line in enumerate(lines, 1):
             row = line.split("|")
-            if len(row) == columns and row[0].isdigit() and row[1].isdigit():
+            fits = len(row) == columns and row[1].isdigit()
+            if fits and (row[0].isdigit() or _ROW.match(line)):
                 out.append(row)
             elif line and not line.isspace():
                 self.rows += 1

@@ -36,6 +36,7 @@ from ..core.report import Reason, Report, msisdn
 from ..core.secret import Secret
 from ..core.state import FINAL, State
 from ..core.units import MS_MAX, MS_MIN, iso, parse_ms
+from ..parsing.flaw import FLAW_RAW_MAX
 from ..parsing.json_items import JsonItems
 
 # The page's table of `sms_status`. `sent` is the carrier's word, not the handset's.
@@ -85,7 +86,7 @@ DAY_MS = 86_400_000
 CLOCK_MIN_MS = 980_000_000_000  # a provider's clock that shows less than 2001 is none
 PER_PAGE_MAX = 100  # the most that the sibling endpoints with the same envelope allow
 SAID_MAX = 200  # characters of the provider's own words in a cause
-RAW_MAX = 64 * 1024  # bytes of a record that is set aside
+RAW_MAX = FLAW_RAW_MAX  # bytes of a record that is set aside
 
 # No rate is published for this interface: two requests a second are what two people clicking
 # through the same report would make.

@@ -38,6 +38,7 @@ from ..core.http import outcome_of_status
 from ..core.report import Report, msisdn
 from ..core.secret import Secret
 from ..core.units import MS_MAX, iso, parse_ms
+from ..parsing.flaw import FLAW_RAW_MAX
 from ..parsing.json_items import JsonItems
 from .messangi_states import meaning
 
@@ -60,7 +61,7 @@ FILTERS = ("recipient", "campaignID", "sender", "status")
 
 DAY_MS = 86_400_000
 SAID_MAX = 200  # characters of the provider's own words in a cause
-RAW_MAX = 64 * 1024  # bytes of a record that is set aside
+RAW_MAX = FLAW_RAW_MAX  # bytes of a record that is set aside
 STATUS_MAX = 64  # characters of a status that are looked up; twice the longest name
 CLOCK_MIN_MS = 980_000_000_000  # a provider's clock that shows less than 2001 is none
 

@@ -17,8 +17,13 @@ from .posting import Change, Posting
 from .settling import batch_over, expire, settle
 from .transaction import CODE_OF, Transaction
 
-# Set-aside pieces and incidents of one store; the oldest go first.
+# The source of a page whose reports were read from set-aside pieces.
+REPLAY = "replay"
+
+# Set-aside pieces and incidents of one store, and their bytes before compression; the oldest go
+# first.
 TROUBLES_MAX = 100_000
+TROUBLES_BYTES_MAX = 4 << 30
 
 # A log row: at most this many records, and this many bytes before the last record.
 LOG_RECORDS_MAX = 1000
@@ -34,14 +39,7 @@ def commit(tx: Transaction, page: Page) -> Committed:
         settle(post, page.settle)
     if page.expire is not None:
         expire(post, page.expire)
-    if page.flaws:
-        new = tx.put_flaws(page.account, page.source, page.flaws, page.observed_ms)
-        change.add("set_aside", new)
-    if page.flaws_beyond:
-        change.add("set_aside", page.flaws_beyond)
-    for incident in page.incidents:
-        if tx.put_incident(page.account, incident, page.observed_ms):
-            change.add(f"incident:{incident.kind}")
+    _note_troubles(post)
     if page.drop:
         tx.drop_works(page.drop)
         done.ended.extend(page.drop)
@@ -72,6 +70,21 @@ def _going_on(post: Posting) -> list[Work]:
     return going
 
 
+def _note_troubles(post: Posting) -> None:
+    """What was set aside, what was read after all, and gaps."""
+    tx, page, change = post.tx, post.page, post.change
+    if page.replayed:
+        change.add("replayed", tx.drop_pieces(page.replayed))
+    if page.flaws:
+        new = tx.put_flaws(page.account, page.source, page.flaws, page.observed_ms, page.asked)
+        change.add("set_aside", new)
+    if page.flaws_beyond:
+        change.add("set_aside", page.flaws_beyond)
+    for incident in page.incidents:
+        if tx.put_incident(page.account, incident, page.observed_ms):
+            change.add(f"incident:{incident.kind}")
+
+
 def _take_reports(post: Posting) -> None:
     tx, page, done = post.tx, post.page, post.done
     if not page.reports:
@@ -99,6 +112,7 @@ def _take_reports(post: Posting) -> None:
             observed_ms=page.observed_ms,
             listed=index not in page.unlisted,
             span=page.span,
+            replayed=page.source == REPLAY,
         )
         if result.record:
             post.lines.append((result.record, known.state))
@@ -238,7 +252,9 @@ def prune(
             if known.account == account:
                 change.left(known)
         tx.add_tallies(account, change.counts)
-    count = len(gone) + tx.drop_troubles(now_ms - retention_ms, TROUBLES_MAX, limit)
+    count = len(gone) + tx.drop_troubles(
+        now_ms - retention_ms, TROUBLES_MAX, TROUBLES_BYTES_MAX, limit
+    )
     places = tx.places()
     for account, (_, end) in tx.log_bounds().items():
         acknowledged = end

@@ -35,7 +35,7 @@ from .transaction import Transaction
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # Jobs that one commit makes durable together, and how many may wait before callers do.
 GROUP_MAX = 64

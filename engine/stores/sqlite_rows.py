@@ -7,17 +7,17 @@ Each method is a statement or two. Lists go in as one JSON array (`json_each`), 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import blake2b
 from itertools import accumulate
 from typing import Any
 
 import orjson
 
-from engine.core.contracts import Flaw, Kind
-from engine.core.work import Incident, LogRow, Work
+from engine.core.contracts import Kind
+from engine.core.work import LogRow, Work
 
 from .sqlite_messages import SqliteMessages
-from .transaction import InboxItem, Place, Trouble
+from .sqlite_troubles import SqliteTroubles
+from .transaction import InboxItem, Place
 
 _WORK = "account, kind, key, due_ms, start_ms, answered_ms, data, id"
 _PUT_WORK = """
@@ -30,7 +30,7 @@ RETURNING id
 _SEQ_BITS = 40
 
 
-class SqliteTransaction(SqliteMessages):
+class SqliteTransaction(SqliteMessages, SqliteTroubles):
     """Primitives over one connection; `accounts` maps names to row numbers and is shared."""
 
     # The schedule
@@ -207,7 +207,7 @@ class SqliteTransaction(SqliteMessages):
         (size,) = self._db.execute("PRAGMA page_size").fetchone()
         return int(pages) * int(size)
 
-    # Books and troubles
+    # Books
 
     def add_tallies(self, account: str, changes: dict[str, int]) -> None:
         number = self._account(account)
@@ -222,76 +222,6 @@ class SqliteTransaction(SqliteMessages):
         for account, name, n in self._db.execute("SELECT account, name, n FROM tally").fetchall():
             found.setdefault(self._name(account), {})[name] = n
         return found
-
-    def _put_trouble(
-        self, account: str, kind: str, identity: str, cause: str, position: str, raw: bytes, at: int
-    ) -> bool:
-        row = self._db.execute(
-            "INSERT INTO trouble (account, kind, identity, cause, position, raw, first_ms, last_ms,"
-            " times) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (account, kind, identity)"
-            " DO UPDATE SET times = times + 1, last_ms = excluded.last_ms RETURNING times",
-            (self._account(account), kind, identity, cause, position, raw, at, at),
-        ).fetchone()
-        return int(row[0]) == 1
-
-    def put_flaws(self, account: str, source: str, flaws: Sequence[Flaw], at_ms: int) -> int:
-        return sum(
-            self._put_trouble(
-                account,
-                "set_aside",
-                flaw_identity(source, flaw),
-                flaw.cause,
-                f"{source}: {flaw.position}",
-                flaw.raw,
-                at_ms,
-            )
-            for flaw in flaws
-        )
-
-    def put_incident(self, account: str, incident: Incident, at_ms: int) -> bool:
-        return self._put_trouble(
-            account,
-            incident.kind,
-            incident_identity(incident),
-            incident.text,
-            incident_identity(incident),
-            b"",
-            at_ms,
-        )
-
-    def troubles(self, account: str | None, limit: int) -> list[Trouble]:
-        where = "" if account is None else "WHERE account = ?"
-        rows = self._db.execute(
-            "SELECT account, kind, cause, position, raw, first_ms, last_ms, times FROM trouble"
-            f" {where} ORDER BY last_ms DESC, id DESC LIMIT ?",
-            (limit,) if account is None else (self._peek_account(account), limit),
-        ).fetchall()
-        return [
-            Trouble(
-                account=self._name(row[0]),
-                kind=row[1],
-                cause=row[2],
-                position=row[3],
-                raw=row[4],
-                first_ms=row[5],
-                last_ms=row[6],
-                times=row[7],
-            )
-            for row in rows
-        ]
-
-    def drop_troubles(self, before_ms: int, keep: int, limit: int) -> int:
-        cursor = self._db.execute(
-            "DELETE FROM trouble WHERE id IN (SELECT id FROM trouble WHERE last_ms < ? LIMIT ?)",
-            (before_ms, limit),
-        )
-        gone = cursor.rowcount
-        cursor = self._db.execute(
-            "DELETE FROM trouble WHERE id IN (SELECT id FROM trouble ORDER BY last_ms, id"
-            " LIMIT max(0, min(?, (SELECT count(*) FROM trouble) - ?)))",
-            (limit, keep),
-        )
-        return gone + cursor.rowcount
 
     # Inbox and notes
 
@@ -328,12 +258,3 @@ class SqliteTransaction(SqliteMessages):
 
     def drop_note(self, account: str, name: str) -> None:
         self._db.execute("DELETE FROM note WHERE account = ? AND name = ?", (account, name))
-
-
-def flaw_identity(source: str, flaw: Flaw) -> str:
-    """The same piece from the same place is the same trouble, however often it is read."""
-    return blake2b(f"{source}|{flaw.cause}|".encode() + flaw.raw, digest_size=16).hexdigest()
-
-
-def incident_identity(incident: Incident) -> str:
-    return f"{incident.from_ms}-{incident.to_ms} {incident.channel or ''}".strip()

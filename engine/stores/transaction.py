@@ -12,10 +12,10 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from engine.core.contracts import Flaw, Kind
+from engine.core.contracts import Flaw, Form, Kind
 from engine.core.reconcile import Known
 from engine.core.state import State
-from engine.core.work import Incident, LogRow, Work
+from engine.core.work import Asked, Incident, LogRow, Work
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class InboxItem(msgspec.Struct, kw_only=True):
     """Something handed over by a process that does not own the account."""
 
     account: str
-    kind: str  # "track", "probe"
+    kind: str  # "track", "probe", "replay"
     payload: bytes
     at_ms: int
     id: int = 0
@@ -43,9 +43,25 @@ class Trouble(msgspec.Struct, kw_only=True):
     kind: str  # "set_aside", or the incident's kind
     cause: str
     position: str
-    raw: bytes
+    raw: bytes  # its beginning
     first_ms: int
     last_ms: int
+    times: int
+
+
+class Piece(msgspec.Struct, kw_only=True):
+    """A set-aside piece, whole, with what it takes to read it again."""
+
+    id: int
+    account: str
+    cause: str
+    position: str
+    form: Form
+    truncated: bool
+    size: int
+    asked: bytes  # see `kept.read_asked`
+    raw: bytes
+    at_ms: int  # when it was first received
     times: int
 
 
@@ -143,8 +159,16 @@ class Transaction(Protocol):
 
     def tallies(self) -> dict[str, dict[str, int]]: ...
 
-    def put_flaws(self, account: str, source: str, flaws: Sequence[Flaw], at_ms: int) -> int:
-        """Keep what was set aside; returns how many of them are new."""
+    def put_flaws(
+        self,
+        account: str,
+        source: str,
+        flaws: Sequence[Flaw],
+        at_ms: int,
+        asked: Asked | None = None,
+    ) -> int:
+        """Keep what was set aside; returns how many of them are new. `asked`: the question that
+        they are pieces of the answer to; without it they are not to be read again."""
         ...
 
     def put_incident(self, account: str, incident: Incident, at_ms: int) -> bool:
@@ -153,8 +177,21 @@ class Transaction(Protocol):
 
     def troubles(self, account: str | None, limit: int) -> list[Trouble]: ...
 
-    def drop_troubles(self, before_ms: int, keep: int, limit: int) -> int:
-        """Remove those last seen before, and the oldest beyond `keep`; how many went."""
+    def pieces(
+        self, account: str, after_id: int, since_ms: int, limit: int, *, bytes_max: int
+    ) -> list[Piece]:
+        """Set-aside pieces that can be read again and were last seen since, in order of their ids:
+        at most `limit`, and no further one once they have `bytes_max` bytes."""
+        ...
+
+    def drop_pieces(self, ids: Sequence[int]) -> int:
+        """They have been digested, and with a whole answer all that was set aside of it. Returns
+        how many went."""
+        ...
+
+    def drop_troubles(self, before_ms: int, keep: int, keep_bytes: int, limit: int) -> int:
+        """Remove those last seen before, and the oldest beyond `keep` and `keep_bytes`; how many
+        went."""
         ...
 
     def put_inbox(self, item: InboxItem) -> int: ...

@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from engine.core.contracts import Flaw, Kind, Traits
+from engine.core.contracts import Flaw, Form, Head, Kind, Poll, Traits
 from engine.core.errors import StoreBusy, StoreError
 from engine.core.reconcile import History, Known
 from engine.core.report import Report, decode, recipient_key
 from engine.core.schedule import Ladder
 from engine.core.state import FINAL, State
 from engine.core.units import iso
-from engine.core.work import Committed, Expire, Incident, LogRow, Page, Settle, Work
+from engine.core.work import Asked, Committed, Expire, Incident, LogRow, Page, Settle, Work
 from engine.stores import ledger
+from engine.stores.kept import SHOWN_MAX, read_asked
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
 from engine.stores.tracked import Tracked
 from engine.stores.tracked import track as take_tracked
-from engine.stores.transaction import STATE_CODES, InboxItem, Store, Transaction
+from engine.stores.transaction import STATE_CODES, InboxItem, Piece, Store, Transaction
 
 T0 = 1_700_000_000_000
 DAY = 86_400_000
@@ -196,6 +199,9 @@ def everything(tx: Transaction) -> None:
     tx.put_places("s", {"a": (9, 9), "z": (1, 0)})
     tx.add_tallies("a", {"known": 5, "fresh": 1})
     tx.put_flaws("a", "poll", [Flaw("cause", "1", b"raw"), Flaw("cause", "1", b"more")], T0 + 9)
+    tx.drop_pieces([one.id for one in tx.pieces("a", 0, 0, 9, bytes_max=99)])
+    asked = Asked(poll=Poll(kind=Kind.FEED, now_ms=T0), head=Head(200, {}))
+    tx.put_flaws("a", "poll", [Flaw("cause", "1", b"again")], T0 + 9, asked)
     tx.put_incident("a", Incident(kind="short_window", text="t", from_ms=1, to_ms=2), T0)
     tx.take_inbox(1)
     tx.put_inbox(InboxItem(account="a", kind="track", payload=b"2", at_ms=T0))
@@ -207,6 +213,9 @@ def everything(tx: Transaction) -> None:
 def picture(tx: Transaction, ids: list[str], accounts: str = "a") -> dict[str, Any]:
     """Whatever can be read of a store, without the driver's own numbers."""
     shot: dict[str, Any] = {"places": tx.places(), "troubles": tx.troubles(None, 99)}
+    shot["pieces"] = [
+        msgspec.structs.replace(one, id=0) for one in tx.pieces("a", 0, 0, 99, bytes_max=1 << 20)
+    ]
     shot["notes"] = [tx.notes(name) for name in ("limit", "gone")]
     for account in accounts:
         found = tx.messages(account, [(message_id, "mt") for message_id in ids])
@@ -475,6 +484,92 @@ async def test_the_same_trouble_again_only_counts(store: Store) -> None:
         ("short_window", "9 of 10", n) for n in (1, 2)
     ]
     assert len(await store.read(lambda tx: tx.troubles(None, 4))) == 4
+
+
+async def test_pieces_are_kept_whole_until_they_are_digested(store: Store) -> None:
+    asked = Asked(poll=Poll(kind=Kind.FEED, now_ms=T0, from_ms=1, to_ms=2), head=Head(200, {}))
+    big = bytes(range(256)) * 4096
+    flaws = [
+        Flaw("bad", "record 1", b"{}"),
+        Flaw("no JSON", "whole answer", big, form=Form.ANSWER),
+        Flaw("cut", "whole answer", b"a", True, Form.ANSWER),
+        Flaw("cut", "whole answer", b"b", True, Form.ANSWER),  # a beginning is kept once
+    ]
+    assert await store.write(lambda tx: tx.put_flaws("a", "poll", flaws, T0, asked)) == 3
+    other = [Flaw("bad", "record 2", b"[]", form=Form.VALUE)]
+    later = msgspec.structs.replace(asked, poll=Poll(kind=Kind.FEED, now_ms=T0 + 5))
+    assert await store.write(lambda tx: tx.put_flaws("a", "poll", other, T0 + 5, later)) == 1
+    assert await store.write(lambda tx: tx.put_flaws("b", "poll", other, T0, asked)) == 1
+    refused = [Flaw("too long", "record", b"line")]
+    assert await store.write(lambda tx: tx.put_flaws("a", "sink x", refused, T0)) == 1
+
+    async def kept(account: str = "a", **limits: int) -> list[Piece]:
+        wanted = {"after_id": 0, "since_ms": 0, "limit": 99, "bytes_max": 1 << 30, **limits}
+        return await store.read(lambda tx: tx.pieces(account, **wanted))
+
+    found = await kept()
+    assert [(one.form, one.raw, one.size) for one in found] == [
+        ("record", b"{}", 2), ("answer", big, len(big)), ("answer", b"a", 1), ("value", b"[]", 2),
+    ]  # fmt: skip
+    assert [one.truncated for one in found] == [False, False, True, False]
+    assert found[2].times == 2
+    assert [read_asked(one.asked) for one in found] == [asked] * 3 + [later]
+    assert [one.at_ms for one in found] == [T0, T0, T0, T0 + 5]
+    shown = await store.read(lambda tx: tx.troubles("a", 9))
+    assert max(len(trouble.raw) for trouble in shown) == SHOWN_MAX < len(big)
+    assert len(await kept(since_ms=T0 + 1)) == 1
+    assert len(await kept(limit=2)) == 2
+    assert [one.size for one in await kept(bytes_max=3)] == [2, len(big)]
+    assert len(await kept(after_id=found[1].id)) == 2
+    # A whole answer that was digested takes along what was set aside of it, and nothing else.
+    done = await commit(store, report(), source=ledger.REPLAY, replayed=[found[1].id])
+    assert done.records == 1
+    assert [one.form for one in await kept()] == ["value"]
+    assert [one.form for one in await kept("b")] == ["value"]
+    assert (await tallies(store))["replayed"] == 3
+    assert await store.write(lambda tx: tx.drop_pieces([found[1].id])) == 0
+    await store.write(lambda tx: tx.put_flaws("a", "poll", flaws[1:2], T0 + 9, asked))
+    assert await store.write(lambda tx: tx.drop_troubles(0, 99, len(big), 99)) == 3
+    assert [one.raw == big for one in await kept()] == [True]  # the newest stay
+
+
+async def test_an_older_report_does_not_replace_a_newer_one_of_its_rank(store: Store) -> None:
+    await commit(store, report(provider_status="12"), at=T0 + 9)
+    replayed = {"source": ledger.REPLAY, "at": T0}
+    done = await commit(store, report(provider_status="10"), **replayed)
+    assert (done.records, done.lost) == (0, 1)
+    done = await commit(store, report(provider_status="11", state=State.DELIVERED), **replayed)
+    assert (done.records, done.lost) == (1, 0)
+    assert [one.provider_status for one in await records(store)] == ["12", "11"]
+
+
+async def test_a_store_of_an_older_release_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with closing(sqlite3.connect(path)) as db:
+        schema = Path(ledger.__file__).parent / "schema" / "sqlite-0001.sql"
+        db.executescript(schema.read_text(encoding="utf-8"))
+        db.execute("INSERT INTO account (id, name) VALUES (1, 'a')")
+        db.executemany(
+            "INSERT INTO trouble (account, kind, identity, cause, position, raw, first_ms,"
+            " last_ms, times) VALUES (1, ?, ?, 'bad', ?, ?, 5, 6, 1)",
+            [
+                ("set_aside", "x", "poll: record 3", b"raw"),
+                ("set_aside", "y", "sink s: record", b"line"),
+                ("short_window", "z", "1-2", b""),
+            ],
+        )
+        db.execute("PRAGMA user_version = 1")
+        db.commit()
+    store = SqliteStore(path)
+    await store.open(own=True)
+    try:
+        assert len(await store.read(lambda tx: tx.troubles("a", 9))) == 3
+        (piece,) = await store.read(lambda tx: tx.pieces("a", 0, 0, 9, bytes_max=99))
+        assert (piece.raw, piece.form, piece.at_ms) == (b"raw", "record", 5)
+        assert read_asked(piece.asked) is None  # what had been asked is not known
+        assert (await commit(store, report(), flaws=[Flaw("bad", "1", b"x")])).records == 1
+    finally:
+        await store.close()
 
 
 async def test_the_inbox_is_taken_once_and_in_order(store: Store) -> None:

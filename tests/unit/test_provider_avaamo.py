@@ -260,9 +260,9 @@ def test_unusable_entries_are_set_aside() -> None:
 
 def test_a_flaw_is_bounded() -> None:
     reader = provider().reader(window(), Head(200, {}))
-    reader.reports(["x" * 100_000])
+    reader.reports(["x" * 2_000_000])
     (flaw,) = reader.take_flaws()
-    assert (len(flaw.raw), flaw.truncated) == (64 * 1024, True)
+    assert (len(flaw.raw), flaw.truncated) == (1 << 20, True)
 
 
 JSON = st.recursive(

@@ -46,6 +46,8 @@ def make_database(path: Path) -> None:
     except FileExistsError:
         if os.path.isdir(path) or not os.access(path, os.R_OK | os.W_OK):
             number = errno.EISDIR if os.path.isdir(path) else errno.EACCES
+            if os.statvfs(path).f_flag & os.ST_RDONLY:
+                number = errno.EROFS
             raise OSError(number, os.strerror(number), str(path)) from None
         for each in (path, f"{path}-wal", f"{path}-shm", f"{path}-journal"):
             _narrow(each)

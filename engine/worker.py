@@ -27,7 +27,7 @@ from engine.clock import RealClock
 from engine.config.describe import in_the_clear
 from engine.config.model import AccountConfig, Config
 from engine.core.clock import Clock
-from engine.core.errors import ConfigError, StoreError
+from engine.core.errors import ConfigError, StoreError, StoreTrouble
 from engine.core.redact import Redactor
 from engine.core.units import time_ms
 from engine.dispatcher import Dispatcher, LogReader
@@ -128,14 +128,20 @@ class Engine:
         trace: TracebackType | None,
     ) -> bool | None:
         assert self._group is not None
+        left = error
         try:
-            if error is None:
-                await self._stop()
+            if left is None:
+                left = await self._stopped()
             self.store.hurry()
             self._group.cancel_scope.cancel()
-            await self._group.__aexit__(kind, error, trace)
+            kept = await self._group.__aexit__(type(left) if left else None, left, trace)
+            if error is None and left is not None and not kept:
+                raise left
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            first = _first(group)
+            # What a stop meets of the store's trouble has been told, and nobody waits for it.
+            if error is not None or not isinstance(first, StoreTrouble):
+                raise first from None
         finally:
             with anyio.move_on_after(LAST_WORD_S, shield=True):
                 try:
@@ -155,6 +161,14 @@ class Engine:
                 await self._close()
         return None
 
+    async def _stopped(self) -> BaseException | None:
+        """Stop; what came in between is for the task group, which knows who has cancelled it."""
+        try:
+            await self._stop()
+        except BaseException as error:
+            return error
+        return None
+
     async def _stop(self) -> None:
         """No new polls, those in flight end, sinks are flushed; all within the grace."""
         grace_s = self.config.shutdown_grace_s
@@ -164,6 +178,7 @@ class Engine:
         with anyio.move_on_after(grace_s - ending_s):
             await self._all_ended()
         if self.store.trouble is not None:
+            self._chores.scope.cancel()
             for dispatcher in self.dispatchers:
                 dispatcher.stop()
             self.store.hurry()

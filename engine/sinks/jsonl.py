@@ -36,6 +36,7 @@ import zstandard
 from ..core.contracts import Batch
 from ..core.errors import SinkError
 from ..core.units import size_bytes
+from ..disk_causes import file_cause
 from ..offload import Offload
 from ..private import make_folder, open_file
 
@@ -55,17 +56,6 @@ _HEADS = {
     "zstd": struct.pack("<II", 0x184D2A50, 4),
 }
 _ENDINGS = {"gzip": ".gz", "zstd": ".zst"}
-_HINTS = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "the limit for the size of a file is reached; rotate by size",
-    errno.EACCES: "allow this user to write there",
-    errno.EPERM: "allow this user to write there",
-    errno.EROFS: "the file system is mounted read-only",
-    errno.ENOTDIR: "a part of the path is not a folder",
-    errno.EISDIR: "name a file, not a folder",
-}
-
 _log = logging.getLogger(__name__)
 
 
@@ -125,8 +115,7 @@ class JsonlSink:
         try:
             await self._offload.run(self._guarded, work, *args)
         except OSError as exc:
-            hint = _HINTS.get(exc.errno or 0, "look at the disk")
-            raise SinkError(f"cannot write {self._path}: {exc.strerror or exc}; {hint}") from exc
+            raise SinkError(f"cannot write {self._path}: {file_cause(exc)}") from exc
 
     # All below runs in a worker thread, under the guard.
 

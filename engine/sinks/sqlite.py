@@ -24,9 +24,9 @@ import msgspec
 from ..core.contracts import Batch
 from ..core.errors import PartialWrite, SinkError
 from ..core.report import FIELDS, decode
+from ..disk_causes import cause, file_cause
 from ..offload import Offload
 from ..private import make_database, make_folder
-from ..sqlite_causes import cause
 
 BUSY_S = 5.0  # how long a write waits for another program's transaction
 PREFIX_MAX = 40
@@ -105,7 +105,7 @@ class SqliteSink:
         except sqlite3.Error as exc:
             raise SinkError(f"cannot write {self._path}: {cause(exc)}") from exc
         except OSError as exc:
-            raise SinkError(f"cannot write {self._path}: {exc.strerror or exc}") from exc
+            raise SinkError(f"cannot write {self._path}: {file_cause(exc)}") from exc
 
     # All below runs in a worker thread, under the guard.
 

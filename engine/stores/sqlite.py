@@ -12,7 +12,6 @@ kernel takes back even after `kill -9`. Others may read, and may write into the 
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import os
 import queue
@@ -26,9 +25,9 @@ from typing import Any, TypeVar
 import anyio
 
 from engine.core.errors import StoreBusy, StoreError, StoreTrouble
+from engine.disk_causes import cause, code, file_cause, passing
 from engine.offload import Offload
 from engine.private import make_database, make_folder, open_file
-from engine.sqlite_causes import cause, code, passing
 
 from .sqlite_rows import SqliteTransaction
 from .transaction import Transaction
@@ -55,14 +54,6 @@ CLOSE_S = 5.0
 
 # After these a connection may stay spoiled (one that was opened read-only stays so).
 _REOPEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
-
-_HINTS = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "the quota is used up",
-    errno.EACCES: "allow this user to write there",
-    errno.EPERM: "allow this user to write there",
-    errno.EROFS: "the file system is mounted read-only",
-}
 
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
@@ -171,7 +162,7 @@ class _Thread:
         except FileNotFoundError:
             there = False
         except OSError as error:
-            raise StoreTrouble(f"the store {self._path}: {error.strerror or error}") from error
+            raise StoreTrouble(f"the store {self._path}: {file_cause(error)}") from error
         if not there:
             raise StoreTrouble(
                 f"the store {self._path} was moved away, removed or replaced while it is in use;"
@@ -245,7 +236,7 @@ class SqliteStore:
             raise StoreError(f"cannot open the store {self.path}: {cause(error)}") from error
         except OSError as error:
             self._drop_lock()
-            raise StoreError(f"cannot open the store {self.path}: {_hint(error)}") from error
+            raise StoreError(f"cannot open the store {self.path}: {file_cause(error)}") from error
         except StoreError:
             self._drop_lock()
             raise
@@ -275,7 +266,7 @@ class SqliteStore:
             make_folder(self.path.parent)
             lock = open_file(f"{self.path}.lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise StoreError(f"cannot open the store {self.path}: {_hint(error)}") from error
+            raise StoreError(f"cannot open the store {self.path}: {file_cause(error)}") from error
         waited_s = 0.0
         while True:
             try:
@@ -319,11 +310,6 @@ def connect(path: Path, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
 def _is_whole(error: sqlite3.Error) -> bool:
     """Whether an error in one job concerns all of its group."""
     return passing(error) or code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _hint(error: OSError) -> str:
-    what = error.strerror or str(error)
-    return f"{what}; {_HINTS[error.errno]}" if error.errno in _HINTS else what
 
 
 def prepare(path: Path) -> None:

@@ -1,7 +1,8 @@
-"""What SQLite's errors mean for whoever runs the engine: what is wrong, and what to do."""
+"""What errors of files and databases mean for people: what is wrong, and what to do."""
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 
 _CAUSES = {
@@ -32,13 +33,31 @@ _PASSING = frozenset(
 )
 
 
+_HINTS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the limit for the size of a file is reached; rotate by size",
+    errno.EACCES: "allow this user to write there",
+    errno.EPERM: "allow this user to write there",
+    errno.EROFS: "the file system is mounted read-only",
+    errno.ENOTDIR: "a part of the path is not a folder",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ETIMEDOUT: "look at the disk, or at whoever reads there",
+}
+
+
 def code(error: BaseException) -> int:
     """The primary result code; 0 where there is none."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF  # the rest is detail
 
 
 def cause(error: BaseException) -> str:
+    """Of an sqlite3.Error."""
     return _CAUSES.get(code(error), str(error))
+
+
+def file_cause(error: OSError) -> str:
+    return f"{error.strerror or error}; {_HINTS.get(error.errno or 0, 'look at the disk')}"
 
 
 def passing(error: BaseException) -> bool:

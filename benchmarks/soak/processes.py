@@ -20,6 +20,7 @@ import msgspec
 
 from benchmarks.soak.balance import Kill
 
+ROOT = Path(__file__).parents[2]
 START_S = 30.0
 TERM_S = 20.0
 """A worker that was asked to end has its `shutdown_grace` twice: requests, then sinks."""
@@ -40,13 +41,13 @@ def _die_with_parent() -> None:
 async def spawn(
     *arguments: str, folder: Path, log: Path, piped: bool = False
 ) -> asyncio.subprocess.Process:
-    """`python -m engine …` in this folder, stderr appended to this log."""
+    """`python -m engine …` in this folder, of the tree that this file is in; stderr into a log."""
     with log.open("ab") as errors:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "engine", *arguments,
             cwd=folder, stdin=asyncio.subprocess.DEVNULL, stderr=errors,
             stdout=asyncio.subprocess.PIPE if piped else errors,
-            start_new_session=True,
+            start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
             preexec_fn=_die_with_parent if _libc is not None else None,
         )  # fmt: skip
 

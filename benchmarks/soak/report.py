@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import msgspec
@@ -12,8 +13,11 @@ from benchmarks.soak.balance import KINDS, Balance, Side
 from benchmarks.soak.drive import Sample
 from benchmarks.soak.plot import Panel, sparkline, svg
 from benchmarks.soak.processes import Worker
+from benchmarks.soak.setting import SLACK_S
 
 MIB = 1 << 20
+WIDTH = 100
+INDENT = 11
 LATE_PARTS = 40
 """Parts of the soak for each of which the lateness is told."""
 COLOURS = {"SIGKILL": "#cf222e", "SIGTERM": "#8250df"}
@@ -50,33 +54,49 @@ def text(result: Result, worker: Worker) -> str:
     """The summary, for a terminal and for a README."""
     balance, counts = result.balance, [side.counts for side in result.sides]
     statuses, faults = _sum(counts, "statuses"), _sum(counts, "faults")
-    requests = _total(counts, "requests")
+    requests, given = _total(counts, "requests"), _total(counts, "given")
     seconds = result.minutes * 60
     ends = Counter(life.how for life in worker.lives)
-    out = [
-        f"Soak:      {result.minutes:g} minutes at load {result.load:g}, seed {result.seed};"
-        f" with the quiet end {result.took_minutes:.1f} minutes",
-        *_aligned(
-            "           ",
-            ["account", "sent", "known", "final", "pending", "requests", "faults", "given"],
-            [_row(side) for side in result.sides],
-        ),
-        f"Asked:     {requests:,} requests ({requests / seconds:.0f}/s); {_list(statuses)}",
-        f"Faults:    {sum(faults.values()):,} on purpose: {_list(faults)}",
-        f"Worker:    {len(worker.lives)} starts; {ends['SIGKILL']} killed, {ends['SIGTERM']} ended"
-        f" by SIGTERM, stopped and continued {worker.stops} times",
-        f"Given:     {_total(counts, 'given'):,} reports handed out"
-        f" ({_total(counts, 'given') / seconds:.0f}/s), repetitions counted",
-        f"Recorded:  {balance.records:,} records of {balance.messages:,} messages,"
-        f" {balance.verdicts:,} of which ended with a verdict",
-        f"Sinks:     lines {balance.records + balance.repeats:,} in {result.files} files,"
-        f" {balance.repeats:,} of them repeats under the same event_id;"
-        f" tables {balance.rows:,} rows",
-    ]
+    lines = balance.records + balance.repeats
+    out = _said(
+        "Soak",
+        f"{result.minutes:g} minutes at load {result.load:g}, seed {result.seed}; with the quiet"
+        f" end {result.took_minutes:.1f} minutes",
+    )
+    out += _aligned(
+        " " * INDENT,
+        ["account", "sent", "known", "final", "pending", "requests", "faults", "given"],
+        [_row(side) for side in result.sides],
+    )
+    out += _said("Asked", f"{requests:,} requests, {requests / seconds:.0f}/s: {_list(statuses)}")
+    out += _said("Faults", f"{sum(faults.values()):,} on purpose: {_list(faults)}")
+    out += _said(
+        "Worker",
+        f"started {len(worker.lives)} times; {ends['SIGKILL']} times killed,"
+        f" {ends['SIGTERM']} times ended by SIGTERM, stopped and continued {worker.stops} times",
+    )
+    out += _said("Given", f"{given:,} reports, repetitions counted, {given / seconds:.0f}/s")
+    out += _said(
+        "Recorded",
+        f"{balance.records:,} records of {balance.messages:,} messages, of which"
+        f" {balance.verdicts:,} ended with a verdict ({balance.refused_rungs} batches with the"
+        " fault that calls them unknown)",
+    )
+    out += _said(
+        "Sinks",
+        f"lines: {lines:,} in {result.files} files, {balance.repeats:,} of them repeats under the"
+        f" same event_id; tables: {balance.rows:,} rows",
+    )
     out += _one_time(balance)
     out += _limits(result.sides)
     out += _curves(result)
     return "\n".join(out + _verdict(balance)) + "\n"
+
+
+def _said(head: str, words: str) -> list[str]:
+    """A paragraph behind its head, in lines of a terminal's width."""
+    first = f"{head}:".ljust(INDENT)
+    return wrap(words, WIDTH, initial_indent=first, subsequent_indent=" " * INDENT)
 
 
 def _row(side: Side) -> list[str]:
@@ -89,24 +109,25 @@ def _row(side: Side) -> list[str]:
 
 def _one_time(balance: Balance) -> list[str]:
     out = []
-    for n, (name, feed) in enumerate(balance.one_time.items()):
-        out.append(
-            ("One-time:  " if n == 0 else "           ")
-            + f"{name} gave {feed.given:,} reports: {feed.recorded:,} recorded,"
+    for name, feed in balance.one_time.items():
+        out += _said(
+            "One-time",
+            f"{name} gave {feed.given:,} reports: {feed.recorded:,} recorded,"
             f" {feed.superseded:,} after a newer one, {feed.cut:,} cut and {feed.spoiled:,} spoiled"
-            f" by a fault, {feed.killed:,} on the wire at a kill"
+            f" by a fault, {feed.killed:,} on the wire at a kill",
         )
-        out += [f"             {proof}" for proof in feed.answers]
+        out += [f"{' ' * INDENT}  {proof}" for proof in feed.answers]
     return out
 
 
 def _limits(sides: Sequence[Side]) -> list[str]:
     exceeded = sum(len(side.violations) for side in sides)
     throttled = _total([side.counts for side in sides], "throttled")
-    return [
-        f"Limits:    exceeded {exceeded} times and {throttled} requests refused,"
-        " as the simulated providers counted"
-    ]
+    return _said(
+        "Limits",
+        f"exceeded {exceeded} times, {throttled} requests refused, as the simulated providers"
+        f" counted within a slack of {SLACK_S * 1000:g} ms",
+    )
 
 
 def _curves(result: Result) -> list[str]:
@@ -118,14 +139,14 @@ def _curves(result: Result) -> list[str]:
         f"Memory:    {sparkline(worker)} worker, at most {max(worker) / MIB:.0f} MiB",
         f"Store:     {sparkline(store)} in the end {store[-1] / MIB:.0f} MiB",
         f"Late p50:  {sparkline(p50)} at most {max(p50, default=0):.2f} s",
-        f"Late p99:  {sparkline(p99)} at most {max(p99, default=0):.1f} s, dead and stopped times"
-        " and faults included",
+        f"Late p99:  {sparkline(p99)} at most {max(p99, default=0):.1f} s",
+        f"{' ' * INDENT}(after the rung that could tell; dead and stopped times and faults in it)",
     ]
 
 
 def _verdict(balance: Balance) -> list[str]:
     counted = ", ".join(f"{kind} {balance.counted[kind]:,}" for kind in KINDS)
-    out = [f"Balance:   {counted}: {'it is sound' if balance.sound else 'NOT as it should be'}"]
+    out = _said("Balance", f"{counted}: {'sound' if balance.sound else 'NOT as it should be'}")
     for kind in KINDS:
         out += [f"  {kind}: {words}" for words in balance.found[kind]]
     return out

@@ -157,6 +157,47 @@ async def test_sending_and_asking_over_http() -> None:
         assert sim.counts("bulksms").requests == 0
 
 
+async def test_failing_otherwise_from_now_on() -> None:
+    async with Simulator(Profile.default()) as sim, aiohttp.ClientSession() as http:
+
+        async def fail(odds: dict[str, float]) -> int:
+            order = {"account": "bulksms", "odds": odds}
+            async with http.post(f"{sim.base_url}/_sim/faults", json=order) as answer:
+                return answer.status
+
+        async def asked() -> int:
+            async with http.get(f"{sim.url('bulksms')}/x") as answer:
+                return answer.status
+
+        assert await asked() == 404
+        assert await fail({"503": 1.0}) == 200
+        assert await asked() == 503
+        for bad in ({"soon": 0.1}, {"503": 1.5}, {"503": 0.6, "500": 0.6}):
+            assert await fail(bad) == 400
+        assert await asked() == 503
+        assert await fail({}) == 200
+        assert await asked() == 404
+        async with http.post(f"{sim.base_url}/_sim/faults", json={"account": "x", "odds": {}}) as a:
+            assert a.status == 400
+
+
+async def test_the_ledger_says_when_and_what_a_fault_spoiled() -> None:
+    account = AccountProfile(name="i", provider="infobip", faults=["bad_encoding"])
+    sim = Simulator(Profile([account]), clock=lambda: 1_800_000_000.5)
+    async with sim, aiohttp.ClientSession() as http:
+        sim.send("i", 3, sent_at=1_799_999_999.0, plan=[(1, "DELIVERED_TO_HANDSET")])
+        async with http.get(f"{sim.url('i')}/sms/1/reports") as answer:
+            body = await answer.read()
+        given = sim.given("i")
+        assert [one.at for one in given] == [1_800_000_000.5] * 3
+        (hit,) = [one for one in given if one.spoiled]
+        before, _, after = body.partition(b"\xe9\xff")
+        assert before.rindex(hit.message_id.encode()) == max(
+            before.rfind(one.message_id.encode()) for one in given
+        )
+        assert hit.message_id.encode() not in after
+
+
 def test_it_imports_nothing_of_the_engine() -> None:
     files = list(Path(engine.sim.__file__).parent.glob("*.py"))
     assert len(files) > 10

@@ -45,6 +45,8 @@ def check_tracked(account: AccountConfig, items: Sequence[Tracked]) -> None:
         kind = "batch" if item.batch_id is not None else "message"
         if not (item.batch_id or item.message_id):
             faults.append(f"{account.name}: an item needs a batch id or a message id")
+        elif not _is_unicode(item):
+            faults.append(f"{account.name}: a {kind} holds characters that are not Unicode text")
         elif kind not in tracks:
             takes = " and ".join(sorted(f"{name} ids" for name in tracks)) or "nothing"
             faults.append(
@@ -62,6 +64,16 @@ def check_tracked(account: AccountConfig, items: Sequence[Tracked]) -> None:
             )
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
+
+
+def _is_unicode(item: Tracked) -> bool:
+    """Whether its texts can be stored: half of a surrogate pair cannot."""
+    words = (item.batch_id, item.message_id, item.reference, *item.recipients, *item.references)
+    try:
+        "".join(word for word in words if word).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def take_tracked(

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from engine.config.values import printable
 from engine.core.errors import ConfigError
 from engine.core.units import time_ms
 
@@ -244,6 +245,10 @@ def _word(table: dict[str, Any], name: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, str) and value.strip():
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair, as JSON can escape it
+            raise ValueError(f"{name}: is not Unicode text: {_shown(value)}") from None
         return value.strip()
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -277,4 +282,4 @@ def _sent(value: object) -> int | None:
 def _shown(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     cut = text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"
-    return json.dumps(cut, ensure_ascii=False)
+    return printable(json.dumps(cut, ensure_ascii=False), 4 * SHOWN_MAX)

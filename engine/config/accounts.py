@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def _certificates(reading: Reading, value: object) -> Path:
     import ssl  # for whoever names a file: it takes a while
 
     path = reading.path(value)
-    if not path.is_file():
+    if not isfile(path):  # also one whose name no system would take
         raise ValueError("there is no such file")
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -11,6 +11,8 @@ It must never be replaced by a lenient decoder, and a cause must never quote the
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +20,10 @@ import orjson
 
 # msgspec: its own errors. ValueError: invalid UTF-8 (UnicodeDecodeError), orjson's errors.
 DECODE_ERRORS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+
+# Levels of one record. Four are the most that a delivery report has; what is accepted has to be
+# written, read and written again, and JSON writers give up at 254.
+NESTING_MAX: Final = 200
 
 # An integer of 19 digits or more may not fit into 64 bits: orjson would round it.
 _LONG_INTEGER: Final = re.compile(rb"[0-9]{19}")
@@ -29,7 +35,11 @@ _decode: Final = msgspec.json.Decoder().decode
 
 def decode_list(inner: bytes | memoryview) -> list[Any]:
     """Decode the inside of an array: values and the commas between them."""
-    values: list[Any] = _decode(b"".join((b"[", inner, b"]")))
+    raw = b"".join((b"[", inner, b"]"))
+    values: list[Any] = _decode(raw)
+    # Records without containers in them, as most are, need no look: each has one brace.
+    if _openers(raw) - [type(value) for value in values].count(dict) > NESTING_MAX:
+        _refuse_deep(values)
     return values
 
 
@@ -37,15 +47,34 @@ def decode_value(raw: bytes) -> Any:
     """Decode one value.
 
     msgspec counts nesting on the interpreter's stack, so its limit depends on who calls. What it
-    finds too deep goes to orjson, whose limit (1,024) is fixed: whether a record is accepted then
-    depends on the record alone.
+    finds too deep goes to orjson, whose limit (1,024) is fixed, and then to a limit of our own:
+    whether a record is accepted depends on the record alone.
     """
     try:
-        return _decode(raw)
+        value = _decode(raw)
     except RecursionError:
         if _LONG_INTEGER.search(raw):
             raise
-        return orjson.loads(raw)
+        value = orjson.loads(raw)
+    if _openers(raw) > NESTING_MAX:
+        _refuse_deep([value])
+    return value
+
+
+def _openers(raw: bytes) -> int:
+    return raw.count(b"[") + raw.count(b"{")
+
+
+def _refuse_deep(values: Iterable[Any]) -> None:
+    """Raise RecursionError where one of the values has more than NESTING_MAX levels."""
+    for _ in range(NESTING_MAX + 1):
+        containers = [value for value in values if type(value) is dict or type(value) is list]
+        if not containers:
+            return
+        values = chain.from_iterable(
+            value.values() if type(value) is dict else value for value in containers
+        )
+    raise RecursionError
 
 
 def encode(value: Any) -> bytes:

@@ -51,12 +51,12 @@ class PipeRows:
         self._refused: bytearray | None = None  # not a report: what is kept of it
         self._refused_more = False
         self._refused_line = 0
-        self._open: list[str] | None = None  # lines of the row that may go on
+        self._open: list[str] | None = None  # lines of the row that may go on, each with its \r
         self._open_size = 0
         self._open_line = 0
-        self._open_cr = False  # its latest line ended with \r\n
         self._open_ended = False  # it was set aside: what continues it goes the same way
-        self._blanks = 0  # blank lines since, inside or after that row
+        self._blanks: list[str] = []  # blank lines since, inside or after that row
+        self._blanks_size = 0
         self._closed = False
 
     def feed(self, chunk: bytes) -> list[list[str]]:
@@ -191,11 +191,11 @@ class PipeRows:
             raw = raw.removeprefix(_BOM)
         text = _text(raw)
         if not text or text.isspace():
-            self._blanks += 1
+            self._keep_blank(text + "\r" if with_cr else text)
         elif self.header is None:
             self._take_header(whole, text)
         elif self._open_last:
-            self._take_open(raw, text, out, with_cr)
+            self._take_open(raw, text, out, end="\r" if with_cr else "")
         else:
             row = text.split("|")
             self.rows += 1
@@ -238,12 +238,11 @@ class PipeRows:
 
     # -- rows whose last column is free text ---------------------------------------------------
 
-    def _take_open(self, raw: bytes, text: str, out: list[list[str]], with_cr: bool) -> None:
+    def _take_open(self, raw: bytes, text: str, out: list[list[str]], *, end: str) -> None:
         if _ROW.match(text):
             self._finish_open(out)
             self.rows += 1
-            self._open, self._open_size, self._open_line = [text], len(raw), self._line
-            self._open_cr = with_cr
+            self._open, self._open_size, self._open_line = [text + end], len(raw), self._line
             self._open_ended = False
             if text.count("|") < self._columns - 1:
                 self._set_aside_row(raw, self._line)
@@ -253,32 +252,45 @@ class PipeRows:
             if not self._open_ended:
                 self.rows += 1
                 self._set_aside_row(raw, self._line)
-            self._blanks = 0
             return
-        self._open_size += len(raw) + 1 + self._blanks
+        self._open_size += len(raw) + 1 + self._blanks_size
         if self._open_size > self._line_max:
             kept = "\n".join(self._open).encode()
             cause = f"a row of more than {self._line_max} bytes"
             self._flaw(cause, self._open_line, kept, truncated=True)
             self._open, self._open_ended = None, True
+            self._forget_blanks()
             return
-        # A blank line inside a text belongs to it; one after it does not. Its line ends stay as
-        # they came: the last one alone is the row's own.
-        end = "\r" if self._open_cr else ""
-        self._open[-1] += end
-        self._open.extend([end] * self._blanks)
-        self._open.append(text)
-        self._open_cr = with_cr
-        self._blanks = 0
+        # A blank line inside a text belongs to it; one after it does not. Lines stay as they came:
+        # the last line end alone is the row's own.
+        self._open.extend(self._blanks)
+        self._open.append(text + end)
+        self._forget_blanks()
+
+    def _keep_blank(self, text: str) -> None:
+        """A blank line, which the row before may go on behind; no more than a row may have."""
+        if self._open is None:
+            return
+        self._blanks_size += len(text) + 1
+        if self._open_size + self._blanks_size <= self._line_max:
+            self._blanks.append(text)
+
+    def _forget_blanks(self) -> None:
+        self._blanks.clear()
+        self._blanks_size = 0
 
     def _finish_open(self, out: list[list[str]]) -> None:
         if self._open is not None:
-            out.append("\n".join(self._open).split("|", self._columns - 1))
+            text = "\n".join(self._open).removesuffix("\r")
+            out.append(text.split("|", self._columns - 1))
         self._open = None
-        self._blanks = 0
+        self._forget_blanks()
 
     def _cut(self, out: list[list[str]]) -> None:
-        """Set the last line aside: the end of a number may be missing."""
+        """Set the last line aside: the end of a number may be missing.
+
+        A row whose line has ended counts, also where its free text may have gone on.
+        """
         self.cause = f"cut after {self.rows} rows (line {self._line})"
         raw = b"".join(self._parts)
         more = self._parts_size > len(raw)
@@ -290,7 +302,8 @@ class PipeRows:
             return
         if self._open is not None and not _MAYBE_ROW.match(_text(raw)):
             # The text of the row before goes on here, so that row is not whole either.
-            lines = [*self._open, *[""] * self._blanks]
+            lines = [*self._open, *self._blanks]
+            more = more or self._open_size + self._blanks_size > self._line_max
             raw = "\n".join(lines).encode() + b"\n" + raw
             self._flaw("cut off before its end", self._open_line, raw, truncated=more)
             self._open = None

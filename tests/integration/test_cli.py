@@ -188,13 +188,15 @@ def test_stats_and_show_make_no_store(folder: Path) -> None:
         ("d.csv", "", ["line 1: expected a header row"]),
         ("e.jsonl", '{"batch_id": "1"}\nnot json\n[1]\n', ["line 2: is not", "line 3: expected"]),
         ("f.jsonl", '{"batch_id": "1", "message_id": "2"}\n', ["line 1: expected", "not both"]),
+        ("h.jsonl", '{"batch_id": "\\ud800"}\n', ["line 1: batch_id: is not Unicode text"]),
+        ("i.csv", "batch_id,sent_at\n1,a\x9bb\u2028\n", [r'got "a\x9bb\u2028"']),
         ("g.txt", "x", ["expected a .csv or .jsonl file"]),
     ],
 )
 def test_a_faulty_file_is_refused_whole(
     folder: Path, name: str, text: str, faults: list[str]
 ) -> None:
-    (folder / name).write_text(text)
+    (folder / name).write_text(text, encoding="utf-8")
     done = cli(
         *("track", "--config", "engine.toml", "--account", "bulk-eu", "--file", name), cwd=folder
     )

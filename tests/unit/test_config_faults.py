@@ -72,6 +72,7 @@ def sink_fault(**keys: Any) -> str:
         ({"headers": {"A": 5}}, "headers.A: expected a string, { env = … } or { file = … }"),
         ({"push_secret": 5}, "push_secret: expected a string, { env = … } or { file = … }"),
         ({"ca_file": "no.pem"}, "ca_file: there is no such file"),
+        ({"ca_file": "x" * 300}, "ca_file: there is no such file"),
         ({"start": "2026-11-01T00:00:00"}, "start: expected a time with an offset, such as"),
         ({"start": 5, "lookback": "1d"}, 'lookback: goes not together with "start"'),
         ({"start": 5, "end": 5}, 'end: expected a time after "start"'),

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from engine.parsing import json_cursor
 from engine.parsing.flaw import FLAW_RAW_MAX, Flaw
+from engine.parsing.json_decode import NESTING_MAX
 from engine.parsing.json_items import JsonItems
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -163,13 +165,20 @@ def test_too_deep_costs_only_itself(depth: int) -> None:
     assert items.complete
 
 
+def test_what_is_accepted_can_be_written() -> None:
+    body = b'{"r":[' + b'{"a":' * NESTING_MAX + b"1" + b"}" * NESTING_MAX + b"]}"
+    (record,), _ = read(body)
+    assert orjson.loads(orjson.dumps(record)) == record
+
+
 def test_depth_does_not_depend_on_the_caller() -> None:
-    body = b'{"r":[' + b"[" * 1000 + b"]" * 1000 + b"]}"
+    def deeper(levels: int, nesting: int) -> int:
+        if levels:
+            return deeper(levels - 1, nesting)
+        return len(read(b'{"r":[0,' + b"[" * nesting + b"]" * nesting + b",1]}")[0])
 
-    def deeper(levels: int) -> int:
-        return deeper(levels - 1) if levels else len(read(body)[0])
-
-    assert deeper(0) == deeper(300) == 1
+    assert deeper(0, NESTING_MAX) == deeper(600, NESTING_MAX) == 3
+    assert deeper(0, NESTING_MAX + 1) == deeper(600, NESTING_MAX + 1) == 2
 
 
 def test_depth_without_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,21 @@ def test_the_last_column_may_hold_anything(size: int) -> None:
     assert pipe.rows == 5
 
 
+@pytest.mark.parametrize("size", [1, 10, 1 << 20])
+def test_a_text_keeps_its_blank_lines_as_they_are(size: int) -> None:
+    body = b"0|ok\n1|11|a\n \t\r\nb\r\n\nc\r\n \n2|11|d\n  "
+    rows, _ = read(body, 3, size, open_last=True)
+    assert [row[2] for row in rows] == ["a\n \t\r\nb\r\n\nc", "d"]
+
+
+@pytest.mark.parametrize("size", [3, 1 << 20])
+def test_blank_lines_without_end_are_bounded(size: int) -> None:
+    body = b"0|ok\n1|11|a\n" + b" \n" * 100 + b"2|11|b\n" + b" \n" * 100 + b"more\n3|0|c"
+    rows, pipe = read(body, 3, size, open_last=True, line_max=50)
+    assert rows == [["1", "11", "a"], ["3", "0", "c"]]
+    assert [flaw.cause for flaw in pipe.flaws] == ["a row of more than 50 bytes"]
+
+
 @pytest.mark.parametrize("size", [1, 1 << 20])
 def test_a_cut_text_takes_its_row_along(size: int) -> None:
     body = b"0|ok\n1|11|a\n2|11|b\n"

@@ -63,7 +63,7 @@ def test_lines_are_short() -> None:
         for path in _text_files()
         if path.suffix in (".py", ".sql", ".sh", "")
         for number, line in enumerate(_text(path).splitlines(), 1)
-        if len(line) > LINE_MAX and "://" not in line and "samples" not in path.parts
+        if len(line) > LINE_MAX and "://" not in line and not {"samples", "found"} & set(path.parts)
     ])  # fmt: skip
 
 

@@ -319,12 +319,13 @@ class AccountPoller:
     async def _rung(self, work: Work, slot: Slot | None) -> None:
         """Ask for a batch or a message by its id."""
         poll = await self._question(work)
-        rows = finals = repeats = 0
+        rows = finals = flaws = repeats = 0
         while True:
             reply = await self._asker.ask(poll, slot)
             slot = None
             rows += reply.reports + reply.flaws
             finals += reply.finals
+            flaws += reply.flaws
             if reply.outcome.verb is not Verb.MORE:
                 break
             done = await self._asker.commit(reply.page)
@@ -336,8 +337,9 @@ class AccountPoller:
                 reply = reply.emptied(self._asker.page())
                 break
         if reply.answered:
-            reply.page.settle = self._settle(work, poll.now_ms, reply)
-            reply.page.settle.rows, reply.page.settle.finals = rows, finals
+            settle = reply.page.settle = self._settle(work, poll.now_ms, reply)
+            settle.rows, settle.finals, settle.flaws = rows, finals, flaws
+            settle.alone = poll.recipient is not None
             self._watch.succeeded(work)
         else:
             self._watch.failed(reply)

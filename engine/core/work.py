@@ -33,8 +33,10 @@ class Settle(msgspec.Struct, kw_only=True):
     work: Work
     ladder: Ladder
     now_ms: int
-    rows: int = 0
+    rows: int = 0  # what could not be read included
     finals: int = 0
+    flaws: int = 0  # of the rows: those that could not be read
+    alone: bool = False  # the one recipient that is still open was asked for, not the batch
     code: str | None = None  # the provider does not know it, and said so with this code
     text: str | None = None
     chance: float = 0.0  # for the next rung's jitter

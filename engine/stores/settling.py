@@ -14,6 +14,9 @@ from .transaction import Transaction
 # Messages of one batch that one transaction ends; a batch is rarely larger.
 BATCH_MAX = 200_000
 
+# Where the last answer of a ladder is visibly not whole, it is asked for once more after these.
+SHORT_WAITS_MS = (1_000, 30_000)
+
 
 def batch_over(tx: Transaction, work: Work, traits: Traits, *, rows: int, all_final: bool) -> bool:
     """A batch with recipients is over when each of them is final; one without, when an answer
@@ -44,9 +47,13 @@ def settle(post: Posting, step: Settle) -> None:
     ended = not step.over and _over(post, step, work)
     due_ms = None
     if not ended:
-        work.answered_ms = max(work.answered_ms, step.ladder.reached_ms(work.start_ms, step.now_ms))
+        answered_ms = max(work.answered_ms, step.ladder.reached_ms(work.start_ms, step.now_ms))
         if not step.over:
-            due_ms = step.ladder.next_due_ms(work.start_ms, work.answered_ms, step.chance)
+            due_ms = step.ladder.next_due_ms(work.start_ms, answered_ms, step.chance)
+            if due_ms is None:
+                due_ms = _once_more_ms(post, step, work)
+            else:
+                work.answered_ms = answered_ms
         if due_ms is None:
             pending = _pending_of(post.tx, work, post.page.traits)
             _give_verdicts(post, pending, step)
@@ -58,6 +65,28 @@ def settle(post: Posting, step: Settle) -> None:
     if step.code is not None:
         work.data |= {"code": step.code, "text": step.text}
     post.done.put.extend(post.tx.put_works([work]))
+
+
+def _once_more_ms(post: Posting, step: Settle, work: Work) -> int | None:
+    """When to ask for the last rung again before a verdict is given on it; None: not again."""
+    tries = int(work.data.get("short", 0))
+    if tries == len(SHORT_WAITS_MS) or not _is_short(post, step, work):
+        return None
+    work.data = work.data | {"short": tries + 1}
+    return step.now_ms + SHORT_WAITS_MS[tries]
+
+
+def _is_short(post: Posting, step: Settle, work: Work) -> bool:
+    """Whether the answer had rows that cannot be read, or fewer than had been told before.
+
+    Asked of texts without an end mark alone: elsewhere the parser knows what was cut.
+    """
+    if step.code is not None or not post.page.traits.derives_ids:
+        return False
+    if step.flaws:
+        return True
+    messages = post.tx.batch_messages(work.account, work.key, pending=step.alone, limit=BATCH_MAX)
+    return step.rows < sum(known.revision > 0 for known in messages)
 
 
 def _over(post: Posting, step: Settle, work: Work) -> bool:

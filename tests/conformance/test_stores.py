@@ -698,13 +698,14 @@ async def test_a_batch_that_was_reported_before_it_was_tracked(
     store: Store, recipients: tuple[str, ...]
 ) -> None:
     """A report that is pushed may be faster than `track`: the batch is asked for all the same."""
-    early = report(f"b1:{R1}", batch_id="b1", recipient=R1)
+    early, again = (report(f"b1:{R1}", batch_id="b1", recipient=R1) for _ in range(2))
     await commit(store, early, traits=DERIVED)
     new = await track(store, tracked("b1", *recipients), traits=DERIVED)
     assert [one.key for one in new] == ["b1"]
     rows = [report(f"b1:{r}", State.DELIVERED, batch_id="b1", recipient=r) for r in recipients[1:]]
     assert not (await settle(store, new[0], *rows, traits=DERIVED)).ended
-    await settle(store, new[0], traits=DERIVED, after_s=1800)
+    rows = [report(f"b1:{r}", State.DELIVERED, batch_id="b1", recipient=r) for r in recipients[1:]]
+    await settle(store, new[0], again, *rows, traits=DERIVED, after_s=1800)
     assert (await get(store, f"b1:{R1}")).verdict == "last_known"
     assert (await tallies(store))["pending"] == 0
 
@@ -755,6 +756,36 @@ async def test_a_batch_climbs_its_ladder_to_its_verdicts(store: Store) -> None:
     await commit(store, report(f"b1:{R2}", State.DELIVERED), traits=DERIVED)
     assert (await get(store, f"b1:{R2}")).revision == 2
     assert (await tallies(store))["verdict:never_reported"] == 0
+
+
+@pytest.mark.parametrize("short", ["fewer rows", "a flaw", "no row of the one asked for"])
+async def test_no_verdict_on_an_answer_that_is_visibly_not_whole(store: Store, short: str) -> None:
+    """Its end is missing, and nothing else says so: the last rung is asked for again, twice."""
+    [asked] = await track(store, tracked("b1", R1, R2), traits=DERIVED)
+
+    def rows(*states: State) -> list[Report]:
+        pairs = zip((R1, R2), states, strict=False)
+        return [report(f"b1:{r}", state, batch_id="b1", recipient=r) for r, state in pairs]
+
+    done = await settle(store, asked, *rows(State.DELIVERED, State.ENROUTE), traits=DERIVED)
+    more: dict[str, Any] = {"flaws": int(short == "a flaw")}
+    more["alone"] = short == "no row of the one asked for"
+    given = [] if more["alone"] else rows(State.DELIVERED)
+    for wait_s in (1, 30):
+        step = done.put[0]
+        done = await settle(store, step, *given, traits=DERIVED, after_s=2000, **more)
+        assert (done.verdicts, done.ended) == (0, [])
+        assert [one.due_ms for one in await works(store)] == [T0 + (2000 + wait_s) * 1000]
+    last = done.put[0]
+    assert last.answered_ms == 300_000
+    if short == "fewer rows":  # the third time it is whole
+        ends = rows(State.DELIVERED, State.DELIVERED)
+        done = await settle(store, last, *ends, traits=DERIVED, after_s=2040)
+        assert (done.verdicts, done.ended, done.records) == (0, [asked.id], 1)
+    else:
+        done = await settle(store, last, *given, traits=DERIVED, after_s=2040, **more)
+        assert (done.verdicts, done.ended) == (1, [asked.id])
+        assert (await get(store, f"b1:{R2}")).verdict == "last_known"
 
 
 async def test_a_batch_with_recipients_ends_when_each_is_final(store: Store) -> None:

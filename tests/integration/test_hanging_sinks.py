@@ -1,0 +1,222 @@
+"""Sinks that hang, let go half way, or cannot be ended: others and polls do not feel it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from engine import dispatcher as dispatching
+from engine.core.contracts import Batch
+from engine.core.errors import SinkError
+from engine.idle import until_idle
+from engine.offload import GONE_S, Hanging, Offload
+from engine.worker import Engine
+from tests.integration.harness import bulksms, configured, hasty, lines, until
+from tests.integration.standin import Standin
+from tests.integration.test_disk import Queue
+from tests.integration.test_sinks_end_to_end import (
+    LADDER,
+    NUMBER,
+    STEPS,
+    Toy,
+    in_order,
+    stepping,
+    with_toy,
+)
+
+
+def hang(toy: Toy, at: str) -> anyio.Event:
+    """Its calls do not come back until the event is set; then they do as before."""
+    mended, act = anyio.Event(), getattr(toy, at)
+
+    async def hanging(*args: Any) -> None:
+        await mended.wait()
+        await act(*args)
+
+    setattr(toy, at, hanging)
+    return mended
+
+
+async def noted(poller: Engine) -> bytes:
+    notes = await poller.store.read(lambda tx: tx.notes("sink"))
+    return notes["toy"]
+
+
+@pytest.mark.parametrize("at", ["open", "write"])
+async def test_a_call_that_hangs_is_given_up_and_made_again(
+    tmp_path: Path, standin: Standin, at: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = configured(tmp_path, bulksms(stepping(standin), schedule=LADDER))
+    config, toy = with_toy(base, timeout_s=0.2)
+    mended = hang(toy, at)
+    async with hasty(config) as poller:
+        await poller.track("bulk", batch_id="1", recipients=[NUMBER])
+        await until(lambda: len(lines(tmp_path)) == len(STEPS))
+        hung = poller.dispatchers[-1]
+        await until(lambda: hung.health.failures > 1)
+        assert hung.health.failing == "has not answered for 200ms"
+        (stuck,) = await until_idle(poller, 0.2)
+        assert stuck == "sink toy: it has not taken everything; has not answered for 200ms"
+        with anyio.fail_after(10):  # for `stats`, noted once a second
+            while b"has not answered" not in await noted(poller):
+                await anyio.sleep(0.05)
+        mended.set()
+        assert await until_idle(poller, 10) == []
+    assert toy.taken == lines(tmp_path)
+    told = [r.getMessage() for r in caplog.records if "has not answered" in r.getMessage()]
+    assert len(told) == 1
+
+
+async def test_a_call_that_cannot_be_ended_is_told(
+    tmp_path: Path,
+    standin: Standin,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatching, "OVERDUE_S", 0.1)
+    monkeypatch.setattr(dispatching, "CALL_LONG_S", 0.1)
+    base = configured(tmp_path, bulksms(stepping(standin), schedule=LADDER), shutdown_grace="1s")
+    config, toy = with_toy(base, timeout_s=0.1)
+    let_go = anyio.Event()
+
+    async def deaf(batch: Batch) -> None:
+        with anyio.CancelScope(shield=True):
+            await let_go.wait()
+
+    toy.write = deaf  # type: ignore[method-assign]
+    async with hasty(config) as poller:
+        await poller.track("bulk", batch_id="1", recipients=[NUMBER])
+        await until(lambda: len(lines(tmp_path)) == len(STEPS))
+        await until(lambda: "does not let go" in caplog.text)
+        assert (poller.dispatchers[-1].dead or "").startswith("has not answered since 20")
+        await anyio.sleep(1.2)  # it is looked at once a second
+        assert caplog.text.count("does not let go") == 1
+        let_go.set()
+
+
+async def test_one_that_dies_in_the_middle_of_a_batch(tmp_path: Path, standin: Standin) -> None:
+    queue = Queue(standin)
+    config, toy = with_toy(configured(tmp_path, queue.account()))
+    deaths = 0
+
+    async def dying(batch: Batch) -> None:
+        nonlocal deaths
+        records = [msgspec.json.decode(line) for line in batch.lines]
+        if deaths < 5 and len(records) > 1:
+            deaths += 1
+            toy.taken += records[: len(records) // 2]
+            raise SinkError("the connection was lost")
+        toy.taken += records
+
+    toy.write = dying  # type: ignore[method-assign]
+    async with hasty(config) as poller:
+        await until(lambda: deaths == 5, 20)
+        queue.dry = True
+        assert await until_idle(poller, 10) == []
+    ids = [one["message_id"] for one in toy.taken]
+    assert set(ids) == set(queue.given), "nothing is dropped"
+    assert list(dict.fromkeys(ids)) == [one["message_id"] for one in lines(tmp_path)], "in order"
+    assert len(ids) > len(set(ids)), "what was taken before it died came again"
+
+
+async def test_one_that_is_a_hundred_times_slower(tmp_path: Path, standin: Standin) -> None:
+    queue = Queue(standin)
+    config, toy = with_toy(configured(tmp_path, queue.account()), timeout_s=60)
+    config = msgspec.structs.replace(
+        config,
+        sinks=(
+            *config.sinks[:-1],
+            msgspec.structs.replace(
+                config.sinks[-1], batch=msgspec.structs.replace(config.sinks[-1].batch, records=1)
+            ),
+        ),
+    )
+    write, slow = toy.write, True
+
+    async def slowly(batch: Batch) -> None:
+        if slow:
+            await anyio.sleep(0.3)
+        await write(batch)
+
+    toy.write = slowly  # type: ignore[method-assign]
+    async with hasty(config) as poller:
+        before = queue.asked
+        await until(lambda: len(lines(tmp_path)) >= 200, 20)
+        assert queue.asked - before >= 10, "polling goes on"
+        assert len(toy.taken) < 100
+        assert poller.dispatchers[-1].health.failing is None, "slow is not dead"
+        queue.dry, slow = True, False
+        assert await until_idle(poller, 20) == []
+    assert [one["message_id"] for one in toy.taken] == [
+        one["message_id"] for one in lines(tmp_path)
+    ]
+    in_order(toy.taken)
+
+
+@pytest.mark.parametrize("at", ["write", "open", "close"])
+async def test_the_end_does_not_wait_for_a_sink_that_hangs(
+    tmp_path: Path,
+    standin: Standin,
+    at: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(dispatching, "CLOSE_S", 0.5)
+    base = configured(tmp_path, bulksms(stepping(standin), schedule=LADDER), shutdown_grace="1s")
+    config, toy = with_toy(base)
+    hang(toy, at)
+    with anyio.fail_after(20):
+        async with hasty(config) as poller:
+            await poller.track("bulk", batch_id="1", recipients=[NUMBER])
+            await until(lambda: len(lines(tmp_path)) == len(STEPS))
+    assert ("did not close within" in caplog.text) == (at == "close")
+    config, toy = with_toy(base)
+    async with hasty(config):
+        if at != "close":
+            await until(lambda: len(toy.taken) == len(STEPS))
+    assert len(lines(tmp_path)) == len(STEPS)
+
+
+async def test_a_thread_that_hangs_in_the_system_is_left_behind() -> None:
+    offload, release, done = Offload("test-hanging"), threading.Event(), []
+    with anyio.move_on_after(0.05) as scope:
+        await offload.run(release.wait)
+    assert scope.cancelled_caught
+    assert offload.hangs
+    with pytest.raises(Hanging, match="the call before it still hangs"):
+        await offload.run(done.append, 1)
+    closing = time.monotonic()
+    await offload.close()
+    assert time.monotonic() - closing < 10 * GONE_S
+    release.set()
+    await until(lambda: not offload.hangs)
+    await offload.run(done.append, 2)
+    assert done == [2], "what was refused was not done later"
+    await offload.close()
+
+
+async def test_a_process_whose_output_nobody_reads_ends(tmp_path: Path, standin: Standin) -> None:
+    queue = Queue(standin)
+    (tmp_path / "engine.toml").write_text(
+        f'shutdown_grace = "2s"\n[[accounts]]\nname = "info"\nprovider = "infobip"\n'
+        f'base_url = "{queue.url}"\napi_key = "k3y-canary"\n'
+        'schedule = { interval = "50ms", idle_interval = "50ms" }\n'
+        'limits = { requests = 1000, per = "1s" }\n'
+        '[[sinks]]\nname = "pipe"\ntype = "stdout"\n'
+    )
+    command = [sys.executable, "-m", "engine", "run", "--config", str(tmp_path / "engine.toml")]
+    async with await anyio.open_process(command, stdout=-1, stderr=-1) as process:
+        await until(lambda: queue.asked > 12, 30)  # far more than a pipe holds
+        asked = queue.asked
+        await until(lambda: queue.asked > asked + 3, 30, "polling goes on")
+        process.send_signal(signal.SIGTERM)
+        with anyio.fail_after(20):
+            assert await process.wait() == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import drain, ladder, memory, start, throughput
+from benchmarks import drain, isolation, ladder, memory, start, throughput
 from benchmarks.harness import Case, Row, machine, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -68,6 +68,13 @@ CASES = (
         size=5_000,
         unit="polls",
         run=throughput.bulksms_polls,
+    ),
+    Case(
+        name="isolation",
+        about="150 healthy accounts, alone and beside 50 sick ones: lateness and throughput",
+        size=3_000,
+        unit="rungs",
+        run=isolation.run,
     ),
 )
 SINGLE = frozenset({"ladder-lateness", "messangi-memory", "idle-start"})  # one run says enough

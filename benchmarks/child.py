@@ -77,6 +77,45 @@ async def _engine(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _records(poller: Engine, accounts: list[str]) -> int:
+    return sum(poller.telemetry.of("records", name) for name in accounts)
+
+
+async def _isolation(spec: dict[str, Any]) -> dict[str, Any]:
+    """Rungs of many accounts in turn at a steady rate, then a burst of them at one moment."""
+    config = engine.configure(spec["config"], base=Path(spec["base"]))
+    healthy: list[str] = spec["healthy"]
+    async with engine.open(config) as poller:
+        for number, name in enumerate(spec["sick"]):
+            await _track(poller, name, number * 100, [time.time_ns() // 1_000_000] * 50)
+        await anyio.sleep(spec["warm_s"])
+        due_ms = _due({**spec, "lead_s": 8.0})
+        due_ms += [due_ms[-1] + 2000] * spec["burst"]
+        for place, name in enumerate(healthy):
+            items = [
+                Tracked(
+                    batch_id=str(spec["first"] + n),
+                    recipients=[f"44{spec['first'] + n:010d}"],
+                    sent_ms=due_ms[n] - round(spec["rung_s"] * 1000),
+                )
+                for n in range(place, len(due_ms), len(healthy))
+            ]
+            await poller.track_all(name, items)
+        if time.time() * 1000 > due_ms[0]:
+            raise RuntimeError("tracking took too long: a longer lead is needed")
+        cpu = time.process_time()
+        with anyio.fail_after(spec["patience_s"]):
+            while _records(poller, healthy) < len(due_ms):  # noqa: ASYNC110 - it has no event
+                await anyio.sleep(LOOK_S * 20)
+        used = time.process_time() - cpu
+        sick = {
+            name: poller.telemetry.of("requests", name)
+            for name in poller.pollers
+            if name not in healthy
+        }
+    return {"due_ms": due_ms, "cpu_s": used, "sick_requests": sick}
+
+
 async def _bare(job: str, spec: dict[str, Any]) -> dict[str, Any]:
     loop = {
         "bare-infobip": bare.drain,
@@ -96,7 +135,8 @@ async def _bare(job: str, spec: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     job, spec = sys.argv[1], json.load(sys.stdin)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        done = runner.run(_engine(spec) if job == "engine" else _bare(job, spec))
+        jobs = {"engine": _engine, "isolation": _isolation}
+        done = runner.run(jobs[job](spec) if job in jobs else _bare(job, spec))
     print(json.dumps(done))
 
 

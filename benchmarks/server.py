@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -140,6 +141,7 @@ async def _serve(handle: Handle) -> None:
 
 
 async def _simulate(spec: dict[str, Any]) -> None:
+    os.nice(spec.get("nice", 0))
     accounts = [
         AccountProfile(
             **{

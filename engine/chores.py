@@ -98,12 +98,13 @@ class Chores:
         poller.on_commit()
         await engine.store.write(lambda tx: tx.put_note(item.account, f"replay:{order.id}", note))
 
-    async def note_status(self) -> None:
-        """Leave for `stats` what only this process knows."""
+    async def note_status(self, account: str | None = None) -> None:
+        """Leave for `stats` what only this process knows; or only what has become of an account:
+        to look through all at each failure of one would make its trouble everybody's."""
         statuses: dict[tuple[str, str], bytes] = {}
-        for name in self._engine.pollers:
+        for name in self._engine.pollers if account is None else (account,):
             statuses[name, "status"] = orjson.dumps(self._engine.status(name))
-        for sink in self._engine.dispatchers:
+        for sink in self._engine.dispatchers if account is None else ():
             sink.look()
             statuses[sink.name, "sink"] = orjson.dumps({"trouble": sink.dead})
         changed = {key: note for key, note in statuses.items() if note != self._statuses.get(key)}

@@ -54,7 +54,7 @@ DNS_CACHE_S = 60  # a provider that moves is found again within a minute
 HEAD_LINE_MAX = 16 * 1024  # one header, or the status line
 HEADERS_MAX = 128
 LAST_LOOK_S = 0.05  # what has arrived by the end of the patience is read before it ends
-PAUSE_EVERY = 1 << 20  # inflated bytes between two turns for the other tasks
+PAUSE_EVERY = READ  # inflated bytes between two turns for the other tasks
 try:
     USER_AGENT = f"dlr-engine/{version('dlr-engine')}"
 except PackageNotFoundError:  # run from a source tree

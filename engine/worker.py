@@ -264,7 +264,7 @@ class Engine:
         """A hold and a pause go on after a crash."""
         if self._group is not None:
             self._group.start_soon(self._keep_limit, account)
-            self._group.start_soon(self._chores.note_status)
+            self._group.start_soon(self._chores.note_status, account.name)
 
     async def _keep_limit(self, account: AccountConfig) -> None:
         try:

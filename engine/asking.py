@@ -18,7 +18,7 @@ import msgspec
 from engine.committing import Committer
 from engine.config.model import AccountConfig
 from engine.core.clock import Clock
-from engine.core.contracts import Head, Outcome, Poll, Request, Verb
+from engine.core.contracts import Head, Kind, Outcome, Poll, Request, Verb
 from engine.core.errors import StoreError
 from engine.core.redact import Redactor
 from engine.core.work import Committed, Page
@@ -50,6 +50,7 @@ class Reply(Taken, kw_only=True):
     opened_ms: tuple[int, int] | None = None  # where these have open messages that are new
     retry_after_s: float | None = None
     timed_out: bool = False
+    judged: bool = False  # the account has been told of the failure
 
     def note(self, done: Committed) -> None:
         """A piece was committed."""
@@ -59,6 +60,11 @@ class Reply(Taken, kw_only=True):
     def emptied(self, page: Page) -> Reply:
         """The same, once its page has been committed: as if it had been the last."""
         return msgspec.structs.replace(self, outcome=Outcome(), page=page)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the account has to wait before it is asked again."""
+        return self.outcome.verb in (Verb.RETRY, Verb.PAUSE)
 
     @property
     def answered(self) -> bool:
@@ -97,6 +103,7 @@ class Asker:
         self._headers = tuple((k, v.reveal()) for k, v in account.headers.items())
         self._committer = Committer(account, store, telemetry, clock, redactor)
         self._intake = Intake(account, self._committer, telemetry)
+        self.on_failure: Callable[[Reply], None] = lambda reply: None
         self._token: str | None = None
         self._token_age = 0
         self._login = anyio.Lock()
@@ -129,11 +136,19 @@ class Asker:
             refused = await self._log_in(self._token_age, slot)
             slot = None
             if refused is not None:
+                self._judge(poll, refused)
                 return refused
         reply = await self._ask_logged_in(poll, slot)
-        if reply.outcome.verb in (Verb.RETRY, Verb.PAUSE):
+        self._judge(poll, reply)
+        if reply.failed:
             self.telemetry.count("failures", self.account.name)
         return reply
+
+    def _judge(self, poll: Poll, reply: Reply) -> None:
+        """Let the account feel a failure, once. A probe's is only told to who asked."""
+        if reply.failed and not reply.judged and poll.kind is not Kind.PROBE:
+            reply.judged = True
+            self.on_failure(reply)
 
     async def _ask_logged_in(self, poll: Poll, slot: Slot | None) -> Reply:
         """Ask; where the token has run out, log in and ask once more."""
@@ -205,6 +220,7 @@ class Asker:
             reply.timed_out = isinstance(error, Timeout) and error.sent
             reply.outcome = Outcome(verb=Verb.RETRY, cause=error.cause)
         finally:
+            self._judge(poll, reply)  # before the place is free: whoever waits for it is held, too
             if whole:  # nothing more is asked before this is durable
                 self._kept = slot
             else:

@@ -107,7 +107,7 @@ class Feed:
         visit = Visit()
         data = dict(work.data)
         if not data.get("spans"):
-            plan = self._plan(data)
+            plan = self._plan(data, work.start_ms)
             if plan is None:
                 if slot is not None:
                     slot.unused()
@@ -133,14 +133,18 @@ class Feed:
             self._keep_pace(visit)
         return visit
 
-    def _plan(self, data: dict[str, Any]) -> dict[str, Any] | None:
-        """The next slice: from the cursor less the overlap, up to now by the provider's clock."""
+    def _plan(self, data: dict[str, Any], began_ms: int) -> dict[str, Any] | None:
+        """The next slice: from the cursor less the overlap, up to now by the provider's clock.
+
+        `lookback` counts from when the feed was begun, not from the try that succeeds at last:
+        or what lies behind would slip away while the provider is down.
+        """
         account = self._account
         now_ms = self._asker.clock.now_ms()
         cursor: int | None = data.get("cursor")
         if cursor is None:
             lookback_ms = round((account.lookback_s or 0) * 1000)
-            start = account.start_ms if account.start_ms is not None else now_ms - lookback_ms
+            start = account.start_ms if account.start_ms is not None else began_ms - lookback_ms
             cursor = from_ms = start
         else:
             floor = data.get("start", cursor)

@@ -48,6 +48,7 @@ class Watch:
         self._tries: dict[int, int] = {}  # by work, since its last success
         self._failed_ms = 0
         self.on_refusal: Callable[[], None] = lambda: None
+        asker.on_failure = self.failed
 
     def resume(self, before: Health, *, once: bool) -> None:
         """Go on with a pause that the last process left: a restart is no new try at a password.

@@ -136,16 +136,20 @@ class AccountLimiter:
 
     async def slot(self) -> Slot:
         """Wait for a place in every window, for concurrency, and for the end of a hold."""
-        slot = self._take_now()
-        if slot is None:
-            slot = await self._wait()
-        if self.limiter._block and not self.limiter._spend(slot):
+        while True:
+            slot = self._take_now()
+            if slot is None:
+                slot = await self._wait()
+            if not self.limiter._block or self.limiter._spend(slot):
+                return slot
             try:
                 await self.limiter._refill(slot)
             except BaseException:
                 slot.unused()
                 raise
-        return slot
+            if not self.hold_s():
+                return slot
+            slot.unused()  # a hold began while the block was made durable
 
     def try_slot(self) -> Slot | None:
         """A slot now or none; none also where a durable block has to be reserved first."""

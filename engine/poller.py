@@ -302,7 +302,6 @@ class AccountPoller:
         self._near.look_again()  # the visit has moved the schedule
         now_ms = self._clock.now_ms()
         if visit.failed is not None:
-            self._watch.failed(visit.failed)
             for work in visit.left or works:
                 self._near.again(work, now_ms + self._watch.retry_ms(work))
             self._near.done(works)
@@ -341,13 +340,9 @@ class AccountPoller:
             settle.rows, settle.finals, settle.flaws = rows, finals, flaws
             settle.alone = poll.recipient is not None
             self._watch.succeeded(work)
-        else:
-            self._watch.failed(reply)
-            if reply.outcome.verb is Verb.RETRY and self.ladder.given_up(
-                work.start_ms, poll.now_ms
-            ):
-                reply.page.settle = self._settle(work, poll.now_ms, reply)
-                reply.page.settle.over = True
+        elif reply.outcome.verb is Verb.RETRY and self.ladder.given_up(work.start_ms, poll.now_ms):
+            reply.page.settle = self._settle(work, poll.now_ms, reply)
+            reply.page.settle.over = True
         done = await self._asker.commit(reply.page)
         self.on_commit()
         self._finish(work, done)

@@ -42,13 +42,17 @@ class Verdicts:
 
     async def _told_ms(self, work: Work, now_ms: int, pause_ms: int) -> int | None:
         """When a window that is still to be read will have told; None: there is none."""
-        name, sent_ms = work.account, work.start_ms
-        feed, windows = await self._asker.store.read(
+        name = work.account
+        feed, windows, found = await self._asker.store.read(
             lambda tx: (
                 tx.find_works(name, Kind.FEED, [""]),
                 tx.find_works(name, Kind.WINDOW, None),
+                tx.messages(name, [(work.key, "mt")]),
             )
         )
+        # Windows are in the provider's time, and by that it may be elsewhere than by the sender's.
+        placed = [known.placed_ms for known in found.values() if known.placed_ms is not None]
+        sent_ms = placed[0] if placed else work.start_ms
         covering = [w.due_ms for w in windows if w.data["from"] <= sent_ms < w.data["to"]]
         if covering:
             return max(now_ms, *covering) + pause_ms

@@ -66,7 +66,10 @@ class Engine:
         once: bool = False,
         store: Store | None = None,
         disk_usage: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage,
+        transport: Transport | None = None,
     ) -> None:
+        """`clock`, `rand`, `store` and `transport`: instead of the machine's, the configured
+        store and one HTTP client for each `ca_file`."""
         self.config = config
         self.clock: Clock = clock or RealClock()
         self.telemetry = Telemetry()
@@ -87,6 +90,7 @@ class Engine:
         self._once = once
         self._limits = KeptLimits(self.store, self.clock)
         self._transports: dict[str | None, Transport] = {}
+        self._given_transport = transport
         self._group: anyio.abc.TaskGroup | None = None
         self._chores = Chores(self, self._rand.random)
         self._polling = 0
@@ -250,7 +254,7 @@ class Engine:
     async def _transport(self, account: AccountConfig) -> Transport:
         ca_file = str(account.ca_file) if account.ca_file is not None else None
         if ca_file not in self._transports:
-            transport = Transport(ca_file=ca_file)
+            transport = self._given_transport or Transport(ca_file=ca_file)
             try:
                 await transport.open()
             except OSError as error:

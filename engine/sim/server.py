@@ -24,7 +24,7 @@ from engine.sim.control import mount
 from engine.sim.messages import Given, Message, Sent, Truth
 from engine.sim.meter import Violation
 from engine.sim.profile import FAULT_KINDS, AccountProfile, Fault, Profile
-from engine.sim.wire import Delivery, deliver, spoil
+from engine.sim.wire import deliver, spoil
 
 MAX_REQUEST = 1 << 20
 """Bytes of a request's body."""
@@ -247,26 +247,38 @@ class Simulator:
     async def _exchange(
         self, request: web.Request, account: Account, now: float, wait: float | None
     ) -> web.StreamResponse:
-        tally, profile = account.tally, account.profile
-        tally.requests += 1
-        number = tally.requests
-        fault = faults.choose(account) if wait is None else None
+        fault = self.admit(account, wait)
+        number, profile = account.tally.requests, account.profile
         call = await _call(request, account, now, number)
         kind = fault.kind if fault is not None else None
         account.seen.append(Seen(now, call.method, call.path, call.query, kind))
         if profile.latency or profile.latency_jitter:
             pause = profile.latency + account.rand.random() * profile.latency_jitter
             await asyncio.sleep(pause)
-        account.grow(now)
+        answer = self.respond(account, call, wait, fault)
+        delivery = await deliver(request, answer, fault, profile.gzip)
+        book(account, answer, delivery.written, delivery.sent, delivery.broken)
+        return delivery.response
+
+    # The provider without a wire: what the server below, and a simulated network, put around it.
+
+    def admit(self, account: Account, wait: float | None) -> Fault | None:
+        """Count a request that has arrived; the fault it meets. `wait` is the meter's word."""
+        account.tally.requests += 1
+        return faults.choose(account) if wait is None else None
+
+    def respond(
+        self, account: Account, call: Call, wait: float | None, fault: Fault | None
+    ) -> Answer:
+        """The answer to an admitted request: throttled, a refusal, or the provider's own."""
+        account.grow(call.now)
         if wait is not None:
             answer = self._throttled(account, call, wait)
         else:
             answer = self._answer(account, call, fault)
         if fault is not None:
-            tally.faults[fault.kind] += 1
-        delivery = await deliver(request, answer, fault, profile.gzip)
-        _book(account, answer, delivery)
-        return delivery.response
+            account.tally.faults[fault.kind] += 1
+        return answer
 
     def _throttled(self, account: Account, call: Call, wait: float) -> Answer:
         account.tally.throttled += 1
@@ -325,12 +337,12 @@ async def _call(request: web.Request, account: Account, now: float, number: int)
     )
 
 
-def _book(account: Account, answer: Answer, delivery: Delivery) -> None:
-    """What really went out goes into the books."""
-    answer.settle(delivery.written)
+def book(account: Account, answer: Answer, written: int, sent: int, broken: str | None) -> None:
+    """What really went out goes into the books: of the plain body, and of the wire's bytes."""
+    answer.settle(written)
     tally = account.tally
-    tally.statuses[delivery.broken or str(answer.status)] += 1
-    tally.bytes += delivery.sent
+    tally.statuses[broken or str(answer.status)] += 1
+    tally.bytes += sent
     tally.given += answer.reports
 
 

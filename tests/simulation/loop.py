@@ -1,0 +1,190 @@
+"""An asyncio event loop on virtual time: it never waits, and each of its steps can be the last.
+
+A step is one callback. Between two moments the loop runs what is ready, one step after the other;
+where nothing is, it moves time on to the next timer or to the next event of the world outside. A
+loop in which neither is left can never go on: that is reported, not waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import anyio._backends._asyncio as backend
+
+# Steps without time moving on: a loop that does so much at one moment goes round in circles.
+STEPS_AT_ONCE_MAX = 200_000
+
+
+class Crashed(BaseException):
+    """The process is dead: nothing of it may go on."""
+
+
+class Stuck(Exception):
+    """Nothing is ready, no timer runs, nothing comes from outside; or time stands still."""
+
+
+class Time:
+    """The world's own time, in seconds, and what will happen outside of the process."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = count()
+
+    def at(self, when: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (max(when, self.now), next(self._count), act))
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        self.at(self.now + seconds, act)
+
+    @property
+    def next_at(self) -> float | None:
+        return self._events[0][0] if self._events else None
+
+    def happen(self) -> None:
+        """The next event."""
+        self.now, _, act = heapq.heappop(self._events)
+        act()
+
+    def pass_to(self, when: float) -> None:
+        """Let time go by, with all that happens meanwhile."""
+        while self._events and self._events[0][0] <= when:
+            self.happen()
+        self.now = max(self.now, when)
+
+
+class Task(asyncio.Task[Any]):
+    """A task whose place in a set follows from when it was made, not from where it lies."""
+
+    _numbers = count()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._number = next(Task._numbers)
+        super().__init__(*args, **kwargs)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class _Scope(backend.CancelScope):
+    """Likewise: the order in which scopes are cancelled is the order of a set."""
+
+    __slots__ = ("_number",)
+    _numbers = count()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._number = next(_Scope._numbers)
+        super().__init__(*args, **kwargs)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """While it lasts, what anyio does is a function of what was asked of it."""
+    before = backend.CancelScope
+    Task._numbers = count()
+    _Scope._numbers = count()
+    backend.CancelScope = _Scope  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        backend.CancelScope = before  # type: ignore[misc]
+
+
+class Loop(asyncio.BaseEventLoop):
+    """The event loop of one process. `last_step` is the step before which the process dies.
+
+    `lag` says how late a timer fires, in seconds: other programs run on the machine, too.
+    """
+
+    def __init__(self, time: Time, lag: Callable[[], float] = lambda: 0.0) -> None:
+        super().__init__()
+        self._world = time
+        self._lag = lag
+        self._at_once = 0
+        self.steps = 0
+        self.last_step: int | None = None
+        self.halted: Callable[[], bool] = lambda: False
+        self.set_task_factory(lambda loop, coro, **kw: Task(coro, loop=loop, **kw))
+
+    def time(self) -> float:
+        return self._world.now
+
+    def bury(self) -> None:
+        """End all that is left of a dead process, in no time. Nothing of it reaches the world."""
+        self.set_exception_handler(lambda loop, context: None)
+        self.last_step = None
+        self.halted = lambda: False
+        self._world = _Aside(self._world.now)
+        self._at_once = 0
+        tasks = asyncio.all_tasks(self)
+        for task in sorted(tasks, key=hash):
+            task.cancel()
+        self.run_until_complete(_ended(tasks))
+        self.close()
+
+    def _run_once(self) -> None:
+        if not self._ready:
+            self._advance()
+        handle = self._ready.popleft()
+        if handle._cancelled:
+            return
+        self.steps += 1
+        self._at_once += 1
+        if self._at_once > STEPS_AT_ONCE_MAX:
+            raise Stuck(f"{STEPS_AT_ONCE_MAX:,} steps were made in no time")
+        if self.steps == self.last_step:
+            self._ready.appendleft(handle)
+            raise Crashed
+        handle._run()
+
+    def _advance(self) -> None:
+        world, timers = self._world, self._scheduled
+        self._at_once = 0
+        while not self._ready:
+            if self.halted():
+                raise Crashed
+            while timers and timers[0]._cancelled:
+                heapq.heappop(timers)._scheduled = False
+            outside = world.next_at
+            if outside is not None and (not timers or outside <= timers[0]._when):
+                world.happen()
+                continue
+            if not timers:
+                raise Stuck("nothing is ready, no timer runs and nothing comes from outside")
+            world.pass_to(timers[0]._when + self._lag())
+            while timers and timers[0]._when <= world.now:
+                handle = heapq.heappop(timers)
+                handle._scheduled = False
+                if not handle._cancelled:
+                    self._ready.append(handle)
+        self._timer_cancelled_count = 0
+
+    def _write_to_self(self) -> None:
+        """Nobody else runs: there is no one to wake."""
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Cancelled timers are dropped when it is their turn."""
+
+
+class _Aside(Time):
+    """The time of a dead process: its timers run out, the world's does not move."""
+
+    def __init__(self, now: float) -> None:
+        super().__init__()
+        self.now = now
+
+
+async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

@@ -1,0 +1,284 @@
+"""One run: lives of the engine one after the other, on one disk, in one world, to a quiet end."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+import msgspec
+
+from engine.config import Config
+from engine.core.errors import StoreTrouble
+from engine.idle import until_idle
+from engine.sim.messages import Sent
+from engine.stores.memory import MemoryStore
+from engine.stores.tracked import Tracked
+from engine.tracking import inbox_item
+from engine.worker import Engine
+from tests.simulation.checks import Checks
+from tests.simulation.disk import Disk
+from tests.simulation.loop import Crashed, Stuck, repeatable
+from tests.simulation.network import Network
+from tests.simulation.scenario import Crash, Scenario, Sending, draw
+from tests.simulation.sinks import Target, bound
+from tests.simulation.world import EPOCH_S, Process, Violation, World
+
+# After the faults the engine may still wait: for a hold of a minute, or an hourly try.
+SETTLE_S = 4000.0
+LOOK_S = 1.0
+
+
+@dataclass
+class Outcome:
+    """What a run came to."""
+
+    seed: int | str
+    digest: str
+    violation: Violation | None
+    lives: int
+    steps: int
+    records: int
+    requests: int
+    seconds: float
+
+
+class Run:
+    """One scenario, played."""
+
+    def __init__(
+        self,
+        seed: int | str,
+        scenario: Scenario | None = None,
+        *,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self.world = World(seed, tell=tell)
+        self.scenario = scenario or draw(seed)
+        self.tables = MemoryStore()
+        self.checks = Checks(self.world, self.scenario, self.tables)
+        self.hosts = self.scenario.hosts(self.world)
+        self.process: Process | None = None
+        self.engine: Engine | None = None
+        self.steps = 0
+        self.lives = 0
+        self._ahead_s = self.world.dice("wall").uniform(-1.0, 1.0)
+        self._untold: list[tuple[str, Tracked]] = []  # what the engine has not confirmed yet
+        self._targets = self._make_targets()
+        self._config: Config = self.scenario.config(bound(self._targets, self._living))
+
+    def play(self) -> Outcome:
+        world, scenario = self.world, self.scenario
+        for sending in scenario.sendings:
+            world.at(sending.at, lambda sending=sending: self._send(sending))  # type: ignore[misc]
+        for plan in scenario.accounts:
+            if plan.locked is not None:
+                start, end = plan.locked
+                right = plan.host.account.profile
+                wrong = msgspec.structs.replace(right, password="other")
+                account = plan.host.account
+                world.at(start, lambda a=account, p=wrong: setattr(a, "profile", p))  # type: ignore[misc]
+                world.at(end, lambda a=account, p=right: setattr(a, "profile", p))  # type: ignore[misc]
+        world.at(scenario.quiet_s, self._calm)
+        world.at(LOOK_S, self._look)
+        was_on = gc.isenabled()
+        gc.disable()  # it would end forgotten generators at a time of its own
+        try:
+            with repeatable():
+                self._lives()
+        finally:
+            if was_on:
+                gc.enable()
+        if world.violation is None:
+            self.checks.finish()
+        requests = sum(host.account.tally.requests for host in self.hosts.values())
+        return Outcome(
+            world.seed, world.digest, world.violation, self.lives, self.steps,
+            self.checks.records, requests, world.now,
+        )  # fmt: skip
+
+    # The world
+
+    def _living(self) -> Process:
+        assert self.process is not None
+        return self.process
+
+    def _make_targets(self) -> dict[str, Target]:
+        targets = {}
+        for sink in self.scenario.sinks:
+            target = Target(sink.label, sink.nature, self.world.dice(sink.label))
+            label = sink.label
+            target.offered = lambda line, label=label: self.checks.offered(label, line)  # type: ignore[misc]
+            target.taken = lambda line, label=label: self.checks.took(label, line)  # type: ignore[misc]
+            target.failed = lambda label=label: self.checks.failed(label)  # type: ignore[misc]
+            targets[label] = target
+        return targets
+
+    def _calm(self) -> None:
+        """Faults end."""
+        self.world.calm = True
+        self.world.note("calm")
+        for host in self.hosts.values():
+            account = host.account
+            account.profile = msgspec.structs.replace(account.profile, odds={})
+
+    def _look(self) -> None:
+        self.checks.look()
+        self.world.after(LOOK_S, self._look)
+
+    def _send(self, sending: Sending) -> None:
+        plan = next(p for p in self.scenario.accounts if p.name == sending.account)
+        to: list[str] | None = None
+        if sending.twin:
+            to = [f"4477009{sending.batch}{n:02d}" for n in range(sending.count)]
+            to.append(to[-1])
+        simulator = plan.host.simulator
+        sent = simulator.send(
+            plan.name, None if to else sending.count, to, batch=sending.batch, plan=sending.life,
+            channel=sending.channel, direction=sending.direction,
+        )  # fmt: skip
+        self.world.note(f"sent {plan.name} {sent.batch_id} {len(sent.message_ids)}")
+        if sending.how is None:
+            return
+        sent_ms = round((EPOCH_S + self.world.now) * 1000)
+        for item in _tracked(sending, sent, sent_ms):
+            plan.tracked_ms.setdefault(item.batch_id or item.message_id or "", sent_ms)
+            plan.handed.append(item.batch_id or item.message_id or "")
+            if item.batch_id and item.recipients:
+                plan.whole.add(item.batch_id)
+                for message_id in sent.message_ids:
+                    plan.tracked_ms.setdefault(message_id, sent_ms)
+            if sending.how == "inbox":
+                row = inbox_item(plan.name, [item], sent_ms)
+                self.tables._opened = True  # another process, on the same store
+                self.tables._run(lambda tx, row=row: tx.put_inbox(row), writes=True)  # type: ignore[misc]
+            else:
+                self._untold.append((plan.name, item))
+
+    # The lives of the engine
+
+    def _lives(self) -> None:
+        crashes = list(self.scenario.crashes)
+        jump_s = 0.0
+        while self.world.violation is None:
+            crash = crashes.pop(0) if crashes else None
+            if self._live(crash, jump_s):
+                return
+            assert crash is not None or self.world.violation is not None
+            if crash is not None:
+                jump_s = crash.jump_s
+                self._ahead_s += jump_s
+                self.world.pass_to(self.world.now + crash.down_s)
+
+    def _live(self, crash: Crash | None, jump_s: float) -> bool:
+        """One life. True: it has come to the quiet end."""
+        self.lives += 1
+        world = self.world
+        process = Process(
+            world, self.lives, wall_ahead_s=self._ahead_s, drift=self.scenario.drift
+        )
+        self.process = process
+        self.checks.born(process, jump_s)
+        world.note(f"life {self.lives}")
+        network = Network(process, self.hosts, self.scenario.weather, self.checks)
+        disk = Disk(
+            process,
+            self.tables,
+            self.checks.committed,
+            trouble=self.scenario.disk_trouble,
+            slow_s=self.scenario.disk_slow_s,
+        )
+        loop = process.loop
+        if crash is not None and crash.step is not None:
+            loop.last_step = crash.step
+        if crash is not None and crash.at is not None and crash.how == "kill":
+            world.at(crash.at, lambda: setattr(process, "doomed", True))
+            loop.halted = lambda: world.violation is not None or process.doomed
+        main = self._main(process, network, disk, crash)
+        cleanly, ended = True, False
+        try:
+            ended = loop.run_until_complete(loop.create_task(main))
+        except Crashed:
+            cleanly = False
+        except Stuck as error:
+            world.broken("never-stuck", str(error))
+        except Exception as error:
+            world.broken("never-fails", f"{type(error).__name__}: {error} ({_where(error)})")
+        process.alive = False
+        self.steps += loop.steps
+        world.note(f"end of life {self.lives} after {loop.steps} steps, cleanly: {cleanly}")
+        network.die()
+        self.checks.died(cleanly=cleanly)
+        self.tables._opened = self.tables._owned = False
+        loop.bury()
+        return ended
+
+    async def _main(
+        self, process: Process, network: Network, disk: Disk, crash: Crash | None
+    ) -> bool:
+        engine = Engine(
+            self._config, clock=process, rand=process.rand, store=disk, transport=network
+        )
+        scope = anyio.CancelScope()
+        if crash is not None and crash.how == "cancel" and crash.at is not None:
+            self.world.at(crash.at, lambda: process.alive and scope.cancel())
+        with scope:
+            async with engine:
+                async with anyio.create_task_group() as callers:
+                    callers.start_soon(self._track, engine)
+                    if crash is not None and crash.how == "stop" and crash.at is not None:
+                        await anyio.sleep(max(0.0, crash.at - self.world.now))
+                    else:
+                        await self._to_the_end(engine, crash)
+                    callers.cancel_scope.cancel()
+        return crash is None
+
+    async def _to_the_end(self, engine: Engine, crash: Crash | None) -> None:
+        """Until all is quiet and nothing is left to do; with a crash ahead, until it comes."""
+        await anyio.sleep(max(0.0, self._over_at() - self.world.now))
+        if crash is not None and crash.at is not None and crash.at > self.world.now:
+            await anyio.sleep_forever()
+        left = await until_idle(engine, SETTLE_S)
+        if left:
+            self.world.broken("all-has-ended", "; ".join(left))
+
+    def _over_at(self) -> float:
+        """When the schedules are over, as far as that can be said before."""
+        last = max((sending.at for sending in self.scenario.sendings), default=0.0)
+        ladders = [(0, *plan.offsets_ms)[-1] / 1000 for plan in self.scenario.accounts]
+        rescans = [(0.0, *plan.rescans_s)[-1] for plan in self.scenario.accounts]
+        return max(self.scenario.quiet_s, last + max(*ladders, *rescans))
+
+    async def _track(self, engine: Engine) -> None:
+        """The embedding program: hands over what was sent until the engine has confirmed it."""
+        while True:
+            while self._untold:
+                name, item = self._untold[0]
+                try:
+                    await engine.track_all(name, [item])
+                except StoreTrouble:  # the caller is told, and hands it over again
+                    break
+                self._untold.pop(0)
+            await anyio.sleep(0.3)
+
+
+def _tracked(sending: Sending, sent: Sent, sent_ms: int) -> list[Tracked]:
+    if sending.by_batch and sent.batch_id is not None:
+        recipients = sent.recipients if sending.named else []
+        return [Tracked(batch_id=sent.batch_id, recipients=recipients, sent_ms=sent_ms)]
+    return [
+        Tracked(message_id=message_id, recipients=[to], sent_ms=sent_ms)
+        for message_id, to in zip(sent.message_ids, sent.recipients, strict=True)
+    ]
+
+
+def _where(error: BaseException) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.name}:{frame.lineno}"
+
+
+def play(seed: int | str, *, tell: Callable[[str], None] | None = None) -> Outcome:
+    """The run of a seed."""
+    return Run(seed, tell=tell).play()

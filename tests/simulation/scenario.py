@@ -1,0 +1,476 @@
+"""What happens in a run, drawn from its seed: accounts, messages, weather, crashes, sinks.
+
+Everything is small (seconds instead of hours, a few messages), and everything is there: groups,
+further windows, ladders of both spellings, rescans, drains, pages that shift, windows that must be
+split, tokens that expire, what is tracked and what is found, states that come late, repeat, or go
+back. For `QUIET_S` seconds there are faults; then they end, and all has to come right.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+import orjson
+
+from engine import registry
+from engine.config import Config, parse
+from engine.core.reconcile import Known
+from engine.sim.messages import Message
+from engine.sim.profile import AccountProfile, Delays, Limits, Mix, Profile
+from engine.sim.profile import Window as AlsoWindow
+from engine.sim.server import Simulator
+from tests.simulation.network import Host, Weather
+from tests.simulation.sinks import MemorySink, Nature
+from tests.simulation.world import EPOCH_S, World
+
+SEND_S = 8.0  # messages are sent in the first seconds
+QUIET_S = 20.0  # then faults end
+WALL_JUMP_S = 1.5  # a wall clock is stepped by at most this while the engine is down
+SKEW_S = 2.0  # a provider's clock is off by at most this
+PROVIDERS = ("bulksms", "infobip", "avaamo", "messangi")
+
+# Lives that are not in the simulator's own tables: states that repeat, go back, and are corrected.
+LIVES: dict[str, tuple[tuple[tuple[float, str], ...], ...]] = {
+    "bulksms": (
+        ((0.0, "0"), (2.0, "10"), (4.0, "63"), (6.0, "10"), (8.0, "11")),
+        ((0.5, "10"), (3.0, "99"), (6.0, "50")),
+        ((0.0, "0"), (1.0, "10"), (3.0, "70"), (5.0, "53")),
+    ),
+    "infobip": (
+        ((1.0, "DELIVERED_TO_OPERATOR"), (3.0, "PENDING_ENROUTE"), (6.0, "DELIVERED_TO_HANDSET")),
+        ((2.0, "UNDELIVERABLE_NOT_DELIVERED"), (5.0, "DELIVERED_TO_HANDSET")),
+        ((1.0, "PENDING_ACCEPTED"), (2.0, "BRAND_NEW"), (7.0, "EXPIRED_EXPIRED")),
+    ),
+    "avaamo": (((0.0, "sent"), (5.0, "delivered")), ((0.0, "sent"), (9.0, "undelivered"))),
+    "messangi": (
+        ((0.0, "QUEUE"), (1.0, "SENT"), (3.0, "ENROUTE"), (8.0, "DELIVRD")),
+        ((0.0, "QUEUE"), (2.0, "BRAND NEW"), (6.0, "UNDELIV")),
+    ),
+}
+
+
+@dataclass(eq=False)
+class AccountPlan:
+    """One account: its configuration, its provider, and what the checks must know of both."""
+
+    name: str
+    provider: str
+    keys: dict[str, Any]
+    profile: AccountProfile
+    skew_s: float = 0.0
+    drift: float = 0.0
+    offsets_ms: tuple[int, ...] = ()
+    rescans_s: tuple[float, ...] = ()
+    asks: bool = False
+    drained: bool = False
+    logs_in: bool = False
+    tracks: bool = True
+    give_up_ms: int = 0
+    page: int = 1 << 30  # an answer with so many reports is a full page
+    late_ms: int = 0  # by which jitter may delay a rung
+    settled_s: float = 0.0
+    locked: tuple[float, float] | None = None  # from when to when the password is wrong
+    tracked_ms: dict[str, int] = field(default_factory=dict)  # batch or message id -> sent
+    handed: list[str] = field(default_factory=list)  # ids that were handed over
+    whole: set[str] = field(default_factory=set)  # batches tracked with all recipients
+    host: Host = field(init=False)
+
+    def id_of(self, message: Message) -> str:
+        if self.provider != "messangi":
+            return message.message_id
+        number = message.recipient.removeprefix("+")
+        ms = round(message.sent_at * 1000)
+        fact = (message.channel, message.sender, number, ms, message.direction)
+        return blake2b(orjson.dumps(fact), digest_size=16).hexdigest()
+
+    def ends(self, known: Known) -> bool:
+        """Whether the engine promises an end of this message."""
+        if self.provider == "infobip":
+            return known.tracked
+        return bool(self.rescans_s) or self.provider == "bulksms"
+
+    def in_time(self, message: Message) -> bool:
+        """Whether its end comes so early that the schedule must have heard of it."""
+        if self.locked is not None:
+            return False
+        ends = [t for t in message.transitions if t.final]
+        if len(ends) > 1 and not (ends[0].state == "delivered" and message.channel in "EWR"):
+            return False  # final before: nobody asks again
+        span_s = self.offsets_ms[-1] / 1000 if self.asks else (*self.rescans_s, 0.0)[-1]
+        whole = self.provider != "bulksms" or message.batch_id in self.whole
+        margin_s = WALL_JUMP_S + SKEW_S + 0.5
+        return whole and message.transitions[-1].at - message.sent_at + margin_s <= span_s
+
+
+@dataclass
+class SinkPlan:
+    label: str
+    nature: Nature
+    keys: dict[str, Any]
+
+
+@dataclass
+class Sending:
+    """Messages that go out at some time, and how the engine hears of them."""
+
+    at: float
+    account: str
+    count: int
+    batch: str | None
+    how: str | None  # "inbox", "call", None: the engine finds them
+    named: bool = True  # tracked with recipients, or by their ids
+    by_batch: bool = True
+    life: tuple[tuple[float, str], ...] | None = None
+    channel: str | None = None
+    direction: str = "O"
+    twin: bool = False  # the last recipient stands in the batch again
+
+
+@dataclass
+class Crash:
+    """How a life of the engine ends."""
+
+    at: float | None = None  # at this time …
+    step: int | None = None  # … or before this step of its loop
+    how: str = "kill"  # "kill", "stop", "cancel"
+    down_s: float = 0.5
+    jump_s: float = 0.0
+
+
+class Scenario:
+    """All that a seed decides."""
+
+    def __init__(self) -> None:
+        self.accounts: list[AccountPlan] = []
+        self.sinks: list[SinkPlan] = []
+        self.sendings: list[Sending] = []
+        self.crashes: list[Crash] = []
+        self.weather = Weather()
+        self.disk_trouble = 0.0
+        self.disk_slow_s = 0.004
+        self.drift = 0.0
+        self.grace_s = 10.0
+        self.quiet_s = QUIET_S
+        self._messages: dict[str, dict[str, Message]] = {}
+
+    # What the checks ask
+
+    def message(self, plan: AccountPlan, message_id: str) -> Message | None:
+        """By the engine's id. Some come up by themselves at the provider."""
+        held = self._messages.setdefault(plan.name, {})
+        for message in plan.host.account.messages[len(held) :]:
+            held[plan.id_of(message)] = message
+        return held.get(message_id)
+
+    def wanted(self, label: str) -> Callable[[dict[str, Any]], bool]:
+        keys = next(sink.keys for sink in self.sinks if sink.label == label)
+        accounts, states = keys.get("accounts"), keys.get("states")
+        return lambda record: (accounts is None or record["account"] in accounts) and (
+            states is None or record["state"] in states
+        )
+
+    def spread_s(self, plan: AccountPlan, due: int) -> float:
+        """How long it may take until so many polls had their turn in the limit."""
+        group = plan.keys["limits"].get("group")
+        sharing = [p for p in self.accounts if group and p.keys["limits"].get("group") == group]
+        limits = plan.profile.limits
+        rates = [(limits.requests, limits.per), *((w.requests, w.per) for w in limits.also)]
+        visit = 40 if plan.provider in ("avaamo", "messangi") else 8  # requests of one reading
+        turns = (due + visit) * max(1, len(sharing))
+        return max(-(-turns // requests) * per * 1.1 for requests, per in rates)
+
+    # Building
+
+    def hosts(self, world: World) -> dict[str, Host]:
+        """The simulated providers, each with its own clock; groups share a meter."""
+        hosts: dict[str, Host] = {}
+        meters: dict[str, Any] = {}
+        for plan in self.accounts:
+            clock = _clock_of(world, plan.skew_s, plan.drift)
+            rand = world.dice(f"provider {plan.name}")
+            simulator = Simulator(Profile([plan.profile]), clock=clock, rand=rand)
+            simulator.base_url = "http://localhost:80"  # what a redirect elsewhere is made from
+            slack_s = plan.keys["limits"]["slack"]
+            plan.host = hosts[plan.name] = Host(simulator, plan.name, clock, slack_s)
+            group = plan.keys["limits"].get("group")
+            if group is not None:
+                plan.host.account.meter = meters.setdefault(group, plan.host.account.meter)
+        return hosts
+
+    def config(self, sink_class: type[MemorySink]) -> Config:
+        sinks = [
+            {"name": s.label, "type": "memory", "label": s.label, **s.keys} for s in self.sinks
+        ]
+        data = {
+            "store": {"url": "memory://"},
+            "shutdown_grace": self.grace_s,
+            "accounts": [plan.keys for plan in self.accounts],
+            "sinks": sinks,
+        }
+        return parse(data, providers=registry.providers(), sinks={"memory": sink_class})
+
+
+def _clock_of(world: World, skew_s: float, drift: float) -> Callable[[], float]:
+    return lambda: EPOCH_S + world.now * (1 + drift) + skew_s
+
+
+def draw(seed: int | str) -> Scenario:
+    """The scenario of a seed."""
+    rand = random.Random(f"{seed}:scenario")
+    scenario = Scenario()
+    fair = rand.random() < 0.25  # no faults at all: what is late has no excuse
+    for n in range(rand.choice((1, 1, 2, 2, 3))):
+        scenario.accounts.append(_account(rand, n, fair=fair))
+    if len(scenario.accounts) > 1 and rand.random() < 0.3:
+        _group(rand, scenario.accounts[:2])
+    for n in range(rand.choice((1, 1, 2))):
+        scenario.sinks.append(_sink(rand, n, scenario.accounts, fair=fair))
+    for plan in scenario.accounts:
+        _sendings(rand, scenario, plan)
+    scenario.sendings.sort(key=lambda sending: sending.at)
+    scenario.drift = rand.uniform(-2e-5, 2e-5)
+    scenario.grace_s = rand.choice((0.05, 2.0, 10.0))
+    scenario.disk_slow_s = rand.choice((0.0005, 0.005, 0.05))
+    if not fair:
+        scenario.weather = Weather(
+            unreachable=rand.choice((0.0, 0.0, 0.05)),
+            swallowed=rand.choice((0.0, 0.0, 0.04)),
+            stalls=rand.choice((0.0, 0.0, 0.04)),
+            resets=rand.choice((0.0, 0.05, 0.15)),
+            latency_s=rand.choice((0.005, 0.05, 0.3)),
+        )
+        scenario.disk_trouble = rand.choice((0.0, 0.0, 0.03))
+    for _ in range(0 if fair else rand.choice((0, 1, 1, 2, 3))):
+        scenario.crashes.append(_crash(rand, scenario))
+    locked = [plan.locked[1] for plan in scenario.accounts if plan.locked]
+    if locked:
+        scenario.quiet_s = max(QUIET_S, *locked)
+    return scenario
+
+
+def _account(rand: random.Random, n: int, *, fair: bool) -> AccountPlan:
+    provider = rand.choice(PROVIDERS)
+    name = f"{provider}-{n}"
+    requests, per = rand.choice(((5, 1.0), (10, 1.0), (3, 0.5), (4, 2.0), (20, 1.0)))
+    slack_s = rand.choice((0.005, 0.02, 0.1))
+    also = [rand.choice(((12, 12.0), (40, 15.0)))] if rand.random() < 0.3 else []
+    concurrency = 1 if provider == "infobip" else rand.choice((1, 1, 2, 3))
+    limits: dict[str, Any] = {
+        "requests": requests,
+        "per": per,
+        "slack": slack_s,
+        "concurrency": concurrency,
+        "also": [{"requests": r, "per": p} for r, p in also],
+    }
+    offsets = rand.choice(((0.0, 2.0, 6.0, 18.0), (1.0, 5.0, 20.0), (3.0, 9.0, 16.0, 25.0)))
+    previous = rand.random() < 0.3
+    gaps = [b - a for a, b in zip((0.0, *offsets), offsets, strict=False)]
+    jitter = rand.choice((0.0, 0.0, 0.3))
+    rescans = rand.choice(((3.0, 9.0, 22.0), (2.0, 7.0, 14.0, 26.0), (20.0,), ()))
+    interval = rand.choice((0.5, 2.0, 4.0))
+    keys: dict[str, Any] = {
+        "name": name,
+        "provider": provider,
+        "base_url": f"http://sim/{name}",
+        "limits": limits,
+        "schedule": {
+            "ladder": gaps if previous else list(offsets),
+            "from": "previous" if previous else "sent",
+            "jitter": jitter,
+            "give_up": 30.0,
+            "rescan": list(rescans),
+            "interval": interval,
+            "idle_interval": interval * rand.choice((1, 4)),
+        },
+        "request": {"timeout": 3.0, "total_timeout": 12.0},
+    }
+    listed = 0.0 if fair else rand.choice((0.0, 0.0, 1.5))
+    keys["overlap"] = 5.0 if listed else rand.choice((0.1, 5.0))
+    odds: dict[str, float] = {}
+    if not fair:
+        kinds = ("503", "429", "500", "cut", "cut_chunked", "reset", "lost", "redirect", "html")
+        odds = {kind: rand.choice((0.0, 0.03, 0.08)) for kind in kinds if rand.random() < 0.4}
+        if provider == "bulksms" and rand.random() < 0.3:
+            odds["error40"] = 0.05
+    settings: dict[str, Any] = {
+        "limits": Limits(
+            requests=requests,
+            per=per,
+            slack=slack_s,
+            concurrency=concurrency,
+            also=[AlsoWindow(requests=r, per=p) for r, p in also],
+        ),
+        "delays": Delays(
+            enroute=2.0, final=7.0, read=4.0, late=13.0, jitter=0.6,
+            listed=listed,
+        ),
+        "mix": Mix(never=0.06, stuck=0.06, late=0.1),
+        "odds": odds,
+        "order": rand.choice(("newest", "oldest")),
+    }  # fmt: skip
+    plan = AccountPlan(
+        name=name,
+        provider=provider,
+        keys=keys,
+        profile=AccountProfile(name=name, provider=provider),  # type: ignore[arg-type]
+        skew_s=0.0 if fair else rand.choice((0.0, 0.0, rand.uniform(-SKEW_S, SKEW_S))),
+        drift=rand.uniform(-2e-5, 2e-5),
+        offsets_ms=tuple(round(s * 1000) for s in offsets),
+        rescans_s=rescans,
+        give_up_ms=30_000,
+        late_ms=round(max(gaps) * jitter * 1000),
+        settled_s=max(interval * 4, 5.0),
+    )
+    _BY_PROVIDER[provider](rand, plan, keys, settings)
+    plan.profile = AccountProfile(name=name, provider=provider, **settings)  # type: ignore[arg-type]
+    return plan
+
+
+def _bulksms(
+    rand: random.Random, plan: AccountPlan, keys: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    plan.asks = True
+    keys |= {"username": "john", "password": "pw", "method": rand.choice(("GET", "POST"))}
+    settings |= {"username": "john", "password": "pw"}
+    if rand.random() < 0.5:
+        keys["optional_fields"] = ["completed_time", "created_time"]
+    if rand.random() < 0.06:
+        plan.locked = (3.0, rand.choice((30.0, 100.0, 400.0)))
+
+
+def _infobip(
+    rand: random.Random, plan: AccountPlan, keys: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    plan.drained = rand.random() < 0.7
+    plan.asks = not plan.drained
+    limit = rand.choice((3, 10, 1000))
+    plan.page = min(limit, 50)
+    keys |= {"api_key": "k", "drain": plan.drained, "limit": limit}
+    settings |= {"api_key": "k", "dates": rand.choice(("plain", "mixed"))}
+    if settings["odds"] and rand.random() < 0.3:
+        settings["odds"] |= {"truncated": 0.03, "empty": 0.03}
+
+
+def _avaamo(
+    rand: random.Random, plan: AccountPlan, keys: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    keys |= {
+        "agent_id": 5157, "access_token": "t", "per_page": rand.choice((2, 5, 100)),
+        "lookback": 6.0,
+    }  # fmt: skip
+    settings |= {"access_token": "t"}
+    if settings["odds"] and rand.random() < 0.5:
+        settings["total_moves"] = 3
+
+
+def _messangi(
+    rand: random.Random, plan: AccountPlan, keys: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    plan.tracks = False
+    keys |= {"lookback": 6.0, "pretty": rand.random() < 0.7}
+    settings |= {"channels": rand.choice((["S"], ["S", "E", "W"], ["P", "R"]))}
+    if rand.random() < 0.3:
+        keys["channels"] = ["S", "E", "P", "W", "R"]
+    if rand.random() < 0.5:
+        plan.logs_in = True
+        url = f"http://sim/{plan.name}/login"
+        keys |= {"login_url": url, "username": "u", "password": "pw"}
+        settings |= {
+            "username": "u", "password": "pw", "token_life": rand.choice((20.0, 86400.0)),
+        }  # fmt: skip
+    if rand.random() < 0.3:
+        settings |= rand.choice(({"report_max_items": 4}, {"page_max_items": 4}))
+
+
+_BY_PROVIDER = {
+    "bulksms": _bulksms, "infobip": _infobip, "avaamo": _avaamo, "messangi": _messangi,
+}  # fmt: skip
+
+
+def _group(rand: random.Random, plans: list[AccountPlan]) -> None:
+    """Two accounts that share a limit: the first one's, and no more than one request of each."""
+    one = plans[0]
+    for plan in plans:
+        limits = dict(one.keys["limits"])
+        limits |= {"group": "both", "concurrency": 1}
+        plan.keys["limits"] = limits
+        plan.skew_s, plan.drift = one.skew_s, one.drift
+        shared = msgspec.structs.replace(one.profile.limits, concurrency=0)
+        plan.profile = msgspec.structs.replace(plan.profile, limits=shared)
+
+
+def _sink(
+    rand: random.Random, n: int, accounts: list[AccountPlan], *, fair: bool
+) -> SinkPlan:
+    keys: dict[str, Any] = {
+        "batch": {"records": rand.choice((1, 3, 1000)), "wait": rand.choice((0.0, 0.2))}
+    }
+    if n and rand.random() < 0.5:
+        keys["states"] = ["delivered", "read", "unknown"]
+    if n and rand.random() < 0.3:
+        keys["accounts"] = [accounts[0].name]
+    nature = Nature()
+    if not fair:
+        nature = Nature(
+            refuses=rand.choice((0.0, 0.2)),
+            forgets=rand.choice((0.0, 0.15)),
+            breaks=rand.choice((0.0, 0.15)),
+            rejects=rand.choice((0.0, 0.0, 0.1)),
+            slow_s=rand.choice((0.001, 0.05, 1.0)),
+        )
+    return SinkPlan(f"sink-{n}", nature, keys)
+
+
+def _sendings(rand: random.Random, scenario: Scenario, plan: AccountPlan) -> None:
+    left = rand.choice((5, 8, 12, 20))
+    n = 0
+    while left > 0:
+        count = min(left, rand.choice((1, 1, 2, 4)))
+        left -= count
+        n += 1
+        batch = str(1000 + n) if plan.provider in ("bulksms", "infobip") else None
+        how: str | None = rand.choice(("inbox", "inbox", "call"))
+        if not plan.tracks or (plan.provider != "bulksms" and not plan.asks and rand.random() < 0.4):
+            how = None
+        life = rand.choice(LIVES[plan.provider]) if rand.random() < 0.2 else None
+        twin = plan.provider == "bulksms" and rand.random() < 0.2
+        if twin:  # rows are told apart by their order: each has to be there from the start
+            life = LIVES["bulksms"][0]
+        inbound = plan.provider == "messangi" and rand.random() < 0.1
+        scenario.sendings.append(
+            Sending(
+                at=rand.uniform(0.0, SEND_S),
+                account=plan.name,
+                count=count,
+                batch=batch,
+                how=how,
+                named=rand.random() < 0.8,
+                by_batch=plan.provider == "bulksms" or rand.random() < 0.5,
+                life=life,
+                channel="S" if life and plan.provider == "messangi" else None,
+                direction="I" if inbound and life is None else "O",
+                twin=twin,
+            )
+        )
+
+
+def _crash(rand: random.Random, scenario: Scenario) -> Crash:
+    crash = Crash(
+        how=rand.choice(("kill", "kill", "kill", "stop", "cancel")),
+        down_s=rand.choice((0.11, 0.5, 3.0)) + rand.random() * 0.2,
+        jump_s=rand.choice((0.0, rand.uniform(-WALL_JUMP_S, WALL_JUMP_S))),
+    )
+    if crash.how != "kill" or any(plan.keys["limits"]["also"] for plan in scenario.accounts):
+        # What a restart knows of a window it knows in wall time: nothing else outlives a process.
+        # Only where it waits a short window out may the wall clock have been put forward.
+        crash.jump_s = min(crash.jump_s, 0.0)
+    if crash.how == "kill" and rand.random() < 0.7:
+        crash.step = rand.randrange(1, 4000)
+    else:
+        crash.at = rand.uniform(0.0, QUIET_S * 0.9)
+    return crash

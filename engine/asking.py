@@ -281,6 +281,9 @@ class Asker:
 
     async def _log_in(self, age: int, slot: Slot | None) -> Reply | None:
         """Get a token, one request however many wait for it. None: there is one now."""
+        if slot is not None and self._login.locked():
+            slot.unused()  # whoever logs in may be waiting for this very place
+            slot = None
         async with self._login:
             if self._token_age != age:  # somebody else was first
                 if slot is not None:

@@ -382,7 +382,9 @@ class AccountPoller:
 
     async def _end(self, work: Work) -> None:
         """What is not asked for by id has come to the end of its ladder."""
-        unread = self.feed_began_ms is None or bool(self.health.failing or self.health.paused)
+        over_ms = work.start_ms + self.ladder.last_ms
+        unread = self.feed_began_ms is None or self.feed_began_ms < over_ms
+        unread = unread or bool(self.health.failing or self.health.paused)
         done = await self._asker.commit(await self._verdicts.page(work, unread=unread))
         self.on_commit()
         self._finish(work, done)

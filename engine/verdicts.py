@@ -21,8 +21,8 @@ class Verdicts:
     async def page(self, work: Work, *, unread: bool) -> Page:
         """What to commit at the end of a tracked item's ladder: its verdict, or a later time.
 
-        `unread`: a drained feed has not been read since the start, or fails: after a downtime,
-        what has been waiting at the provider is read first.
+        `unread`: a drained feed has not been read to its end since the ladder's, or fails: what
+        has been waiting at the provider, or is being read, goes first.
         """
         page = self._asker.page()
         now_ms = page.observed_ms

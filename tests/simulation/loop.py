@@ -124,10 +124,11 @@ class Loop(asyncio.BaseEventLoop):
         self.halted = lambda: False
         self._world = _Aside(self._world.now)
         self._at_once = 0
-        tasks = asyncio.all_tasks(self)
-        for task in sorted(tasks, key=hash):
-            task.cancel()
-        self.run_until_complete(_ended(tasks))
+        while tasks := asyncio.all_tasks(self):
+            for task in sorted(tasks, key=hash):
+                task.cancel()
+            self.run_until_complete(_ended(tasks))
+        self.run_until_complete(self.shutdown_asyncgens())
         self.close()
 
     def _run_once(self) -> None:

@@ -24,7 +24,7 @@ from tests.simulation.loop import Crashed, Stuck, repeatable
 from tests.simulation.network import Network
 from tests.simulation.scenario import Crash, Scenario, Sending, draw
 from tests.simulation.sinks import Target, bound
-from tests.simulation.world import EPOCH_S, Process, Violation, World
+from tests.simulation.world import EPOCH_S, Machine, Process, Violation, World
 
 # After the faults the engine may still wait: for a hold of a minute, or an hourly try.
 SETTLE_S = 4000.0
@@ -64,6 +64,7 @@ class Run:
         self.engine: Engine | None = None
         self.steps = 0
         self.lives = 0
+        self._machine = Machine("boot 0", -100.0, self.scenario.tells_boots)
         self._ahead_s = self.world.dice("wall").uniform(-1.0, 1.0)
         self._untold: list[tuple[str, Tracked]] = []  # what the engine has not confirmed yet
         self._targets = self._make_targets()
@@ -151,7 +152,7 @@ class Run:
                 for message_id in sent.message_ids:
                     plan.tracked_ms.setdefault(message_id, sent_ms)
             if sending.how == "inbox":
-                row = inbox_item(plan.name, [item], sent_ms)
+                row = inbox_item(plan.name, [item], sent_ms, None)
                 self.tables._opened = True  # another process, on the same store
                 self.tables._run(lambda tx, row=row: tx.put_inbox(row), writes=True)  # type: ignore[misc]
             else:
@@ -170,6 +171,10 @@ class Run:
             if crash is not None:
                 jump_s = crash.jump_s
                 self._ahead_s += jump_s
+                if crash.reboot:
+                    self._machine = Machine(
+                        f"boot {self.lives}", self.world.now, self.scenario.tells_boots
+                    )
                 self.world.pass_to(self.world.now + crash.down_s)
 
     def _live(self, crash: Crash | None, jump_s: float) -> bool:
@@ -177,7 +182,11 @@ class Run:
         self.lives += 1
         world = self.world
         process = Process(
-            world, self.lives, wall_ahead_s=self._ahead_s, drift=self.scenario.drift
+            world,
+            self.lives,
+            machine=self._machine,
+            wall_ahead_s=self._ahead_s,
+            drift=self.scenario.drift,
         )
         self.process = process
         self.checks.born(process, jump_s)

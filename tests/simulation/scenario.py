@@ -139,7 +139,8 @@ class Crash:
     step: int | None = None  # … or before this step of its loop
     how: str = "kill"  # "kill", "stop", "cancel"
     down_s: float = 0.5
-    jump_s: float = 0.0
+    jump_s: float = 0.0  # of the wall clock, meanwhile
+    reboot: bool = False  # the machine went down with it
 
 
 class Scenario:
@@ -154,6 +155,7 @@ class Scenario:
         self.disk_trouble = 0.0
         self.disk_slow_s = 0.004
         self.drift = 0.0
+        self.tells_boots = True
         self.grace_s = 10.0
         self.quiet_s = QUIET_S
         self._messages: dict[str, dict[str, Message]] = {}
@@ -180,7 +182,8 @@ class Scenario:
         sharing = [p for p in self.accounts if group and p.keys["limits"].get("group") == group]
         limits = plan.profile.limits
         rates = [(limits.requests, limits.per), *((w.requests, w.per) for w in limits.also)]
-        visit = 40 if plan.provider in ("avaamo", "messangi") else 8  # requests of one reading
+        # Requests of one reading, which may have to split and to go through pages and channels.
+        visit = {"avaamo": 40, "messangi": 120}.get(plan.provider, 8)
         turns = (due + visit) * max(1, len(sharing))
         return max(-(-turns // requests) * per * 1.1 for requests, per in rates)
 
@@ -234,6 +237,7 @@ def draw(seed: int | str) -> Scenario:
         _sendings(rand, scenario, plan)
     scenario.sendings.sort(key=lambda sending: sending.at)
     scenario.drift = rand.uniform(-2e-5, 2e-5)
+    scenario.tells_boots = rand.random() < 0.8
     scenario.grace_s = rand.choice((0.05, 2.0, 10.0))
     scenario.disk_slow_s = rand.choice((0.0005, 0.005, 0.05))
     if not fair:
@@ -253,8 +257,10 @@ def draw(seed: int | str) -> Scenario:
     return scenario
 
 
-def _account(rand: random.Random, n: int, *, fair: bool) -> AccountPlan:
-    provider = rand.choice(PROVIDERS)
+def _account(
+    rand: random.Random, n: int, *, fair: bool, provider: str | None = None
+) -> AccountPlan:
+    provider = provider or rand.choice(PROVIDERS)
     name = f"{provider}-{n}"
     requests, per = rand.choice(((5, 1.0), (10, 1.0), (3, 0.5), (4, 2.0), (20, 1.0)))
     slack_s = rand.choice((0.005, 0.02, 0.1))
@@ -335,8 +341,8 @@ def _bulksms(
     rand: random.Random, plan: AccountPlan, keys: dict[str, Any], settings: dict[str, Any]
 ) -> None:
     plan.asks = True
-    keys |= {"username": "john", "password": "pw", "method": rand.choice(("GET", "POST"))}
-    settings |= {"username": "john", "password": "pw"}
+    keys |= {"username": "john", "password": "sim-pass-4711", "method": rand.choice(("GET", "POST"))}
+    settings |= {"username": "john", "password": "sim-pass-4711"}
     if rand.random() < 0.5:
         keys["optional_fields"] = ["completed_time", "created_time"]
     if rand.random() < 0.06:
@@ -350,8 +356,8 @@ def _infobip(
     plan.asks = not plan.drained
     limit = rand.choice((3, 10, 1000))
     plan.page = min(limit, 50)
-    keys |= {"api_key": "k", "drain": plan.drained, "limit": limit}
-    settings |= {"api_key": "k", "dates": rand.choice(("plain", "mixed"))}
+    keys |= {"api_key": "sim-key-4711", "drain": plan.drained, "limit": limit}
+    settings |= {"api_key": "sim-key-4711", "dates": rand.choice(("plain", "mixed"))}
     if settings["odds"] and rand.random() < 0.3:
         settings["odds"] |= {"truncated": 0.03, "empty": 0.03}
 
@@ -360,10 +366,10 @@ def _avaamo(
     rand: random.Random, plan: AccountPlan, keys: dict[str, Any], settings: dict[str, Any]
 ) -> None:
     keys |= {
-        "agent_id": 5157, "access_token": "t", "per_page": rand.choice((2, 5, 100)),
+        "agent_id": 5157, "access_token": "sim-token-4711", "per_page": rand.choice((2, 5, 100)),
         "lookback": 6.0,
     }  # fmt: skip
-    settings |= {"access_token": "t"}
+    settings |= {"access_token": "sim-token-4711"}
     if settings["odds"] and rand.random() < 0.5:
         settings["total_moves"] = 3
 
@@ -379,9 +385,9 @@ def _messangi(
     if rand.random() < 0.5:
         plan.logs_in = True
         url = f"http://sim/{plan.name}/login"
-        keys |= {"login_url": url, "username": "u", "password": "pw"}
+        keys |= {"login_url": url, "username": "u", "password": "sim-pass-4711"}
         settings |= {
-            "username": "u", "password": "pw", "token_life": rand.choice((20.0, 86400.0)),
+            "username": "u", "password": "sim-pass-4711", "token_life": rand.choice((20.0, 86400.0)),
         }  # fmt: skip
     if rand.random() < 0.3:
         settings |= rand.choice(({"report_max_items": 4}, {"page_max_items": 4}))
@@ -465,12 +471,52 @@ def _crash(rand: random.Random, scenario: Scenario) -> Crash:
         down_s=rand.choice((0.11, 0.5, 3.0)) + rand.random() * 0.2,
         jump_s=rand.choice((0.0, rand.uniform(-WALL_JUMP_S, WALL_JUMP_S))),
     )
-    if crash.how != "kill" or any(plan.keys["limits"]["also"] for plan in scenario.accounts):
-        # What a restart knows of a window it knows in wall time: nothing else outlives a process.
-        # Only where it waits a short window out may the wall clock have been put forward.
+    crash.reboot = crash.how == "kill" and rand.random() < 0.3
+    if crash.reboot or not scenario.tells_boots:
         crash.jump_s = min(crash.jump_s, 0.0)
     if crash.how == "kill" and rand.random() < 0.7:
         crash.step = rand.randrange(1, 4000)
     else:
         crash.at = rand.uniform(0.0, QUIET_S * 0.9)
     return crash
+
+
+def small(what: str) -> Scenario:
+    """A few messages of one provider in fair weather: to be crashed at every step.
+
+    `what` is a provider's name, or "infobip by id".
+    """
+    rand = random.Random(what)
+    provider = what.split()[0]
+    scenario = Scenario()
+    scenario.quiet_s, scenario.disk_slow_s = 0.0, 0.003
+    plan = _account(rand, 0, fair=True, provider=provider)
+    plan.keys["schedule"] |= {
+        "ladder": [0.5, 3.0], "from": "sent", "jitter": 0.0, "rescan": [1.0, 3.0],
+        "interval": 1.0, "idle_interval": 1.0,
+    }  # fmt: skip
+    plan.keys["limits"]["also"] = []
+    plan.profile = msgspec.structs.replace(
+        plan.profile,
+        limits=msgspec.structs.replace(plan.profile.limits, also=[]),
+        delays=Delays(enroute=0.3, final=1.0, read=0.5, jitter=0.2),
+        mix=Mix(never=0.1, stuck=0.1, late=0.0),
+    )
+    plan.offsets_ms, plan.rescans_s, plan.late_ms = (500, 3000), (1.0, 3.0), 0
+    if provider == "infobip":
+        plan.drained = what == provider
+        plan.asks = not plan.drained
+        plan.keys |= {"drain": plan.drained, "limit": 3}
+        plan.page = 3
+    scenario.accounts.append(plan)
+    scenario.sinks.append(_sink(rand, 0, scenario.accounts, fair=True))
+    how = None if provider == "messangi" else "inbox"
+    batches = ("1001", "1002") if provider in ("bulksms", "infobip") else (None, None)
+    for batch in batches:
+        scenario.sendings.append(
+            Sending(
+                at=0.05, account=plan.name, count=2, batch=batch, how=how,
+                by_batch=batch is not None,
+            )
+        )  # fmt: skip
+    return scenario

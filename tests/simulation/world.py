@@ -1,14 +1,17 @@
 """What is outside of the engine's process, and outlives it: time, chance, the trace, the verdict.
 
-True time starts at 0. A `Process` is one life of the engine: it has a wall clock of its own, which
-may have been stepped while it was down, and a monotonic one that starts anew. Within one life the
-wall clock drifts and is stepped by small amounts, as a time daemon does.
+True time starts at 0. A `Process` is one life of the engine: its wall clock drifts, and may have
+been stepped while it was down; its monotonic clock starts anew with each life. The time since the
+machine's start goes on over the lives, until a power loss. Over that, and where a machine does not
+tell its starts apart, the wall clock alone says how long a process was away: it is then never put
+forward, since no engine could tell that from time that has passed.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import anyio
@@ -63,16 +66,28 @@ class World(Time):
             self.broken(name, text())
 
 
+@dataclass(frozen=True)
+class Machine:
+    """One start of the machine, during which processes come and go."""
+
+    name: str
+    began: float
+    tells: bool  # which start it is, as Linux does
+
+
 class Process:
     """One life of the engine, and its clocks. What is not `alive` can do nothing any more."""
 
-    def __init__(self, world: World, number: int, *, wall_ahead_s: float, drift: float) -> None:
+    def __init__(
+        self, world: World, number: int, *, machine: Machine, wall_ahead_s: float, drift: float
+    ) -> None:
         self.world = world
         self.number = number
         self.alive = True
         self.doomed = False  # it will be killed as soon as it waits
         self.began = world.now
         self.rand = world.dice(f"engine {number}")
+        self.machine = machine
         self.wall_ahead_s = wall_ahead_s
         self._drift = drift
         lag = world.dice(f"lag {number}")
@@ -93,6 +108,10 @@ class Process:
 
     def monotonic(self) -> float:
         return self.world.now - self.began + 1.0
+
+    def boot(self) -> tuple[str, float] | None:
+        machine = self.machine
+        return (machine.name, self.world.now - machine.began) if machine.tells else None
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)

@@ -107,6 +107,8 @@ class Asker:
         self._token: str | None = None
         self._token_age = 0
         self._login = anyio.Lock()
+        self._logins = 0  # tries
+        self._refusal: tuple[Outcome, float | None] = (Outcome(), None)  # what the last came to
         self._kept: Slot | None = None
         self._chunk_max = CHUNK_REPORTS_ONE_TIME if self.traits.one_time else CHUNK_REPORTS
 
@@ -284,7 +286,10 @@ class Asker:
         if slot is not None and self._login.locked():
             slot.unused()  # whoever logs in may be waiting for this very place
             slot = None
+        logins = self._logins
         async with self._login:
+            if self._logins != logins and self._token_age == age:
+                return self._failed(*self._refusal)  # whoever was first was refused, for all
             if self._token_age != age:  # somebody else was first
                 if slot is not None:
                     slot.unused()
@@ -293,12 +298,16 @@ class Asker:
             request = self.provider.login()
             assert request is not None
             head, body, failure = await self._fetch_login(request, slot)
+            self._logins += 1
+            token = None
             if failure is not None:
-                return self._failed(failure)
-            assert head is not None
-            token = self.provider.token(head, body)
+                self._refusal = failure, None
+            else:
+                assert head is not None
+                token = self.provider.token(head, body)
+                self._refusal = _login_refused(head), self._retry_after_s(head)
             if token is None:
-                return self._failed(_login_refused(head), self._retry_after_s(head))
+                return self._failed(*self._refusal)
             self._committer.learn(token)
             self._token = token
             self._token_age += 1

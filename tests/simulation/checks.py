@@ -31,6 +31,8 @@ import orjson
 from engine.core.contracts import Kind
 from engine.core.reconcile import Known
 from engine.core.work import Work
+from engine.sim.answer import Answer as Said
+from engine.sim.answer import Call
 from engine.sim.messages import Message
 from engine.sim.plans import state_of
 from engine.stores.memory import MemoryStore
@@ -125,6 +127,10 @@ class Checks(Watcher):
         for name, exchange in self._last_answer.items():
             if not cleanly and not self._all_known(exchange):
                 self.excused.add((name, exchange.call.number))
+                assert exchange.said is not None
+                for _, given in exchange.said.ledger:
+                    told = self.told[name, given.message_id, "mt"]
+                    told[:] = [status for status in told if status != given.status]
         self._last_answer.clear()
         self.process = None
 
@@ -193,7 +199,7 @@ class Checks(Watcher):
         good = bool(
             said is not None and exchange.whole and said.status == 200 and exchange.fault is None
         )
-        refused = said is not None and exchange.whole and _refused(plan, said.status, said.body)
+        refused = said is not None and exchange.whole and _refused(plan, exchange.call, said)
         if not good or refused:
             self._fault_at[plan.name] = self.world.now
         if said is not None and good and not refused and alive:
@@ -206,9 +212,9 @@ class Checks(Watcher):
             first = said.body[:2] if said is not None else b""
             answered = good and (plan.provider != "bulksms" or first in (b"0|", b"24"))
             redirected = said is not None and 300 <= said.status < 400
-            if redirected and exchange.call.method == "GET":
-                asks.goes_on_ms = exchange.asked_ms
-            elif answered and said is not None and said.reports >= plan.page:
+            if (redirected and exchange.call.method == "GET") or (
+                answered and said is not None and said.reports >= plan.page
+            ):
                 asks.goes_on_ms = exchange.asked_ms
             elif answered:
                 asks.sure_ms = asks.maybe_ms = exchange.asked_ms
@@ -255,11 +261,9 @@ class Checks(Watcher):
         if row is None:
             return False
         known = self.tables.messages[row]
-        if known.status_ms == done_ms and known.provider_status == given.status:
+        same = known.status_ms is not None and known.provider_status == given.status
+        if same and known.status_ms >= done_ms:
             return True
-        if known.status_ms is not None and known.provider_status == given.status:
-            if known.status_ms >= done_ms:
-                return True
         history = orjson.loads(known.history)["entries"] if known.history else []
         return any(
             entry["provider_status"] == given.status and _ms(entry["done_at"]) == done_ms
@@ -281,7 +285,7 @@ class Checks(Watcher):
             self.world.hold(
                 "books-balance",
                 counts.get("known", 0) == counts.get("final", 0) + counts.get("pending", 0),
-                lambda account=account, counts=counts: f"{account}: {counts}",  # type: ignore[misc]
+                lambda: f"{account}: {counts}",
             )
         for (sink, account), place in tables.places.items():
             before = self._places.get((sink, account), (1, 0))
@@ -383,14 +387,16 @@ class Checks(Watcher):
                 continue
             asks = self.asks[plan.name, work.kind.value, work.key]
             asked = [ms for ms in (asks.sure_ms, asks.maybe_ms) if ms is not None]
-            allowed = {self._next_rung(plan, work, ms + add) for ms in asked for add in (0, MOMENT_MS)}
+            allowed = {
+                self._next_rung(plan, work, ms + add) for ms in asked for add in (0, MOMENT_MS)
+            }
             if self.restarts:  # an answer may have been committed by a life that told nobody
                 continue
             self.world.hold(
                 "every-due-poll-done",
                 any(due is not None and due <= work.due_ms <= due + plan.late_ms for due in allowed)
                 or (asks.sure_ms is None and asks.maybe_ms is None),
-                lambda work=work, allowed=allowed: (  # type: ignore[misc]
+                lambda: (
                     f"{work.account} {work.key} is put on {work.due_ms}, its next rung is {allowed}"
                 ),
             )
@@ -457,9 +463,7 @@ class Checks(Watcher):
                 self.world.hold(
                     "nothing-lost",
                     record["event_id"] in taken.when or not wanted(record),
-                    lambda record=record: (  # type: ignore[misc]
-                        f"{label} has moved past {_brief(record)}, which it has not taken"
-                    ),
+                    lambda: f"{label} has moved past {_brief(record)}, which it has not taken",
                 )
             seq, index = seq + 1, 0
 
@@ -483,7 +487,7 @@ class Checks(Watcher):
                 self.world.hold(
                     "every-due-poll-done",
                     late_s <= bound_s,
-                    lambda work=work, late_s=late_s: (  # type: ignore[misc]
+                    lambda: (
                         f"{name} {work.kind} {work.key} is {late_s:.1f} s late,"
                         f" {bound_s:.1f} s are allowed"
                     ),
@@ -500,19 +504,19 @@ class Checks(Watcher):
             hold(
                 "books-balance",
                 counts == {"known": len(known), "final": final, "pending": len(known) - final},
-                lambda counts=counts: f"{name}: {counts} in the books, {len(known)}, {final} there",  # type: ignore[misc]
+                lambda: f"{name}: {counts} in the books, {len(known)}, {final} there",
             )
             for message in known:
                 hold(
                     "all-has-ended",
                     message.final or not plan.ends(message),
-                    lambda message=message: f"{name} {message.message_id} is {message.state}",  # type: ignore[misc]
+                    lambda: f"{name} {message.message_id} is {message.state}",
                 )
             for work in tables.works.values():
                 hold(
                     "all-has-ended",
                     work.account != name or work.kind in (Kind.FEED, Kind.WINDOW),
-                    lambda work=work: f"{name}: {work.kind} {work.key} is still to be asked",  # type: ignore[misc]
+                    lambda: f"{name}: {work.kind} {work.key} is still to be asked",
                 )
             for message in plan.host.account.messages:
                 self._compare(plan, message)
@@ -529,7 +533,7 @@ class Checks(Watcher):
                 self.world.hold(
                     "nothing-lost",
                     (name, key) in known,
-                    lambda key=key: f"{name}: {key} was tracked, and is not known",  # type: ignore[misc]
+                    lambda: f"{name}: {key} was tracked, and is not known",
                 )
 
     def _compare(self, plan: AccountPlan, message: Message) -> None:
@@ -568,7 +572,7 @@ class Checks(Watcher):
                 not given.on_wire
                 or (plan.name, given.answer) in self.excused
                 or self._knows(plan.name, given),
-                lambda given=given: f"{plan.name}: {given} is not known",  # type: ignore[misc]
+                lambda: f"{plan.name}: {given} is not known",
             )
         self.world.hold(
             "nothing-lost",
@@ -583,7 +587,7 @@ class Checks(Watcher):
                 self.world.hold(
                     "nothing-lost",
                     event_id in taken.when or not wanted(record),
-                    lambda record=record: f"{label} has never got {_brief(record)}",  # type: ignore[misc]
+                    lambda: f"{label} has never got {_brief(record)}",
                 )
 
     def _compare_asks(self) -> None:
@@ -593,7 +597,7 @@ class Checks(Watcher):
             self.world.hold(
                 "asked-no-more-than-needed",
                 asks.asked <= enough,
-                lambda key=key, asks=asks: f"{key} was asked {asks.asked} times, not {enough}",  # type: ignore[misc]
+                lambda: f"{key} was asked {asks.asked} times, not {enough}",
             )
 
 
@@ -651,11 +655,13 @@ def _key(plan: AccountPlan, exchange: Exchange) -> tuple[str, str] | None:
     return None
 
 
-def _refused(plan: AccountPlan, status: int, body: bytes) -> bool:
+def _refused(plan: AccountPlan, call: Call, said: Said) -> bool:
     """Wrong credentials, as each provider says it."""
     if plan.provider == "bulksms":
-        return status == 200 and body.startswith(b"23|")
-    return status == 401 and not plan.logs_in
+        return said.status == 200 and said.body.startswith(b"23|")
+    if call.path == "/login":
+        return said.status < 500 and said.status != 429 and "authorization" not in said.headers
+    return said.status == 401 and not plan.logs_in
 
 
 def _rows(plan: AccountPlan, exchange: Exchange, body: bytes) -> list[tuple[str, str, str]]:

@@ -98,7 +98,7 @@ class Disk:
             if error is not None:
                 future.set_exception(error)
             else:
-                future.set_result(result)  # type: ignore[arg-type]
+                future.set_result(result)
 
         self._world.at(told_at, tell)
 

@@ -91,11 +91,11 @@ def repeatable() -> Iterator[None]:
     before = backend.CancelScope
     Task._numbers = count()
     _Scope._numbers = count()
-    backend.CancelScope = _Scope  # type: ignore[misc]
+    backend.CancelScope = _Scope
     try:
         yield
     finally:
-        backend.CancelScope = before  # type: ignore[misc]
+        backend.CancelScope = before
 
 
 class Loop(asyncio.BaseEventLoop):

@@ -19,16 +19,15 @@ import anyio
 import msgspec
 
 from engine.core.contracts import Head, Request
-from engine.failures import Cut, TooLarge, TransportError, Unreachable
+from engine.failures import Cut, Timeouts, TooLarge, Unreachable
 from engine.failures import Timeout as TimedOut
-from engine.failures import Timeouts
 from engine.sim.account import Account, Seen
 from engine.sim.answer import Answer as Said
 from engine.sim.answer import Call
 from engine.sim.profile import Fault
 from engine.sim.server import Simulator, book
 from engine.transport import Transport
-from tests.simulation.world import Process, World
+from tests.simulation.world import Process
 
 
 class Weather(msgspec.Struct, kw_only=True):
@@ -158,7 +157,7 @@ class Network(Transport):
             self._close(exchange)
 
     @asynccontextmanager
-    async def fetch(  # type: ignore[override]
+    async def fetch(
         self,
         base_url: str,
         request: Request,
@@ -218,7 +217,10 @@ class Network(Transport):
         chance = 1.0 if world.calm else rand.random()
         if chance < weather.swallowed:
             if chance < weather.swallowed / 2:
-                world.after(rand.random() * weather.latency_s, lambda: self._arrives(exchange, wire, "reset"))
+                world.after(
+                    rand.random() * weather.latency_s,
+                    lambda: self._arrives(exchange, wire, "reset"),
+                )
             return
         transit_s = rand.random() * exchange.host.slack_s
         broken = None
@@ -277,7 +279,7 @@ class Network(Transport):
                 piece = body[place : min(place + size, limit)]
                 place += size
                 when += rand.random() * (1.0 if kind == "drip" else slow_s)
-                world.at(when, lambda piece=piece: self._arrives(exchange, wire, piece))  # type: ignore[misc]
+                world.at(when, lambda piece=piece: self._arrives(exchange, wire, piece))
         if end != "stall":
             world.at(when, lambda: self._arrives(exchange, wire, end, last=True))
 

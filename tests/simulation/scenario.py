@@ -172,8 +172,9 @@ class Scenario:
     def wanted(self, label: str) -> Callable[[dict[str, Any]], bool]:
         keys = next(sink.keys for sink in self.sinks if sink.label == label)
         accounts, states = keys.get("accounts"), keys.get("states")
-        return lambda record: (accounts is None or record["account"] in accounts) and (
-            states is None or record["state"] in states
+        return lambda record: (
+            (accounts is None or record["account"] in accounts)
+            and (states is None or record["state"] in states)
         )
 
     def spread_s(self, plan: AccountPlan, due: int) -> float:
@@ -323,7 +324,7 @@ def _account(
         name=name,
         provider=provider,
         keys=keys,
-        profile=AccountProfile(name=name, provider=provider),  # type: ignore[arg-type]
+        profile=AccountProfile(name=name, provider=provider),
         skew_s=0.0 if fair else rand.choice((0.0, 0.0, rand.uniform(-SKEW_S, SKEW_S))),
         drift=rand.uniform(-2e-5, 2e-5),
         offsets_ms=tuple(round(s * 1000) for s in offsets),
@@ -333,7 +334,7 @@ def _account(
         settled_s=max(interval * 4, 5.0),
     )
     _BY_PROVIDER[provider](rand, plan, keys, settings)
-    plan.profile = AccountProfile(name=name, provider=provider, **settings)  # type: ignore[arg-type]
+    plan.profile = AccountProfile(name=name, provider=provider, **settings)
     return plan
 
 
@@ -341,7 +342,11 @@ def _bulksms(
     rand: random.Random, plan: AccountPlan, keys: dict[str, Any], settings: dict[str, Any]
 ) -> None:
     plan.asks = True
-    keys |= {"username": "john", "password": "sim-pass-4711", "method": rand.choice(("GET", "POST"))}
+    keys |= {
+        "username": "john",
+        "password": "sim-pass-4711",
+        "method": rand.choice(("GET", "POST")),
+    }
     settings |= {"username": "john", "password": "sim-pass-4711"}
     if rand.random() < 0.5:
         keys["optional_fields"] = ["completed_time", "created_time"]
@@ -387,7 +392,8 @@ def _messangi(
         url = f"http://sim/{plan.name}/login"
         keys |= {"login_url": url, "username": "u", "password": "sim-pass-4711"}
         settings |= {
-            "username": "u", "password": "sim-pass-4711", "token_life": rand.choice((20.0, 86400.0)),
+            "username": "u", "password": "sim-pass-4711",
+            "token_life": rand.choice((20.0, 86400.0)),
         }  # fmt: skip
     if rand.random() < 0.3:
         settings |= rand.choice(({"report_max_items": 4}, {"page_max_items": 4}))
@@ -410,9 +416,7 @@ def _group(rand: random.Random, plans: list[AccountPlan]) -> None:
         plan.profile = msgspec.structs.replace(plan.profile, limits=shared)
 
 
-def _sink(
-    rand: random.Random, n: int, accounts: list[AccountPlan], *, fair: bool
-) -> SinkPlan:
+def _sink(rand: random.Random, n: int, accounts: list[AccountPlan], *, fair: bool) -> SinkPlan:
     keys: dict[str, Any] = {
         "batch": {"records": rand.choice((1, 3, 1000)), "wait": rand.choice((0.0, 0.2))}
     }
@@ -441,7 +445,9 @@ def _sendings(rand: random.Random, scenario: Scenario, plan: AccountPlan) -> Non
         n += 1
         batch = str(1000 + n) if plan.provider in ("bulksms", "infobip") else None
         how: str | None = rand.choice(("inbox", "inbox", "call"))
-        if not plan.tracks or (plan.provider != "bulksms" and not plan.asks and rand.random() < 0.4):
+        if not plan.tracks or (
+            plan.provider != "bulksms" and not plan.asks and rand.random() < 0.4
+        ):
             how = None
         life = rand.choice(LIVES[plan.provider]) if rand.random() < 0.2 else None
         twin = plan.provider == "bulksms" and rand.random() < 0.2

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from engine.core.contracts import Batch
@@ -88,7 +89,7 @@ class MemorySink:
             raise PartialWrite(rejected)
 
     async def close(self) -> None:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
 
     async def _pause(self) -> None:
         self._owner.check()
@@ -98,6 +99,4 @@ class MemorySink:
 
 def bound(targets: dict[str, Target], process: Callable[[], Process]) -> type[MemorySink]:
     """The sink class of one run."""
-    return type(
-        "Bound", (MemorySink,), {"targets": targets, "process": staticmethod(process)}
-    )
+    return type("Bound", (MemorySink,), {"targets": targets, "process": staticmethod(process)})

@@ -168,7 +168,10 @@ def time_of(value: Any, zone: tzinfo) -> str | None:
     epoch milliseconds (e-mail).
     """
     if type(value) is str:
-        if len(value) == 28 and value.endswith("+0000") and value[19] == ".":
+        if (
+            len(value) == 28 and value.endswith("+0000") and value[19] == "."
+            and value[7] == "-" and value[11:13] < "24"
+        ):  # fmt: skip
             # The documented spelling in UTC, as nearly all reports have it: no arithmetic needed.
             try:
                 datetime.fromisoformat(value)

@@ -46,7 +46,7 @@ def main() -> int:
             print(_line(row), flush=True)
             rows.append(row)
             if args.record:
-                _record(rows, time.monotonic() - began)
+                _record([row | _surroundings()])
     total, found = sum(row["inputs"] for row in rows), sum(len(row["found"]) for row in rows)
     print(f"{total:,} inputs, {found} found, {time.monotonic() - began:.0f} s")
     if args.json is not None:
@@ -164,24 +164,35 @@ def _escaped(word: bytes) -> str:
     return "".join(f"\\x{byte:02x}" for byte in word)
 
 
-def _record(rows: list[dict[str, Any]], seconds: float) -> None:
+def _record(rows: list[dict[str, Any]]) -> None:
+    """Put the rows into the record, in the place of those that their targets had."""
+    known = {}
+    if RECORDED.exists():
+        known = {row["target"]: row for row in json.loads(RECORDED.read_text())["targets"]}
+    known |= {row["target"]: row for row in rows}
+    targets = [known[name] for name in SHARES if name in known]
+    recorded = {
+        "inputs": sum(row["inputs"] for row in targets),
+        "found": sum(len(row["found"]) for row in targets),
+        "targets": targets,
+    }
+    RECORDED.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
+
+
+def _surroundings() -> dict[str, Any]:
+    """When, where and of what a run was made."""
     commit = subprocess.run(
         ["git", "log", "-1", "--format=%h", "--", "engine"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     ).stdout.strip()  # fmt: skip
     packages = ("atheris", "msgspec", "orjson")
-    recorded = {
+    return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit,
+        "engine": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},
-        "inputs": sum(row["inputs"] for row in rows),
-        "found": sum(len(row["found"]) for row in rows),
-        "seconds": round(seconds),
-        "targets": rows,
     }
-    RECORDED.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

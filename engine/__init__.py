@@ -147,4 +147,8 @@ def configure(data: dict[str, Any], *, base: str | Path = ".") -> Config:
     from engine.config import parse
     from engine.registry import providers, sinks
 
-    return parse(data, providers=providers(), sinks=sinks(), base=Path(base))
+    plugins: dict[str, Any] = {"providers": providers(), "sinks": sinks()}
+    try:
+        return parse(data, base=Path(base), **plugins)
+    finally:
+        del data  # a traceback with locals must not show the secrets in it

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from engine.core.contracts import Provider, Sink
 from engine.windows import Rate
 
@@ -63,17 +65,12 @@ def load(
     """The configuration in a file. Raises ConfigError with all of its faults."""
     file = Path(path)
     faults = Faults(file.name or str(file))
-    data = _tables(file, faults)
+    plugins = Plugins(providers, sinks, store_schemes)
+    found = _read(faults, _tables(file, faults), file.absolute().parent, env, plugins)
+    del env  # from here on a traceback with locals shows nothing that is secret
     faults.raise_any()
-    return parse(
-        data,
-        source=faults.source,
-        base=file.absolute().parent,
-        providers=providers,
-        sinks=sinks,
-        env=env,
-        store_schemes=store_schemes,
-    )
+    assert found is not None
+    return found
 
 
 def parse(
@@ -90,23 +87,46 @@ def parse(
 
     Raises ConfigError with all faults, each behind `source`.
     """
-    folder = (base if base is not None else Path()).absolute()
     faults = Faults(source)
+    plugins = Plugins(providers, sinks, store_schemes)
+    found = _read(faults, data, base if base is not None else Path(), env, plugins)
+    del data, env
+    faults.raise_any()
+    assert found is not None
+    return found
+
+
+class Plugins(msgspec.Struct, frozen=True):
+    """What there is to be configured."""
+
+    providers: Mapping[str, type[Provider]]
+    sinks: Mapping[str, type[Sink]]
+    store_schemes: frozenset[str]
+
+
+def _read(
+    faults: Faults, data: object, base: Path, env: Mapping[str, str] | None, plugins: Plugins
+) -> Config | None:
+    """Raises nothing: its frame knows the secrets, and an error would carry it along."""
+    if len(faults):
+        return None
+    folder = base.absolute()
     reading = Reading(faults, folder, os.environ if env is None else env)
     if not isinstance(data, Mapping):
         faults.add("", "expected a table")
     top = Section(data if isinstance(data, Mapping) else {}, "", reading)
     grace_s = top.take("shutdown_grace", Span(), 10.0)
     redact_key = top.take("redact_key", reading.strong_secret, None)
-    store = read_store(top.table("store", hidden=True), store_schemes)
+    store = read_store(top.table("store", hidden=True), plugins.store_schemes)
     if top.has("http"):
         faults.add("http", "this build has no HTTP surface; remove the section")
-    accounts, names = read_accounts(top, providers)
-    targets = read_sinks(top, sinks, names)
+    accounts, names = read_accounts(top, plugins.providers)
+    targets = read_sinks(top, plugins.sinks, names)
     top.close()
-    faults.raise_any()
+    if len(faults):
+        return None
     return Config(
-        source=source,
+        source=faults.source,
         base=folder,
         shutdown_grace_s=grace_s,
         redact_key=redact_key,

@@ -41,6 +41,14 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
         """The file, fit for people."""
         return MASKED if self.hidden else str(self.path or f"{self.scheme}://")
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        fields = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        return [(n, self.shown if n == "path" and self.hidden else value) for n, value in fields]
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"StoreConfig({fields})"
+
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Every rate holds at once. Accounts of one `group` share a limit and have equal values."""

@@ -132,10 +132,10 @@ def _letter(letter: str) -> bytes:
     plain = letter.encode("utf-8", "surrogateescape")
     if letter.isascii() and letter.isalnum():
         return plain
-    ways = {re.escape(plain), b"(?i:" + _percent(plain) + b")", b"\\\\" + re.escape(plain)}
+    ways = {re.escape(plain), b"(?i:" + _percent(plain) + b")", b"\\\\{1,8}" + re.escape(plain)}
     units = letter.encode("utf-16-be", "surrogatepass")
     escaped = b"".join(
-        b"\\\\u%02x%02x" % (units[at], units[at + 1]) for at in range(0, len(units), 2)
+        b"\\\\{1,8}u%02x%02x" % (units[at], units[at + 1]) for at in range(0, len(units), 2)
     )
     ways.add(b"(?i:" + escaped + b")")
     ways.add(b"(?i:&\\#(?:%d|x0*%x);)" % (ord(letter), ord(letter)))
@@ -150,7 +150,7 @@ def _letter(letter: str) -> bytes:
 
 
 def _percent(raw: bytes) -> bytes:
-    return b"".join(b"%%%02x" % byte for byte in raw)
+    return b"".join(b"%%(?:25){0,2}%02x" % byte for byte in raw)  # also encoded again
 
 
 def _core(plain: bytes, shift: int) -> bytes:

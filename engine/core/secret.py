@@ -28,5 +28,14 @@ class Secret:
     def __hash__(self) -> int:
         return hash(("Secret", self._value))
 
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
+    def __getstate__(self) -> object:
+        raise TypeError("a secret is not pickled")
+
     def __reduce__(self) -> tuple[type, tuple[str]]:
         raise TypeError("a secret is not pickled")

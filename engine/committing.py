@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -20,9 +20,9 @@ from engine.core.clock import Clock
 from engine.core.contracts import Flaw, Form, Head, Outcome
 from engine.core.errors import StoreError
 from engine.core.mask import Mask, Watch
-from engine.core.redact import Redactor
+from engine.core.redact import NOBODY, Redactor
 from engine.core.report import Report
-from engine.core.secret import Secret
+from engine.core.secret import Secret, secrets_in
 from engine.core.work import Asked, Committed, Page
 from engine.stores.ledger import commit
 from engine.stores.transaction import Store
@@ -35,9 +35,6 @@ _PRIVATE = re.compile("auth|cookie|token|secret|session|key|sign|location", re.I
 
 # Values nested deeper than this are left out where a report is kept as a set-aside piece.
 DEPTH_MAX = 64
-
-# What stands behind a scheme ("Bearer …") is a secret by itself from this length on.
-SCHEMELESS_MIN = 6
 
 
 class Committer:
@@ -56,7 +53,8 @@ class Committer:
         self._telemetry = telemetry
         self._clock = clock
         self._redactor = redactor
-        self._mask = Mask(_secrets(account))
+        known = (account.options, account.headers, account.push_secret)
+        self._mask = Mask(secret for value in known for secret in secrets_in(value))
 
     def page(self) -> Page:
         return Page(
@@ -137,9 +135,8 @@ class Committer:
     # What must not be kept
 
     def learn(self, secret: str) -> None:
-        """A secret that came while running: the token of a login, with and without its scheme."""
-        self._mask.add(secret)
-        for part in secret.split()[1:]:
+        """A secret that came while running: the token of a login."""
+        for part in secrets_in(Secret(secret)):
             self._mask.add(part)
 
     def watch(self) -> Watch:
@@ -179,11 +176,15 @@ class Committer:
         if asked is None:
             return None
         headers = {
-            name: self._mask.text(value[:HEADER_MAX], cut=len(value) > HEADER_MAX)
+            name: self._clean(value[:HEADER_MAX], cut=len(value) > HEADER_MAX)
             for name, value in list(asked.head.headers.items())[:HEADERS_MAX]
             if not _PRIVATE.search(name)
         }
         return replace(asked, head=Head(asked.head.status, headers))
+
+    def _clean(self, text: str, *, cut: bool) -> str:
+        text = self._mask.text(text, cut=cut)
+        return text if self._redactor is None else self._redactor.text(text, NOBODY)
 
 
 def _pruned_json(report: Report) -> bytes:
@@ -197,12 +198,3 @@ def _pruned_json(report: Report) -> bytes:
         return value
 
     return msgspec.json.encode(prune(msgspec.structs.asdict(report), 0))
-
-
-def _secrets(account: AccountConfig) -> Iterator[str]:
-    """An account's secrets, an authorization header's also without its scheme."""
-    options = msgspec.structs.asdict(account.options)
-    for value in (*options.values(), *account.headers.values(), account.push_secret):
-        if isinstance(value, Secret) and value.reveal():
-            yield value.reveal()
-            yield from (part for part in value.reveal().split()[1:] if len(part) >= SCHEMELESS_MIN)

@@ -19,6 +19,8 @@ from engine.config.model import SinkConfig
 from engine.core.clock import Clock
 from engine.core.contracts import Batch, Flaw, Sink
 from engine.core.errors import PartialWrite, SinkError, StoreError, StoreTrouble
+from engine.core.mask import Mask
+from engine.core.secret import secrets_in
 from engine.core.state import State
 from engine.core.units import iso, spell_duration
 from engine.limits import backoff_s
@@ -190,6 +192,7 @@ class Dispatcher:
         self._batch = config.batch
         self._timeout_s = config.timeout_s
         self._sink = sink
+        self._mask = Mask(secrets_in(config.sink))
         self._store = store
         self._telemetry = telemetry
         self._clock = clock
@@ -245,7 +248,7 @@ class Dispatcher:
                 try:
                     await self._sink.close()
                 except Exception as error:
-                    self._tell_trouble(f"closing failed: {_cause(error)}")
+                    self._tell_trouble(f"closing failed: {self._cause(error)}")
             if scope.cancelled_caught:
                 self._tell_trouble(f"did not close within {CLOSE_S:g} s and was left")
             self._ended.set()
@@ -282,7 +285,8 @@ class Dispatcher:
         try:
             await self._sink.write(Batch(portion.lines))
         except PartialWrite as error:
-            portion.rejected = error.rejected
+            rejected = error.rejected.items()
+            portion.rejected = {index: self._mask.text(cause) for index, cause in rejected}
 
     async def _bury(self, portion: Portion) -> None:
         """Records that can never be accepted are set aside; the others were taken."""
@@ -330,7 +334,7 @@ class Dispatcher:
             raise SinkError(f"has not answered for {spell_duration(self._timeout_s)}")
 
     async def _after_failure(self, error: Exception) -> None:
-        cause = _cause(error)
+        cause = self._cause(error)
         self.health.failures += 1
         delay_s = getattr(error, "retry_after_s", None) or backoff_s(
             self.health.failures, self._rand
@@ -348,10 +352,10 @@ class Dispatcher:
     def _tell_trouble(self, text: str) -> None:
         self._telemetry.event(logging.ERROR, f"sink {self.name}", text)
 
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, (SinkError, StoreError)):
-        return str(error)
-    if isinstance(error, OSError):
-        return f"{error.strerror or type(error).__name__}"
-    return f"a fault in the sink, {type(error).__name__}"
+    def _cause(self, error: Exception) -> str:
+        """Why a call failed, in its own words where these are meant for people."""
+        if isinstance(error, (SinkError, StoreError)):
+            return self._mask.text(str(error))
+        if isinstance(error, OSError):
+            return self._mask.text(error.strerror or type(error).__name__)
+        return f"a fault in the sink, {type(error).__name__}"

@@ -73,7 +73,9 @@ class Engine:
         self.config = config
         self.clock: Clock = clock or RealClock()
         self.telemetry = Telemetry()
-        self._store = store or make_store(config.store.scheme, config.store.path)
+        self._store = store or make_store(
+            config.store.scheme, config.store.path, config.store.shown
+        )
         self.store = PatientStore(self._store, self.telemetry, self.clock)
         self.room = Room(
             {a.name: a.provider.traits.feed == "drained" for a in config.accounts},

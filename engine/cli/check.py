@@ -42,6 +42,8 @@ async def _connect(config: Config) -> bool:
 async def _open(config: SinkConfig) -> bool:
     """Open and close a sink."""
     from engine.core.errors import SinkError
+    from engine.core.mask import Mask
+    from engine.core.secret import secrets_in
 
     cause = f"it was not open after {OPEN_MAX_S:g} s"
     with anyio.move_on_after(OPEN_MAX_S):
@@ -60,5 +62,6 @@ async def _open(config: SinkConfig) -> bool:
         else:
             print(f"sink {config.name}: ok", flush=True)
             return True
+    cause = Mask(secrets_in(config.sink)).text(cause)
     print(f"sink {config.name}: FAILED: {cause}", flush=True)
     return False

@@ -46,7 +46,7 @@ def command(args: argparse.Namespace) -> int:
     config = process.load_config(args.config)
     accounts = _accounts(config, args.account)
     if not stored(config):
-        print(f"dlr-engine: the store {config.store.path} does not exist yet", file=sys.stderr)
+        print(f"dlr-engine: the store {config.store.shown} does not exist yet", file=sys.stderr)
         return 0
     if args.list:
         listed = process.start(lambda: _list(config, accounts, args.since))
@@ -81,7 +81,7 @@ async def _replay(
     from engine.replaying import Order
     from engine.stores.opening import make_store
 
-    store = make_store(config.store.scheme, config.store.path)
+    store = make_store(config.store.scheme, config.store.path, config.store.shown)
     order = Order(id=str(uuid4()), since_ms=since_ms, dry_run=dry_run)
     lines: list[Line] = []
     try:
@@ -182,7 +182,7 @@ async def _list(
 ) -> list[dict[str, Any]]:
     from engine.stores.opening import make_store
 
-    store = make_store(config.store.scheme, config.store.path)
+    store = make_store(config.store.scheme, config.store.path, config.store.shown)
     await store.open(own=False)
     listed: list[dict[str, Any]] = []
     try:

@@ -76,7 +76,7 @@ async def _search(config: Config, by: str, value: str) -> Found:
     from engine.redacting import known_redactors
     from engine.stores.opening import make_store
 
-    store = make_store(config.store.scheme, config.store.path)
+    store = make_store(config.store.scheme, config.store.path, config.store.shown)
     await store.open(own=False)
     try:
         accounts = [account.name for account in config.accounts]

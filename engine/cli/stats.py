@@ -53,7 +53,7 @@ def command(args: argparse.Namespace) -> int:
         if stored(config):
             books = process.start(lambda: _read(config))
         else:
-            missing = f"the store {config.store.path} does not exist yet"
+            missing = f"the store {config.store.shown} does not exist yet"
     except EngineError as error:
         if config.store.scheme != "memory":
             raise
@@ -75,7 +75,7 @@ def command(args: argparse.Namespace) -> int:
 async def _read(config: Config) -> Books:
     from engine.stores.opening import make_store
 
-    store = make_store(config.store.scheme, config.store.path)
+    store = make_store(config.store.scheme, config.store.path, config.store.shown)
     await store.open(own=False)
     try:
         now_ms = time.time_ns() // 1_000_000

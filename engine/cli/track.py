@@ -181,7 +181,7 @@ async def _hand_over(
     from engine.redacting import redactors
     from engine.stores.opening import make_store
 
-    store = make_store(config.store.scheme, config.store.path)
+    store = make_store(config.store.scheme, config.store.path, config.store.shown)
     counted = Counted()
     try:
         await store.open(own=True)

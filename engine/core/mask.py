@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -20,15 +20,25 @@ MASKED: Final = "***"
 
 # A shorter secret is no secret in base64, and would take innocent words out of reports.
 ENCODED_MIN: Final = 6
-# The shortest part of a secret that an answer is looked through for.
-NEEDLE_MIN: Final = 4
 # The beginning of a secret at the very end of a text that was cut off.
 BEGINNING_MIN: Final = 4
+
+# So many letters of a secret are compared at such an end, and the longest spelling of one.
+CUT_MAX: Final = 256
+SPELLED_MAX: Final = 12
 
 DEPTH_MAX: Final = 1100
 
 _WORD = re.compile(rb"[A-Za-z0-9]+")
-_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"}
+_ESCAPE_BEGUN = re.compile(rb"(?:[%\\\\&][%\\\\&#A-Za-z0-9]{0,10})?")
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_HTML = {"&": b"amp", "<": b"lt", ">": b"gt", '"': b"quot", "'": b"apos"}
+_SLASH = rb"(?:\\|%(?:25){0,2}5[cC])"
+_AMPERSAND = rb"(?:&(?:amp;){0,2}|%(?:25){0,2}26|\\{1,8}u0026)"
+_BASE64 = {
+    ord("+"): rb"(?:[+-]|%(?:25){0,2}2[bB])",
+    ord("/"): rb"(?:\\{0,8}/|_|%(?:25){0,2}2[fF])",
+}
 
 
 class Mask:
@@ -53,21 +63,17 @@ class Mask:
 
     def raw(self, raw: bytes, *, cut: bool = False) -> bytes:
         """Bytes without the secrets; `cut`: also without the beginning of one at their end."""
-        if not self._secrets:
-            return raw
-        if self._pattern is None:
-            longest_first = sorted(self._secrets, key=len, reverse=True)
-            self._pattern = re.compile(b"|".join(map(_spelled, longest_first)), re.DOTALL)
-        raw = self._pattern.sub(MASKED.encode(), raw)
+        if self.holds(raw):
+            if self._pattern is None:
+                longest_first = sorted(self._secrets, key=len, reverse=True)
+                self._pattern = re.compile(b"|".join(map(_spelled, longest_first)), re.DOTALL)
+            raw = self._pattern.sub(MASKED.encode(), raw)
         return self._without_beginning(raw) if cut else raw
 
     def _without_beginning(self, raw: bytes) -> bytes:
-        for secret in self._secrets:
-            plain = secret.encode("utf-8", "surrogateescape")
-            for size in range(len(plain) - 1, BEGINNING_MIN - 1, -1):
-                if raw.endswith(plain[:size]):
-                    return raw[:-size] + MASKED.encode()
-        return raw
+        starts = (start for secret in self._secrets for start in _cut_off(secret, raw))
+        start = min(starts, default=len(raw))
+        return raw if start == len(raw) else raw[:start] + MASKED.encode()
 
     def text(self, text: str, *, cut: bool = False) -> str:
         if not self._secrets:
@@ -120,7 +126,7 @@ def _spelled(secret: str) -> bytes:
     plain = secret.encode("utf-8", "surrogateescape")
     if len(plain) >= ENCODED_MIN:
         for shift in range(3):
-            core = re.escape(_core(plain, shift)).replace(rb"\+", b"[+-]").replace(b"/", b"[/_]")
+            core = b"".join(_BASE64.get(letter, b"%c" % letter) for letter in _core(plain, shift))
             before = b"[A-Za-z0-9+/_-]?" if shift else b""
             ways.append(before + core + b"(?:[A-Za-z0-9+/_-]?={0,2})")
         ways.append(b"(?i:" + plain.hex().encode() + b")")
@@ -128,29 +134,62 @@ def _spelled(secret: str) -> bytes:
 
 
 def _letter(letter: str) -> bytes:
-    """One character as it is, or as URLs, JSON and HTML write it."""
+    """One character as it is, or as URLs, JSON and HTML write it, also one inside the other."""
     plain = letter.encode("utf-8", "surrogateescape")
     if letter.isascii() and letter.isalnum():
         return plain
-    ways = {re.escape(plain), b"(?i:" + _percent(plain) + b")", b"\\\\{1,8}" + re.escape(plain)}
     units = letter.encode("utf-16-be", "surrogatepass")
-    escaped = b"".join(
-        b"\\\\{1,8}u%02x%02x" % (units[at], units[at + 1]) for at in range(0, len(units), 2)
-    )
-    ways.add(b"(?i:" + escaped + b")")
-    ways.add(b"(?i:&\\#(?:%d|x0*%x);)" % (ord(letter), ord(letter)))
-    if letter in _HTML:
-        ways.add(_HTML[letter].encode())
-    if letter == " ":
-        ways.add(b"\\+")
+    pairs = [b"u%02x%02x" % (units[at], units[at + 1]) for at in range(0, len(units), 2)]
+    escaped = (_SLASH + b"{1,8}").join(pairs)
+    named = b"|".join(part for part in (_HTML.get(letter), _numbered(letter)) if part)
+    entity = _AMPERSAND + b"(?:" + named + b")" + _coded(b";")
+    ways = [_percent(plain), escaped, entity, re.escape(plain)]
     if ord(letter) < 256:  # answers have no stated character set
         latin = letter.encode("latin-1")
-        ways |= {re.escape(latin), b"(?i:" + _percent(latin) + b")"}
-    return b"(?:" + b"|".join(sorted(ways)) + b")"
+        ways += [_percent(latin), re.escape(latin)]
+    if letter == " ":
+        ways.append(_coded(b"+"))
+    return _SLASH + b"{0,8}(?i:" + b"|".join(dict.fromkeys(ways)) + b")"
 
 
 def _percent(raw: bytes) -> bytes:
     return b"".join(b"%%(?:25){0,2}%02x" % byte for byte in raw)  # also encoded again
+
+
+def _coded(mark: bytes) -> bytes:
+    """A mark that an encoding uses, as it is or encoded itself."""
+    return b"(?:" + re.escape(mark) + b"|(?i:" + _percent(mark) + b"))"
+
+
+def _numbered(letter: str) -> bytes:
+    return _coded(b"#") + b"(?:0*%d|x0*%x)" % (ord(letter), ord(letter))
+
+
+def _cut_off(secret: str, raw: bytes) -> Iterator[int]:
+    """Where a beginning of the secret starts that goes to the end of `raw`."""
+    letters = [re.compile(_letter(letter), re.DOTALL) for letter in secret[:CUT_MAX]]
+    for start in range(max(0, len(raw) - SPELLED_MAX * len(letters)), len(raw)):
+        at = before = start
+        count = 0
+        for letter in letters:
+            found = letter.match(raw, at)
+            if found is None:
+                break
+            before, at, count = at, found.end(), count + 1
+        # Where a % is a letter of the secret, it may be that or begin the next one's escape.
+        ended = _ESCAPE_BEGUN.fullmatch(raw, at) or _ESCAPE_BEGUN.fullmatch(raw, before)
+        if count >= BEGINNING_MIN and ended:
+            yield start
+            break
+    plain = secret.encode("utf-8", "surrogateescape")
+    if len(plain) >= ENCODED_MIN:
+        cores = [_core(plain, shift) for shift in range(3)]
+        cores += [core.translate(_URL_SAFE) for core in cores]
+        for form in (*cores, plain.hex().encode(), plain.hex().upper().encode()):
+            for size in range(len(form) - 1, ENCODED_MIN - 1, -1):
+                if raw.endswith(form[:size]):
+                    yield len(raw) - size
+                    break
 
 
 def _core(plain: bytes, shift: int) -> bytes:
@@ -163,8 +202,7 @@ def _core(plain: bytes, shift: int) -> bytes:
 def _needles(secret: str) -> set[bytes]:
     """Pieces one of which stands in every spelling of a secret."""
     plain = secret.encode("utf-8", "surrogateescape")
-    longest = max(_WORD.findall(plain), key=len, default=b"")
-    found = {longest if len(longest) >= NEEDLE_MIN else plain}
+    found = {max(_WORD.findall(plain), key=len, default=b"")}
     if len(plain) >= ENCODED_MIN:
         for shift in range(3):
             core = _core(plain, shift)

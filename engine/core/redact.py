@@ -52,7 +52,7 @@ _NO_NUMBER = re.compile(
 _FIRST_COLUMN = re.compile(r"(?m)^([ \t]*)(\+?[0-9(][0-9 ().+-]{3,}[0-9])(?=[ \t]*(?:$|[\r|;,\t]))")
 _CUT_OFF = re.compile(r"[0-9][0-9 ().+-]{2,}$")
 
-_NOBODY = Own()
+NOBODY = Own()
 
 
 class Redactor:
@@ -122,7 +122,7 @@ class Redactor:
 
     def prose(self, words: str) -> str:
         """Words of a provider that are logged, or kept beside a report."""
-        return self.text(words, _NOBODY, bare=True)
+        return self.text(words, NOBODY, bare=True)
 
     # Decoded records
 

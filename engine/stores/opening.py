@@ -9,8 +9,11 @@ from engine.core.errors import StoreError
 from .transaction import Store
 
 
-def make_store(scheme: str, path: Path | None) -> Store:
-    """A store that is not open yet. Raises StoreError where this build has none of that kind."""
+def make_store(scheme: str, path: Path | None, shown: str) -> Store:
+    """A store that is not open yet; `shown` is what its errors call it.
+
+    Raises StoreError where this build has none of that kind.
+    """
     if scheme == "memory":
         from .memory import MemoryStore
 
@@ -18,5 +21,5 @@ def make_store(scheme: str, path: Path | None) -> Store:
     if scheme == "sqlite" and path is not None:
         from .sqlite import SqliteStore
 
-        return SqliteStore(path)
+        return SqliteStore(path, shown)
     raise StoreError(f"no store for {scheme}://")

@@ -97,8 +97,9 @@ class _Job:
 class _Thread:
     """A connection and the one thread that uses it."""
 
-    def __init__(self, path: Path, name: str, *, writes: bool, busy_ms: int) -> None:
+    def __init__(self, path: Path, shown: str, name: str, *, writes: bool, busy_ms: int) -> None:
         self._path = path
+        self._shown = shown
         self._file = os.stat(path)  # as it was opened first: no other will do
         self._writes = writes
         self._busy_ms = busy_ms
@@ -115,7 +116,7 @@ class _Thread:
         future: asyncio.Future[T] = loop.create_future()
         async with self._places:
             if self._closed:
-                raise StoreError(f"the store {self._path} is closed")
+                raise StoreError(f"the store {self._shown} is closed")
             self._jobs.put(_Job(job, loop, future))
             return await future
 
@@ -145,7 +146,7 @@ class _Thread:
                         db = None
                     kind = StoreTrouble if passing(error) else StoreError
                     for job in jobs:
-                        job.settle(None, kind(f"the store {self._path}: {cause(error)}"))
+                        job.settle(None, kind(f"the store {self._shown}: {cause(error)}"))
                 except BaseException as fault:  # the thread must live on: others wait for it
                     for job in jobs:
                         job.settle(None, fault)
@@ -157,15 +158,18 @@ class _Thread:
 
     def _check_file(self) -> None:
         """What is written to a file that was moved away, nobody would find."""
+        trouble = ""
         try:
             there = os.path.samestat(self._file, os.stat(self._path))
         except FileNotFoundError:
             there = False
         except OSError as error:
-            raise StoreTrouble(f"the store {self._path}: {file_cause(error)}") from error
+            there, trouble = False, file_cause(error)
+        if trouble:
+            raise StoreTrouble(f"the store {self._shown}: {trouble}")
         if not there:
             raise StoreTrouble(
-                f"the store {self._path} was moved away, removed or replaced while it is in use;"
+                f"the store {self._shown} was moved away, removed or replaced while it is in use;"
                 " put the file back, or restart the worker to go on with what is there"
             )
 
@@ -216,8 +220,10 @@ class _Thread:
 class SqliteStore:
     """`Store` on one SQLite file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shown: str | None = None) -> None:
+        """`shown`: what errors call it, where its path is nobody's business."""
         self.path = path
+        self._shown = str(path) if shown is None else shown
         self._writer: _Thread | None = None
         self._reader: _Thread | None = None
         self._lock: int | None = None
@@ -225,33 +231,37 @@ class SqliteStore:
     async def open(self, *, own: bool) -> None:
         if own:
             await self._take_lock()
+        trouble = await self._prepare()
+        if trouble is not None:
+            self._drop_lock()
+            raise trouble
+        ways = {"busy_ms": OWNER_BUSY_MS if own else BUSY_MS}
+        self._writer = _Thread(self.path, self._shown, "dlr-store-writer", writes=True, **ways)
+        self._reader = _Thread(self.path, self._shown, "dlr-store-reader", writes=False, **ways)
+
+    async def _prepare(self) -> StoreError | None:
+        """Why it cannot be opened. The system's own error, which names the path, is left behind."""
+        preparing = Offload("dlr-store-opening")
         try:
-            preparing = Offload("dlr-store-opening")
-            try:
-                await preparing.run(prepare, self.path)
-            finally:
-                await preparing.close()
+            await preparing.run(prepare, self.path)
         except sqlite3.Error as error:
-            self._drop_lock()
-            raise StoreError(f"cannot open the store {self.path}: {cause(error)}") from error
+            return StoreError(f"cannot open the store {self._shown}: {cause(error)}")
         except OSError as error:
-            self._drop_lock()
-            raise StoreError(f"cannot open the store {self.path}: {file_cause(error)}") from error
-        except StoreError:
-            self._drop_lock()
-            raise
-        busy_ms = OWNER_BUSY_MS if own else BUSY_MS
-        self._writer = _Thread(self.path, "dlr-store-writer", writes=True, busy_ms=busy_ms)
-        self._reader = _Thread(self.path, "dlr-store-reader", writes=False, busy_ms=busy_ms)
+            return StoreError(f"cannot open the store {self._shown}: {file_cause(error)}")
+        except StoreError as error:
+            return StoreError(f"the store {self._shown} {error}")
+        finally:
+            await preparing.close()
+        return None
 
     async def write(self, job: Callable[[Transaction], T]) -> T:
         if self._writer is None:
-            raise StoreError(f"the store {self.path} is closed")
+            raise StoreError(f"the store {self._shown} is closed")
         return await self._writer.run(job)
 
     async def read(self, job: Callable[[Transaction], T]) -> T:
         if self._reader is None:
-            raise StoreError(f"the store {self.path} is closed")
+            raise StoreError(f"the store {self._shown} is closed")
         return await self._reader.run(job)
 
     async def close(self) -> None:
@@ -262,26 +272,28 @@ class SqliteStore:
         self._drop_lock()
 
     async def _take_lock(self) -> None:
+        trouble = ""
         try:
             make_folder(self.path.parent)
             lock = open_file(f"{self.path}.lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise StoreError(f"cannot open the store {self.path}: {file_cause(error)}") from error
+            trouble = file_cause(error)
+        if trouble:
+            raise StoreError(f"cannot open the store {self._shown}: {trouble}")
         waited_s = 0.0
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if waited_s >= LOCK_PATIENCE_S:
-                    os.close(lock)
-                    raise StoreBusy(
-                        f"the store {self.path} belongs to a worker that is running"
-                    ) from None
-                await anyio.sleep(LOCK_STEP_S)
-                waited_s += LOCK_STEP_S
+                pass
             else:
                 self._lock = lock
                 return
+            if waited_s >= LOCK_PATIENCE_S:
+                os.close(lock)
+                raise StoreBusy(f"the store {self._shown} belongs to a worker that is running")
+            await anyio.sleep(LOCK_STEP_S)
+            waited_s += LOCK_STEP_S
 
     def _drop_lock(self) -> None:
         if self._lock is not None:
@@ -325,8 +337,8 @@ def prepare(path: Path) -> None:
         version = int(db.execute("PRAGMA user_version").fetchone()[0])
         if version > SCHEMA_VERSION:
             raise StoreError(
-                f"the store {path} was written by a newer release (schema {version}, this one"
-                f" knows {SCHEMA_VERSION}): update dlr-engine"
+                f"was written by a newer release (schema {version}, this one knows"
+                f" {SCHEMA_VERSION}): update dlr-engine"
             )
         for number in range(version + 1, SCHEMA_VERSION + 1):
             for statement in _statements(number):

@@ -13,7 +13,7 @@ import re
 import time
 from base64 import b64encode, urlsafe_b64encode
 from types import TracebackType
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote_plus
 
 MARK = "c4n4ry"  # stands in every secret
 
@@ -100,7 +100,7 @@ class Parrot:
             length = re.search(rb"(?i)content-length: (\d+)", head)
             body = await reader.readexactly(int(length[1])) if length else b""
             await self._answer(writer, head.decode("utf-8", "replace"), body.decode())
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             self._open.discard(task)
@@ -116,7 +116,7 @@ class Parrot:
         self.heard |= {
             f"{account}.{name}"
             for name, secret in secrets.items()
-            if any(spelled in said for spelled in spellings(secret))
+            if any(way in unquote_plus(said) + said for way in (secret, *_encoded(secret)))
         }
         if rest.startswith("login"):
             token = secrets["token"]
@@ -178,6 +178,12 @@ class Parrot:
         await writer.drain()
         if mode == "stall":
             await asyncio.sleep(30)
+
+
+def _encoded(secret: str) -> tuple[str, str]:
+    """As Basic has it, and as a JSON body has it."""
+    basic = b64encode(f"john:{secret}".encode()).decode()
+    return basic, json.dumps(secret, ensure_ascii=False)[1:-1]
 
 
 def records(account: str, line: str) -> str:

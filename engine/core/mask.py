@@ -47,6 +47,7 @@ class Mask:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: dict[str, None] = {}
         self._pattern: re.Pattern[bytes] | None = None
+        self._letters: dict[str, list[re.Pattern[bytes]]] = {}
         self._needles: tuple[bytes, ...] = ()
         self.reach = 0  # bytes of the longest needle
         for secret in secrets:
@@ -71,7 +72,14 @@ class Mask:
         return self._without_beginning(raw) if cut else raw
 
     def _without_beginning(self, raw: bytes) -> bytes:
-        starts = (start for secret in self._secrets for start in _cut_off(secret, raw))
+        for secret in self._secrets.keys() - self._letters.keys():
+            ways = (re.compile(_letter(letter), re.DOTALL) for letter in secret[:CUT_MAX])
+            self._letters[secret] = list(ways)
+        starts = (
+            start
+            for secret, letters in self._letters.items()
+            for start in _cut_off(secret, letters, raw)
+        )
         start = min(starts, default=len(raw))
         return raw if start == len(raw) else raw[:start] + MASKED.encode()
 
@@ -165,9 +173,8 @@ def _numbered(letter: str) -> bytes:
     return _coded(b"#") + b"(?:0*%d|x0*%x)" % (ord(letter), ord(letter))
 
 
-def _cut_off(secret: str, raw: bytes) -> Iterator[int]:
+def _cut_off(secret: str, letters: list[re.Pattern[bytes]], raw: bytes) -> Iterator[int]:
     """Where a beginning of the secret starts that goes to the end of `raw`."""
-    letters = [re.compile(_letter(letter), re.DOTALL) for letter in secret[:CUT_MAX]]
     for start in range(max(0, len(raw) - SPELLED_MAX * len(letters)), len(raw)):
         at = before = start
         count = 0

@@ -121,7 +121,7 @@ async def _end(api: Api, worker: Worker) -> None:
         await api.post("faults", {"account": member.name, "odds": {}})
     await asyncio.sleep(LIFE_S)
     await worker.end(signal.SIGTERM)
-    await worker.start("--until-idle", "--idle-timeout", "60s")
+    await worker.start("--until-idle", "--idle-timeout", "150s")
     await worker.finish(IDLE_S)
 
 

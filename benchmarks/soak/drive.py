@@ -27,6 +27,8 @@ from engine.stores.transaction import Store
 from engine.tracking import inbox_item
 
 TICK_S = 1.0
+CATCH_UP_S = 10.0
+"""A sender that was held up sends what is owed for this long at most."""
 SAMPLES = 900
 """So many while messages are sent, and one a second at most."""
 PHASES = 6
@@ -81,17 +83,18 @@ class Sender:
         store = make_store("sqlite", self._folder / "state.db")
         await store.open(own=False)
         try:
-            while time.monotonic() < until:
-                began = time.monotonic()
+            before = time.monotonic()
+            while (began := time.monotonic()) < until:
+                passed, before = min(began - before, CATCH_UP_S), began
                 for member in MEMBERS:
-                    await self._tick(member, store)
+                    await self._tick(member, passed, store)
                 self._ticks += 1
                 await asyncio.sleep(max(0.0, began + TICK_S - time.monotonic()))
         finally:
             await store.close()
 
-    async def _tick(self, member: Member, store: Store) -> None:
-        self._owed[member.name] += member.rate * self._load * TICK_S
+    async def _tick(self, member: Member, passed: float, store: Store) -> None:
+        self._owed[member.name] += member.rate * self._load * passed
         items: list[Tracked] = []
         while self._owed[member.name] >= member.batch:
             self._owed[member.name] -= member.batch

@@ -22,7 +22,7 @@ from benchmarks.soak.balance import Kill
 
 ROOT = Path(__file__).parents[2]
 START_S = 30.0
-TERM_S = 20.0
+TERM_S = 40.0
 """A worker that was asked to end has its `shutdown_grace` twice: requests, then sinks."""
 LOG_MAX = 16 << 20
 """Bytes of the worker's log; then it is emptied, and its errors have been counted."""

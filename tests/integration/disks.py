@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+ROOT = [] if os.getuid() == 0 else ["sudo", "-n"]
+
 
 class Disk:
     """A tmpfs of its own at `path`."""
@@ -35,15 +37,19 @@ class Disk:
 
     def remount(self, how: str) -> None:
         """`ro` or `rw`; nobody may have a file open for writing when it becomes `ro`."""
-        subprocess.run(["mount", "-o", f"remount,{how}", self.path], check=True)
+        subprocess.run([*ROOT, "mount", "-o", f"remount,{how}", self.path], check=True)
 
 
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Disk]:
     """Mounting takes rights. In CI there are such, so that a skip there would hide something."""
     path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    options = f"size={size},mode=0700,uid={os.getuid()}"
+    command = [*ROOT, "mount", "-t", "tmpfs", "-o", options, "tmpfs", path]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        done = subprocess.CompletedProcess(command, 1, "", str(error))
     if done.returncode:
         why = f"a tmpfs cannot be mounted here: {done.stderr.strip()}"
         if os.environ.get("CI"):
@@ -52,4 +58,4 @@ def small_disk(path: Path, size: str) -> Iterator[Disk]:
     try:
         yield Disk(path)
     finally:
-        subprocess.run(["umount", "-l", path], check=True)
+        subprocess.run([*ROOT, "umount", "-l", path], check=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import drain, isolation, ladder, memory, start, throughput
+from benchmarks import drain, durability, isolation, ladder, memory, start, throughput
 from benchmarks.harness import Case, Row, machine, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -75,6 +75,13 @@ CASES = (
         size=3_000,
         unit="rungs",
         run=isolation.run,
+    ),
+    Case(
+        name="durability",
+        about="store.synchronous: one-time pages of 50 and one-row polls at each level",
+        size=4_000,
+        unit="records",
+        run=durability.run,
     ),
 )
 SINGLE = frozenset({"ladder-lateness", "messangi-memory", "idle-start"})  # one run says enough

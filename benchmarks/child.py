@@ -1,7 +1,8 @@
 """What is measured, in a process of its own: `python -m benchmarks.child JOB`, its spec on stdin.
 
-`engine` runs an engine until its sink has written what is expected; the `bare-…` jobs are the
-loops beside it. The last line of stdout is what was measured, as JSON.
+`engine` runs an engine until its sink has written what is expected, `counting` the same while it
+counts syncs; the `bare-…` jobs are the loops beside it. The last line of stdout is what was
+measured, as JSON.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import uvloop
 import engine
 from benchmarks import bare
 from benchmarks.harness import hwm_kib
+from benchmarks.vfs import watched
 from engine.stores.tracked import Tracked
 from engine.worker import Engine
 
@@ -41,6 +43,18 @@ def _due(track: dict[str, Any]) -> list[int]:
     first_ms = time.time_ns() // 1_000_000 + round(track["lead_s"] * 1000)
     gap_ms = 1000 / track["rate"] if track["rate"] else 0.0
     return [first_ms + round(n * gap_ms) for n in range(track["count"])]
+
+
+async def _counting(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same, and how often SQLite has synced the store's files."""
+    syncs = 0
+
+    def tell(what: str, file: str, at: int, data: bytes) -> None:
+        nonlocal syncs
+        syncs += what == "sync"
+
+    with watched(tell, syncs_alone=True):
+        return {**await _engine(spec), "syncs": syncs}
 
 
 async def _engine(spec: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +149,7 @@ async def _bare(job: str, spec: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     job, spec = sys.argv[1], json.load(sys.stdin)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        jobs = {"engine": _engine, "isolation": _isolation}
+        jobs = {"engine": _engine, "isolation": _isolation, "counting": _counting}
         done = runner.run(jobs[job](spec) if job in jobs else _bare(job, spec))
     print(json.dumps(done))
 

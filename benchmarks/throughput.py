@@ -69,8 +69,8 @@ def bulksms_polls(size: int, runs: int) -> list[Row]:
             size,
             runs,
             lambda turn: [url],
-            lambda urls: [_bulksms(urls[0])],
-            _batches(size),
+            lambda urls: [bulksms(urls[0])],
+            batches(size),
         )
 
 
@@ -87,7 +87,7 @@ def _avaamo(url: str) -> dict[str, Any]:
     }
 
 
-def _bulksms(url: str) -> dict[str, Any]:
+def bulksms(url: str) -> dict[str, Any]:
     return {
         "name": "bulk",
         "provider": "bulksms",
@@ -99,7 +99,7 @@ def _bulksms(url: str) -> dict[str, Any]:
     }
 
 
-def _batches(count: int) -> dict[str, Any]:
+def batches(count: int) -> dict[str, Any]:
     """Tracked by the engine that asks for them; all are due at once, a moment later."""
     return {
         "account": "bulk",

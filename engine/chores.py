@@ -110,7 +110,7 @@ class Chores:
         changed = {key: note for key, note in statuses.items() if note != self._statuses.get(key)}
         if changed:
             self._statuses.update(changed)
-            await self._engine.store.write(lambda tx: _put_statuses(tx, changed))
+            await self._engine.store.write(lambda tx: _put_statuses(tx, changed), lazy=True)
 
     async def look_for_room(self) -> None:
         """How much of the log waits for whom, and how much disk is left."""
@@ -155,7 +155,7 @@ class Chores:
                 limit=PRUNE_MAX,
             )
 
-        while await self._engine.store.write(job) >= PRUNE_MAX:
+        while await self._engine.store.write(job, lazy=True) >= PRUNE_MAX:
             await self._engine.clock.sleep(0)
 
 

@@ -91,7 +91,9 @@ class Committer:
         )
 
     async def _store_page(self, page: Page) -> Committed:
-        return await self._store.write(lambda tx: commit(tx, page))
+        # What can be read again is not lost with a power cut: the cursor goes back as well.
+        lazy = not page.traits.one_time
+        return await self._store.write(lambda tx: commit(tx, page), lazy=lazy)
 
     async def _salvage(self, page: Page, fault: Exception) -> Page:
         """Commit the reports one by one and set aside those that cannot be. Returns the rest of

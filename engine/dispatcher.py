@@ -109,7 +109,11 @@ class LogReader:
 
     async def read(self, records_max: int, bytes_max: int) -> Portion:
         """The next records, at most so many and about so many bytes, accounts in turn."""
-        return await self._store.read(lambda tx: self._gather(tx, records_max, bytes_max))
+        portion = await self._store.read(lambda tx: self._gather(tx, records_max, bytes_max))
+        if portion.lines:
+            # A consumer must not know what the store could forget: revisions would be given twice.
+            await self._store.sync()
+        return portion
 
     def _gather(self, tx: Transaction, records_max: int, bytes_max: int) -> Portion:
         portion = Portion()
@@ -158,7 +162,7 @@ class LogReader:
     async def move(self, places: dict[str, Place]) -> None:
         """What was read has been taken."""
         if places:
-            await self._store.write(lambda tx: tx.put_places(self.name, places))
+            await self._store.write(lambda tx: tx.put_places(self.name, places), lazy=True)
             self.places.update(places)
 
     async def behind(self) -> bool:

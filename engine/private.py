@@ -43,6 +43,7 @@ def make_database(path: Path) -> None:
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+        sync_folder(path.parent)
     except FileExistsError:
         if os.path.isdir(path) or not os.access(path, os.R_OK | os.W_OK):
             number = errno.EISDIR if os.path.isdir(path) else errno.EACCES
@@ -51,6 +52,15 @@ def make_database(path: Path) -> None:
             raise OSError(number, os.strerror(number), str(path)) from None
         for each in (path, f"{path}-wal", f"{path}-shm", f"{path}-journal"):
             _narrow(each)
+
+
+def sync_folder(folder: Path) -> None:
+    """A new file is there after a power cut once its folder is."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _narrow(path: Path | str) -> None:

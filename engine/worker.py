@@ -24,7 +24,7 @@ import msgspec
 from engine.asking import Asker
 from engine.chores import Chores
 from engine.clock import RealClock
-from engine.config.describe import in_the_clear
+from engine.config.describe import in_the_clear, unsafe
 from engine.config.model import AccountConfig, Config
 from engine.core.clock import Clock
 from engine.core.errors import ConfigError, StoreError, StoreTrouble
@@ -74,7 +74,7 @@ class Engine:
         self.clock: Clock = clock or RealClock()
         self.telemetry = Telemetry()
         self._store = store or make_store(
-            config.store.scheme, config.store.path, config.store.shown
+            config.store.scheme, config.store.path, config.store.shown, config.store.synchronous
         )
         self.store = PatientStore(self._store, self.telemetry, self.clock)
         self.room = Room(
@@ -105,6 +105,8 @@ class Engine:
 
     async def __aenter__(self) -> Engine:
         await self.store.open(own=True)
+        if warning := unsafe(self.config.store):
+            self.telemetry.event(logging.WARNING, "store", warning)
         now_ms = self.clock.now_ms()
         try:
             # A disk that cannot be written is waited out later on, but told at once at a start.

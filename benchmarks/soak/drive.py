@@ -80,7 +80,7 @@ class Sender:
         self._ticks = 0
 
     async def run(self, until: float) -> None:
-        store = make_store("sqlite", self._folder / "state.db")
+        store = make_store("sqlite", self._folder / "state.db", "state.db")
         await store.open(own=False)
         try:
             before = time.monotonic()

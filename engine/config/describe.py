@@ -18,7 +18,7 @@ import msgspec
 from engine.core.secret import Secret
 from engine.core.units import iso, spell_duration, spell_size
 
-from .model import AccountConfig, Config, SinkConfig
+from .model import AccountConfig, Config, SinkConfig, StoreConfig
 from .values import listed, printable
 
 _DAY_S = 86_400.0
@@ -35,11 +35,25 @@ def describe(config: Config) -> list[str]:
         f" acknowledged records {spell_duration(store.log_retention_s)}; polling waits at"
         f" {spell_size(store.log_max)} of records that wait for sinks"
     ]
+    if store.synchronous != "full":
+        lines.append(f"  a power cut: synchronous = {store.synchronous}")
+    if warning := unsafe(store):
+        lines.append(f"  WARNING: {warning}")
     for account in config.accounts:
         lines += _account(account)
     for sink in config.sinks:
         lines += _sink(sink)
     return lines
+
+
+def unsafe(store: StoreConfig) -> str | None:
+    """What is to be said where a power cut may take what no provider gives again."""
+    if store.scheme == "memory" or store.synchronous != "off":
+        return None
+    return (
+        'synchronous = "off": a power cut, or a crash of the operating system, can take answers'
+        " that a one-time provider has given, and damage the store; use it for trials alone"
+    )
 
 
 def allowed_a_day(account: AccountConfig) -> float:

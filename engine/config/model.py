@@ -31,6 +31,7 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str  # "memory", "sqlite", …
     path: Path | None = None  # the file of a sqlite store
     retention_s: float = 30 * DAY_S  # ended messages
+    synchronous: str = "full"  # or "normal", "off": what a power cut may take
     log_retention_s: float = DAY_S  # records that every sink has acknowledged
     log_max: int = LOG_MAX  # bytes of records that some sink has not acknowledged
     min_free_disk: int | None = None  # bytes; None: by the size of the disk

@@ -15,6 +15,7 @@ from . import values
 from .model import DAY_S, LOG_MAX, LOG_MAX_MEMORY, StoreConfig
 from .reader import Section
 
+SYNCHRONOUS = ("full", "normal", "off")
 STORE_SCHEMES = frozenset({"memory", "sqlite"})
 _DEFAULT_URL = "sqlite:///state.db"
 _WANTED_SQLITE = "expected sqlite:///file for a path from here, sqlite:////dir/file for a full one"
@@ -34,6 +35,7 @@ def read_store(section: Section, schemes: frozenset[str]) -> StoreConfig:
     log_max_default = LOG_MAX_MEMORY if scheme == "memory" else LOG_MAX
     log_max = section.take("log_max", values.Size(1), log_max_default)
     min_free_disk = section.take("min_free_disk", values.Size(), None)
+    synchronous = section.take("synchronous", values.Choice(SYNCHRONOUS), "full")
     section.close()
     return StoreConfig(
         url=given,
@@ -43,6 +45,7 @@ def read_store(section: Section, schemes: frozenset[str]) -> StoreConfig:
         log_retention_s=log_retention_s,
         log_max=log_max,
         min_free_disk=min_free_disk,
+        synchronous=synchronous,
         hidden=not isinstance(section.data.get("url"), (str, NoneType)),
     )
 

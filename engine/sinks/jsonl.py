@@ -38,7 +38,7 @@ from ..core.errors import SinkError
 from ..core.units import size_bytes
 from ..disk_causes import file_cause
 from ..offload import Offload
-from ..private import make_folder, open_file
+from ..private import make_folder, open_file, sync_folder
 
 GZIP_LEVEL = 6
 ZSTD_LEVEL = 3
@@ -186,7 +186,7 @@ class JsonlSink:
         if fresh:
             self._day = time.strftime("%Y-%m-%d", time.gmtime(seen.st_mtime))
             self._pending = self._leftovers()
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
         if fresh or seen.st_size != self._size:
             start = 0 if fresh or seen.st_size < self._size else self._size
             self._size = self._mend(start, seen.st_size)
@@ -272,7 +272,7 @@ class JsonlSink:
         if self._packed:
             os.close(open_file(_mark(target), os.O_WRONLY | os.O_CREAT))
         os.rename(self._path, target)
-        _sync_folder(self._path.parent)
+        sync_folder(self._path.parent)
         self._drop()  # opening the next file finds the mark
 
     def _leftovers(self) -> list[Path]:
@@ -334,9 +334,9 @@ def _compress(kind: str, plain: Path, check: Callable[[], None]) -> None:
             with contextlib.suppress(OSError):
                 os.truncate(mark, 0)
             raise
-        _sync_folder(plain.parent)
+        sync_folder(plain.parent)
         plain.unlink(missing_ok=True)
-        _sync_folder(plain.parent)
+        sync_folder(plain.parent)
 
 
 def _member(kind: str, data: bytes) -> bytes:
@@ -368,12 +368,3 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name durable."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

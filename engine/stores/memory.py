@@ -492,8 +492,11 @@ class MemoryStore:
             raise StoreBusy("this memory store has a worker already")
         self._opened, self._owned = True, self._owned or own
 
-    async def write(self, job: Callable[[Transaction], T]) -> T:
+    async def write(self, job: Callable[[Transaction], T], *, lazy: bool = False) -> T:
         return self._run(job, writes=True)
+
+    async def sync(self) -> None:
+        """There is no disk."""
 
     async def read(self, job: Callable[[Transaction], T]) -> T:
         return self._run(job, writes=False)

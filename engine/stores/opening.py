@@ -9,7 +9,7 @@ from engine.core.errors import StoreError
 from .transaction import Store
 
 
-def make_store(scheme: str, path: Path | None, shown: str) -> Store:
+def make_store(scheme: str, path: Path | None, shown: str, synchronous: str = "full") -> Store:
     """A store that is not open yet; `shown` is what its errors call it.
 
     Raises StoreError where this build has none of that kind.
@@ -21,5 +21,5 @@ def make_store(scheme: str, path: Path | None, shown: str) -> Store:
     if scheme == "sqlite" and path is not None:
         from .sqlite import SqliteStore
 
-        return SqliteStore(path, shown)
+        return SqliteStore(path, synchronous, shown=shown)
     raise StoreError(f"no store for {scheme}://")

@@ -60,8 +60,11 @@ class PatientStore:
         """The process is about to end: one more try, then trouble is raised and not waited out."""
         self._hurried = True
 
-    async def write(self, job: Callable[[Transaction], T]) -> T:
-        return await self._patiently(self._writing, lambda: self._store.write(job))
+    async def write(self, job: Callable[[Transaction], T], *, lazy: bool = False) -> T:
+        return await self._patiently(self._writing, lambda: self._store.write(job, lazy=lazy))
+
+    async def sync(self) -> None:
+        await self._patiently(self._writing, self._store.sync)
 
     async def read(self, job: Callable[[Transaction], T]) -> T:
         return await self._patiently(self._reading, lambda: self._store.read(job))

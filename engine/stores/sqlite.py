@@ -1,9 +1,11 @@
 """The SQLite store: the default, one file, no server.
 
 All writing happens on one thread of its own, in groups: what waits is taken together, each job in
-a savepoint, and one commit (one fsync: WAL with synchronous = FULL) makes the group durable. The
-event loop never waits for the disk. Reading has a second thread and connection, so that a sink
-that catches up does not hold up the writer.
+a savepoint, and one commit (one fsync of the WAL) makes the group durable. At the level `normal` a
+group of jobs that may be lost to a power cut goes without the fsync; the next one that may not
+makes them durable, too, for they are before it in the same WAL. The event loop never waits for the
+disk. Reading has a second thread and connection, so that a sink that catches up does not hold up
+the writer.
 
 One process owns the store: it holds a lock on `<file>.lock` for as long as it lives, which the
 kernel takes back even after `kill -9`. Others may read, and may write into the inbox.
@@ -18,6 +20,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,15 +69,17 @@ _PRAGMAS = (
 
 
 class _Job:
-    __slots__ = ("future", "loop", "run")
+    __slots__ = ("future", "lazy", "loop", "run")
 
     def __init__(
         self,
         run: Callable[[Transaction], Any],
         loop: asyncio.AbstractEventLoop,
         future: asyncio.Future[Any],
+        lazy: bool,
     ) -> None:
         self.run = run
+        self.lazy = lazy
         self.loop = loop
         self.future = future
 
@@ -97,7 +102,19 @@ class _Job:
 class _Thread:
     """A connection and the one thread that uses it."""
 
-    def __init__(self, path: Path, shown: str, name: str, *, writes: bool, busy_ms: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shown: str,
+        name: str,
+        *,
+        writes: bool,
+        busy_ms: int,
+        synchronous: str = "full",
+    ) -> None:
+        self.unsynced = False  # a commit has been made that is not on the disk for certain
+        self._synchronous = synchronous
+        self._level = ""  # the connection's, at present
         self._path = path
         self._shown = shown
         self._file = os.stat(path)  # as it was opened first: no other will do
@@ -111,13 +128,13 @@ class _Thread:
         self._on_end: Callable[[], object] = lambda: None
         self._thread.start()
 
-    async def run(self, job: Callable[[Transaction], T]) -> T:
+    async def run(self, job: Callable[[Transaction], T], *, lazy: bool = False) -> T:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         async with self._places:
             if self._closed:
                 raise StoreError(f"the store {self._shown} is closed")
-            self._jobs.put(_Job(job, loop, future))
+            self._jobs.put(_Job(job, loop, future, lazy))
             return await future
 
     async def close(self) -> None:
@@ -138,7 +155,9 @@ class _Thread:
                 try:
                     self._check_file()
                     if db is None:
-                        db = connect(self._path, self._busy_ms)
+                        db, self._level = connect(self._path, self._busy_ms), ""
+                    if self._writes:
+                        self._set_level(db, lazy=all(job.lazy for job in jobs))
                     self._group(db, jobs)
                 except sqlite3.Error as error:
                     if db is not None and code(error) in _REOPEN:
@@ -155,6 +174,15 @@ class _Thread:
         if db is not None:
             db.close()
         self._on_end()
+
+    def _set_level(self, db: sqlite3.Connection, *, lazy: bool) -> None:
+        """How the next commit is made durable; between transactions this may change."""
+        level = "full" if self._synchronous == "normal" and not lazy else self._synchronous
+        if level != self._level:
+            db.execute(f"PRAGMA synchronous = {level}")
+            self._level = level
+        if level == "normal":
+            self.unsynced = True  # before anybody can read what the commit holds
 
     def _check_file(self) -> None:
         """What is written to a file that was moved away, nobody would find."""
@@ -213,6 +241,7 @@ class _Thread:
                 db.execute("ROLLBACK")
             raise
         self._accounts = accounts
+        self.unsynced = self.unsynced and self._level != "full"
         for job, result, error in results:
             job.settle(result, error)
 
@@ -220,9 +249,10 @@ class _Thread:
 class SqliteStore:
     """`Store` on one SQLite file."""
 
-    def __init__(self, path: Path, shown: str | None = None) -> None:
+    def __init__(self, path: Path, synchronous: str = "full", *, shown: str | None = None) -> None:
         """`shown`: what errors call it, where its path is nobody's business."""
         self.path = path
+        self._synchronous = synchronous
         self._shown = str(path) if shown is None else shown
         self._writer: _Thread | None = None
         self._reader: _Thread | None = None
@@ -235,9 +265,10 @@ class SqliteStore:
         if trouble is not None:
             self._drop_lock()
             raise trouble
-        ways = {"busy_ms": OWNER_BUSY_MS if own else BUSY_MS}
-        self._writer = _Thread(self.path, self._shown, "dlr-store-writer", writes=True, **ways)
-        self._reader = _Thread(self.path, self._shown, "dlr-store-reader", writes=False, **ways)
+        busy_ms, level = OWNER_BUSY_MS if own else BUSY_MS, self._synchronous
+        make = partial(_Thread, self.path, self._shown, busy_ms=busy_ms, synchronous=level)
+        self._writer = make("dlr-store-writer", writes=True)
+        self._reader = make("dlr-store-reader", writes=False)
 
     async def _prepare(self) -> StoreError | None:
         """Why it cannot be opened. The system's own error, which names the path, is left behind."""
@@ -254,10 +285,16 @@ class SqliteStore:
             await preparing.close()
         return None
 
-    async def write(self, job: Callable[[Transaction], T]) -> T:
+    async def write(self, job: Callable[[Transaction], T], *, lazy: bool = False) -> T:
         if self._writer is None:
             raise StoreError(f"the store {self._shown} is closed")
-        return await self._writer.run(job)
+        return await self._writer.run(job, lazy=lazy)
+
+    async def sync(self) -> None:
+        if self._writer is not None and self._writer.unsynced:
+            # SQLite syncs only where something changed: the same value again would be nothing.
+            mark = os.urandom(8)
+            await self.write(lambda tx: tx.put_note("", "synced", mark))
 
     async def read(self, job: Callable[[Transaction], T]) -> T:
         if self._reader is None:

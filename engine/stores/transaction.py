@@ -218,8 +218,13 @@ class Store(Protocol):
         """`own`: become the one worker of this store. Raises StoreBusy where there is one."""
         ...
 
-    async def write(self, job: Callable[[Transaction], T]) -> T:
-        """Durable when this returns, also against power loss."""
+    async def write(self, job: Callable[[Transaction], T], *, lazy: bool = False) -> T:
+        """Durable when this returns, also against power loss, at the store's usual level. `lazy`:
+        it may be lost to a power cut, with all that came after it, where the level allows it."""
+        ...
+
+    async def sync(self) -> None:
+        """Make lazy writes durable: what others are given must not be lost here."""
         ...
 
     async def read(self, job: Callable[[Transaction], T]) -> T: ...

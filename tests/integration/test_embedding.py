@@ -128,10 +128,10 @@ class Breaking(MemoryStore):
 
     broken = False
 
-    async def write(self, job: Any) -> Any:
+    async def write(self, job: Any, *, lazy: bool = False) -> Any:
         if self.broken:
             raise RuntimeError("the store is no more")
-        return await super().write(job)
+        return await super().write(job, lazy=lazy)
 
     async def read(self, job: Any) -> Any:
         if self.broken:

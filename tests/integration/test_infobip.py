@@ -112,9 +112,9 @@ class SlowStore(MemoryStore):
 
     durable = 0
 
-    async def write(self, job: Callable[[Transaction], T]) -> T:
+    async def write(self, job: Callable[[Transaction], T], *, lazy: bool = False) -> T:
         await anyio.sleep(0.05)
-        done = await super().write(job)
+        done = await super().write(job, lazy=lazy)
         counts = await self.read(lambda tx: tx.tallies())
         self.durable = counts.get("info", {}).get("records", 0)
         return done

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import drain, ladder, memory, throughput
+from benchmarks import drain, durability, ladder, memory, throughput
 from benchmarks.__main__ import CASES, main
 from benchmarks.harness import Row, each_once, machine, table
 
@@ -22,6 +22,13 @@ def test_drain_agrees_with_the_simulators_ledger() -> None:
     (row,) = drain.run(1200, 1)
     assert row.faults == []
     assert row.values["requests"] == 3  # two pages, and the empty one
+
+
+def test_durability_counts_the_syncs_of_each_level() -> None:
+    full, normal, off = durability.run(100, 1)
+    assert full.faults == normal.faults == off.faults == []
+    assert full.values["syncs/answer"] > off.values["syncs/answer"]
+    assert normal.values["syncs/answer"] > off.values["syncs/answer"]
 
 
 def test_ladder_asks_for_each_batch_once_and_not_too_early() -> None:

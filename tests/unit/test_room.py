@@ -131,7 +131,7 @@ async def test_nobody_asks_while_the_store_is_in_trouble(case: Case) -> None:
     tries = 0
 
     class Store(MemoryStore):
-        async def write(self, job: Any) -> Any:
+        async def write(self, job: Any, *, lazy: bool = False) -> Any:
             nonlocal tries
             tries += 1
             if tries < 3:

@@ -90,7 +90,8 @@ def _any_text(draw: Draw) -> None:
     assert text_of(text) == (text or None)
     digits = msisdn(text)
     assert digits is None or re.fullmatch(r"[0-9]{1,20}", digits)
-    assert recipient_key(text) == recipient_key(text.replace(" ", "").replace("-", ""))
+    if "(" not in text:  # "(0)" stands for nothing, "(0 )" is no spelling
+        assert recipient_key(text) == recipient_key(text.replace(" ", "").replace("-", ""))
     fact: tuple[Any, ...] = ("a", text, "mt", text, None, None, 1)
     assert event_id(*fact) == _identity_of(fact)
 

@@ -63,7 +63,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time")
     parser.add_argument("--seed", type=int, default=0, help="0 draws one")
     parser.add_argument("--equal", action="store_true", help="as many inputs for each target")
-    parser.add_argument("--record", action="store_true", help=f"into {RECORDED.name}")
+    parser.add_argument("--record", action="store_true", help=f"add the runs to {RECORDED.name}")
     parser.add_argument("--found", type=Path, default=FOUND, help="where found cases are kept")
     parser.add_argument("--json", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -165,16 +165,15 @@ def _escaped(word: bytes) -> str:
 
 
 def _record(rows: list[dict[str, Any]]) -> None:
-    """Put the rows into the record, in the place of those that their targets had."""
-    known = {}
-    if RECORDED.exists():
-        known = {row["target"]: row for row in json.loads(RECORDED.read_text())["targets"]}
-    known |= {row["target"]: row for row in rows}
-    targets = [known[name] for name in SHARES if name in known]
+    """Add the rows to the record; to begin a new one, delete it."""
+    runs = json.loads(RECORDED.read_text(encoding="utf-8"))["runs"] if RECORDED.exists() else []
+    runs += rows
+    totals = {name: sum(row["inputs"] for row in runs if row["target"] == name) for name in SHARES}
     recorded = {
-        "inputs": sum(row["inputs"] for row in targets),
-        "found": sum(len(row["found"]) for row in targets),
-        "targets": targets,
+        "inputs": sum(totals.values()),
+        "found": sum(len(row["found"]) for row in runs),
+        "targets": totals,
+        "runs": runs,
     }
     RECORDED.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
 

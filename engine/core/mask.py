@@ -123,7 +123,7 @@ class Watch:
         self.seen = False
 
     def look(self, piece: bytes) -> None:
-        if not self.seen:
+        if not self.seen and self._mask.reach:
             self.seen = self._mask.holds(self._tail + piece)
             self._tail = (self._tail + piece)[-self._mask.reach :]
 

@@ -24,7 +24,7 @@ from rich.console import Console
 
 import engine
 from engine.cli import main
-from engine.core.mask import Mask
+from engine.core.mask import Mask, Watch
 from tests.integration.canary import MARK, MODES, Parrot, leaks, spellings
 from tests.integration.harness import hasty, until
 
@@ -470,3 +470,18 @@ def test_the_beginning_of_a_secret_that_is_cut_off_goes(name: str) -> None:
             assert MARK not in done
             assert len(done) <= len("k=***") + 12, (spelled[:size], done)
     assert mask.text("k=c4n", cut=True) == "k=c4n"
+
+
+def test_a_watch_sees_a_secret_that_is_torn_apart_and_holds_but_little() -> None:
+    mask = Mask([secret("torn")])
+    for spelled in spellings(secret("torn")):
+        for size in range(1, len(spelled)):
+            watch = Watch(mask)
+            for piece in (b"x" * 100, spelled[:size].encode(), spelled[size:].encode()):
+                watch.look(piece)
+            assert watch.seen
+    for watched in (Watch(mask), Watch(Mask())):
+        for _ in range(10):
+            watched.look(b"x" * 1000)
+        assert not watched.seen
+        assert len(watched._tail) <= mask.reach

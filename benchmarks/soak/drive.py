@@ -87,13 +87,14 @@ class Sender:
             while (began := time.monotonic()) < until:
                 passed, before = min(began - before, CATCH_UP_S), began
                 for member in MEMBERS:
-                    await self._tick(member, passed, store)
+                    await self.tick(member, passed, store)
                 self._ticks += 1
                 await asyncio.sleep(max(0.0, began + TICK_S - time.monotonic()))
         finally:
             await store.close()
 
-    async def _tick(self, member: Member, passed: float, store: Store) -> None:
+    async def tick(self, member: Member, passed: float, store: Store) -> None:
+        """Send what is owed for the time that has passed."""
         self._owed[member.name] += member.rate * self._load * passed
         items: list[Tracked] = []
         while self._owed[member.name] >= member.batch:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.soak import evidence, setting
+from benchmarks.soak import drive, evidence, setting
 from benchmarks.soak.balance import (
     KINDS,
     Balance,
@@ -27,9 +27,12 @@ from benchmarks.soak.balance import (
     judge,
 )
 from benchmarks.soak.plot import Panel, sparkline, svg
+from benchmarks.soak.processes import Worker
 from engine.config import load
 from engine.registry import providers, sinks
 from engine.sim import Profile
+from engine.stores.opening import make_store
+from engine.stores.sqlite import SqliteStore
 
 LADDER_S = 60.0
 SENT = Step(0.0, "sent", "enroute", final=False)
@@ -326,6 +329,51 @@ def test_both_sides_of_the_setting_are_accepted(tmp_path: Path) -> None:
     names = [member.name for member in setting.MEMBERS]
     assert [account.name for account in profile.accounts] == names
     assert [account.name for account in config.accounts] == names
+
+
+# What is handed over
+
+
+class Api:
+    """In the place of the simulator's own paths: messages with ids of their own."""
+
+    count = 0
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        assert path == "send"
+        ids = [f"{body['account']}-{self.count + n}" for n in range(body["n"])]
+        self.count += body["n"]
+        return {"batch_id": ids[0], "message_ids": ids, "recipients": ids, "sent_at": 1.5}
+
+
+async def test_a_sender_tracks_what_the_accounts_can_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways: into the inbox, and by the command, which takes a store that nobody has."""
+    (tmp_path / "engine.toml").write_text(
+        setting.configuration("http://127.0.0.1:1", "2026-11-22T00:00:00+00:00")
+    )
+    store = SqliteStore(tmp_path / "state.db")
+    await store.open(own=True)
+    await store.close()
+    monkeypatch.setattr(drive, "COMMAND_EVERY", 1000)
+    worker = Worker(tmp_path)
+    sender = drive.Sender(Api(), tmp_path, worker, load=1.0)  # type: ignore[arg-type]
+    held = make_store("sqlite", tmp_path / "state.db", "state.db")
+    await held.open(own=False)
+    commanded = setting.MEMBERS[0].name  # its turn is the first tick
+    for member in setting.MEMBERS:
+        await sender.tick(member, 20.0, held)
+    await held.close()
+    assert worker.troubles == []
+    await store.open(own=True)
+    waiting = await store.write(lambda tx: tx.take_inbox(1000))
+    works = await store.read(lambda tx: tx.works_due(commanded, 1 << 50, 1000))
+    await store.close()
+    followed = {member.name for member in setting.MEMBERS if member.tracked}
+    assert {item.account for item in waiting} == followed - {commanded}
+    assert [work.key for work in works][:1] == [f"{commanded}-0"]
+    assert sender.sent == sum(20 * member.rate for member in setting.MEMBERS)
 
 
 # What is shown

@@ -38,6 +38,11 @@ REDIRECTS_MAX = 3
 # When the engine is stopped in the middle of an answer: for the store to take what came whole.
 LAST_COMMIT_S = 5.0
 
+# Of an answer that goes on and on without a report in it, the rest is read in no hurry: at full
+# speed one endless body would take the processor from all accounts until its deadline.
+BARREN_MAX = 1 << 20
+BARREN_PAUSE_S = 0.01
+
 LOGIN_BODY_MAX = 64 * 1024
 
 
@@ -254,9 +259,14 @@ class Asker:
         """Feed the body to the provider's reader, committing every full piece."""
         digestion = self._intake.begin(poll, answer.head, reply)
         cut: TransportError | None = None
+        barren = 0  # bytes since something was found in them
         try:
             async for chunk in answer.chunks():
+                found = reply.reports + reply.flaws
                 digestion.feed(chunk)
+                barren = barren + len(chunk) if reply.reports + reply.flaws == found else 0
+                if barren > BARREN_MAX:
+                    await self.clock.sleep(BARREN_PAUSE_S)
                 if len(reply.page.reports) >= self._chunk_max or reply.page.flaws:
                     await self._commit_piece(reply)
         except TransportError as error:

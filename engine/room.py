@@ -29,7 +29,7 @@ BEHIND_SHARE = 0.01
 
 # The floor where none is configured: this share of the disk, and at most so much.
 FLOOR_SHARE = 0.05
-FLOOR_MAX = 1 << 30
+FLOOR_MAX = 256 << 20
 
 
 class Disk(msgspec.Struct, frozen=True):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -21,6 +22,16 @@ def one_context(monkeypatch: pytest.MonkeyPatch) -> None:
         return _context if cafile is None else _make(cafile=cafile)
 
     monkeypatch.setattr(ssl, "create_default_context", made)
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """A command line that a test runs in this process sets up logging for good."""
+    logger = logging.getLogger("dlr_engine")
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
 
 
 @pytest.fixture

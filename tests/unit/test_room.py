@@ -111,7 +111,7 @@ def test_both_at_once_end_one_after_the_other(case: Case) -> None:
 
 @pytest.mark.parametrize(
     ("total", "least"),
-    [(16 * MIB, round(0.8 * MIB)), (10 << 30, 512 * MIB), (1 << 40, 1 << 30)],
+    [(16 * MIB, round(0.8 * MIB)), (4000 * MIB, 200 * MIB), (1 << 40, 256 * MIB)],
 )
 def test_the_floor_by_default_is_a_share_of_the_disk(total: int, least: int) -> None:
     case = Case(floor=None)

@@ -75,6 +75,7 @@ class Feed:
                 await self._asker.commit(reply.page)
                 visit.failed = reply
                 return visit
+            visit.answered = True
             more = reply.outcome.verb is Verb.MORE
             if not more:
                 self._come_back(work, reply.page, found=visit.records + reply.records > 0)

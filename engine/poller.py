@@ -307,7 +307,10 @@ class AccountPoller:
             self._near.done(works)
             return
         for work in works:
-            self._watch.succeeded(work)
+            if visit.answered:
+                self._watch.succeeded(work)
+            elif work.id is not None:  # nothing was asked: that proves nothing of the account
+                self._watch.ended([work.id])
             self._near.done([work])
             if work.kind is Kind.FEED:
                 # With `once`, a slice that follows was due at the start, too.

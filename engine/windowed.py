@@ -43,6 +43,7 @@ class Visit(msgspec.Struct, kw_only=True):
     """What one visit to a feed came to. `failed` is None where it was read to its end."""
 
     failed: Reply | None = None
+    answered: bool = False  # something was asked, and the provider has answered it
     records: int = 0
     opened_ms: tuple[int, int] | None = None  # where open messages are that were new
     left: list[Work] = []  # windows that are still due
@@ -110,6 +111,7 @@ class WindowReader:
             if not reply.answered:
                 await self._asker.commit(reply.page)
                 return reply
+            visit.answered = True
             if reply.outcome.server_ms is not None:
                 server.note(reply.outcome.server_ms, reply.page.observed_ms)
             progress.pages = reply.outcome.pages

@@ -7,7 +7,8 @@ import logging
 import sys
 import time
 
-from tests.simulation.run import Outcome, play
+from tests.simulation.run import Outcome, failure, play
+from tests.simulation.soak import soak
 
 
 def main(arguments: list[str]) -> int:
@@ -16,6 +17,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", help="play these, both included: 1-300")
     parser.add_argument("--trace", action="store_true", help="print what happens")
     parser.add_argument("--first", action="store_true", help="end with the first failure")
+    parser.add_argument("--all-cores", action="store_true", help="in parallel, with progress")
     options = parser.parse_args(arguments)
     logging.getLogger("dlr_engine").setLevel(logging.DEBUG if options.trace else logging.CRITICAL)
     if options.trace:
@@ -23,8 +25,11 @@ def main(arguments: list[str]) -> int:
     if options.seed is None and options.seeds is None:
         parser.error("--seed or --seeds is needed")
     low, _, high = (options.seeds or f"{options.seed}").partition("-")
+    seeds = range(int(low), int(high or low) + 1)
+    if options.all_cores:
+        return soak(seeds)
     began, failed, played = time.monotonic(), 0, 0
-    for seed in range(int(low), int(high or low) + 1):
+    for seed in seeds:
         outcome = play(seed, tell=print if options.trace else None)
         played += 1
         if outcome.violation is not None:
@@ -37,14 +42,6 @@ def main(arguments: list[str]) -> int:
     took_s = time.monotonic() - began
     print(f"{played} seeds, {failed} failed, {took_s / played * 1000:.0f} ms a seed")
     return 1 if failed else 0
-
-
-def failure(outcome: Outcome) -> str:
-    """What was broken, and the command that plays it again."""
-    return (
-        f"seed {outcome.seed} FAILED: {outcome.violation}\n"
-        f"  replay: python -m tests.simulation --seed {outcome.seed} --trace"
-    )
 
 
 def summary(outcome: Outcome) -> str:

@@ -45,6 +45,7 @@ LETTERS = {"sms": "S", "email": "E", "push": "P", "whatsapp": "W", "rcs": "R"}
 FIRST_WORDS = {"avaamo": "sent", "messangi": "QUEUE"}  # of a message of which nothing was said yet
 PAUSES_S = (60.0, 300.0, 1800.0, 3600.0)
 LONG_HOLD_S = 2.0  # shorter ones need not outlive a crash
+KEPT_S = 3.0  # by then a hold is durable, a trouble of the disk included
 
 # While all is well, a poll is made this long after it was due, beside its turn in the limit.
 LATE_S = 3.0
@@ -100,6 +101,8 @@ class Checks(Watcher):
         self._places: dict[tuple[str, str], tuple[int, int]] = {}
         self._works: dict[int, Work] = {}
         self._holds: dict[str, float] = {}
+        self._held_at: dict[str, float] = {}
+        self._died_at = 0.0
         self._pauses: dict[str, tuple[float, int]] = {}
         self._fault_at: dict[str, float] = defaultdict(lambda: -1e9)
         self._begun_at = 0.0
@@ -113,13 +116,15 @@ class Checks(Watcher):
         self._holds = {
             name: until - max(0.0, jump_s)
             for name, until in self._holds.items()
-            if until - self.world.now > LONG_HOLD_S + 1.0
+            if until - self._held_at[name] > LONG_HOLD_S + 0.5
+            and self._died_at - self._held_at[name] > KEPT_S
         }
         self._pauses.clear()
 
     def died(self, *, cleanly: bool) -> None:
         """The process has ended; what it knew of the latest answers may be gone with it."""
         self.restarts += 1
+        self._died_at = self.world.now
         for taken in self.sinks.values():
             taken.troubles += 1
         for asks in self.asks.values():
@@ -229,7 +234,8 @@ class Checks(Watcher):
         if said.status in (429, 503) and (wait := said.headers.get("Retry-After")):
             if wait.isdigit():
                 until = exchange.head_at + int(wait)
-                self._holds[plan.name] = max(self._holds.get(plan.name, 0.0), until)
+                if until > self._holds.get(plan.name, 0.0):
+                    self._holds[plan.name], self._held_at[plan.name] = until, self.world.now
         elif refused:
             until, times = self._pauses.get(plan.name, (0.0, 0))
             if self.world.now >= until:

@@ -50,7 +50,7 @@ class Disk:
         self._process.check()
         await self._tables.close()
 
-    async def write(self, job: Callable[[Transaction], T]) -> T:
+    async def write(self, job: Callable[[Transaction], T], *, lazy: bool = False) -> T:
         return await self._queue(job, writes=True)
 
     async def read(self, job: Callable[[Transaction], T]) -> T:

@@ -292,3 +292,11 @@ def _where(error: BaseException) -> str:
 def play(seed: int | str, *, tell: Callable[[str], None] | None = None) -> Outcome:
     """The run of a seed."""
     return Run(seed, tell=tell).play()
+
+
+def failure(outcome: Outcome) -> str:
+    """What was broken, and the command that plays it again."""
+    return (
+        f"seed {outcome.seed} FAILED: {outcome.violation}\n"
+        f"  replay: python -m tests.simulation --seed {outcome.seed} --trace"
+    )

@@ -21,7 +21,7 @@ from engine import registry
 from engine.config import Config, parse
 from engine.core.reconcile import Known
 from engine.sim.messages import Message
-from engine.sim.profile import AccountProfile, Delays, Limits, Mix, Profile
+from engine.sim.profile import AccountProfile, Delays, Fault, Limits, Mix, Profile
 from engine.sim.profile import Window as AlsoWindow
 from engine.sim.server import Simulator
 from tests.simulation.network import Host, Weather
@@ -320,6 +320,9 @@ def _account(
         "odds": odds,
         "order": rand.choice(("newest", "oldest")),
     }  # fmt: skip
+    if not fair and rand.random() < 0.3:  # a provider that wants to be left alone for a while
+        away = Fault(kind=rand.choice(("429", "503")), retry_after=rand.choice((5.0, 15.0)))
+        settings["faults"] = [*["ok"] * rand.randrange(3, 20), away]
     plan = AccountPlan(
         name=name,
         provider=provider,

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.__main__ import failure
-from tests.simulation.run import Run, play
+from tests.simulation.run import Run, failure, play
 from tests.simulation.scenario import Crash, Scenario, small
 
 # A task that is killed before its first step has a coroutine that nobody has awaited.

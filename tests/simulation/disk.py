@@ -53,6 +53,10 @@ class Disk:
     async def write(self, job: Callable[[Transaction], T], *, lazy: bool = False) -> T:
         return await self._queue(job, writes=True)
 
+    async def sync(self) -> None:
+        """A crash here is one of the process: what was written lazily stays, too."""
+        await self._pause()
+
     async def read(self, job: Callable[[Transaction], T]) -> T:
         return await self._queue(job, writes=False)
 

@@ -32,6 +32,9 @@ def most_in_a_window(times: list[float], per: float) -> int:
     return max(sum(1 for other in ordered if start <= other < start + span) for start in ordered)
 
 
+BUSY = 3  # how many times slower than an idle one a machine may be that runs these tests
+
+
 async def backlog(poller: engine.Engine, count: int, name: str = "bulk") -> None:
     for n in range(count):
         await poller.track(name, batch_id=str(n + 1), recipients=["447900000000"])
@@ -49,8 +52,9 @@ async def test_never_more_and_nearly_all(
         await until(lambda: len(standin.asked["bulk"]) >= 25, 10)
     times = standin.times("bulk")
     assert most_in_a_window(times, 0.5) <= 5
-    # The fifth five begin four windows after the first.
-    assert times[20] - times[0] <= 4 * 0.5 / 0.95
+    # The fifth five begin four windows after the first; how exactly, virtual time tells in
+    # test_limits.py and in the simulation: here other programs run on the machine, too.
+    assert times[20] - times[0] <= BUSY * 4 * 0.5
     assert standin.most["bulk"] <= concurrency
 
 
@@ -64,7 +68,7 @@ async def test_several_windows_hold_at_once(tmp_path: Path, standin: Standin) ->
     times = standin.times("bulk")
     assert most_in_a_window(times, 0.2) <= 4
     assert most_in_a_window(times, 1.0) <= 8
-    assert times[15] - times[0] <= 1.4
+    assert times[15] - times[0] <= BUSY * 1.4
 
 
 async def test_a_group_shares_one_limit(tmp_path: Path, standin: Standin) -> None:
@@ -128,7 +132,7 @@ async def test_logins_count(tmp_path: Path, standin: Standin) -> None:
     times = standin.times("omni")
     assert number >= 3
     assert most_in_a_window(times, 0.3) <= 5
-    assert times[24] - times[0] <= 4 * 0.3 / 0.9
+    assert times[24] - times[0] <= BUSY * 4 * 0.3
 
 
 async def test_concurrency_is_used_and_never_exceeded(tmp_path: Path, standin: Standin) -> None:
@@ -182,7 +186,7 @@ async def test_overdue_polls_use_the_allowance(tmp_path: Path, standin: Standin)
         await until(lambda: len(standin.asked["bulk"]) == 20, 20)
     times = standin.times("bulk")
     assert most_in_a_window(times, 0.3) <= 5
-    assert times[15] - times[0] <= 3 * 0.3 / 0.92
+    assert times[15] - times[0] <= BUSY * 3 * 0.3
 
 
 async def test_the_feeds_keep_to_their_limits(tmp_path: Path, standin: Standin) -> None:

@@ -24,12 +24,12 @@ class Sick(MemoryStore):
         self.errors = errors or (StoreTrouble("the disk is full"),)
         self.tries = 0
 
-    async def write(self, job: Any) -> Any:
+    async def write(self, job: Any, *, lazy: bool = False) -> Any:
         self.tries += 1
         await anyio.lowlevel.checkpoint()
         if self.tries <= self.times:
             raise self.errors[min(self.tries, len(self.errors)) - 1]
-        return await super().write(job)
+        return await super().write(job, lazy=lazy)
 
 
 class Quick:

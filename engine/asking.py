@@ -171,11 +171,13 @@ class Asker:
                 reply.outcome = Outcome(verb=Verb.PAUSE, cause=cause)
         return reply
 
-    def _failed(self, outcome: Outcome, retry_after: float | None = None) -> Reply:
+    def _failed(
+        self, outcome: Outcome, retry_after: float | None = None, *, began_ms: int | None = None
+    ) -> Reply:
         return Reply(
             outcome=outcome,
             page=self.page(),
-            began_ms=self.clock.now_ms(),
+            began_ms=self.clock.now_ms() if began_ms is None else began_ms,
             retry_after_s=retry_after,
         )
 
@@ -296,10 +298,11 @@ class Asker:
         if slot is not None and self._login.locked():
             slot.unused()  # whoever logs in may be waiting for this very place
             slot = None
-        logins = self._logins
+        logins, began_ms = self._logins, self.clock.now_ms()
         async with self._login:
             if self._logins != logins and self._token_age == age:
-                return self._failed(*self._refusal)  # whoever was first was refused, for all
+                # Whoever was first was refused, for all; that is one failure.
+                return self._failed(*self._refusal, began_ms=began_ms)
             if self._token_age != age:  # somebody else was first
                 if slot is not None:
                     slot.unused()
@@ -317,7 +320,7 @@ class Asker:
                 token = self.provider.token(head, body)
                 self._refusal = _login_refused(head), self._retry_after_s(head)
             if token is None:
-                return self._failed(*self._refusal)
+                return self._failed(*self._refusal, began_ms=began_ms)
             self._committer.learn(token)
             self._token = token
             self._token_age += 1

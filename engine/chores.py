@@ -38,6 +38,7 @@ class Chores:
         self._group: anyio.abc.TaskGroup | None = None
         self._questions: list[InboxItem] = []
         self._statuses: dict[tuple[str, str], bytes] = {}  # by whose and kind
+        self._noting = anyio.Lock()
         self.scope = anyio.CancelScope()
 
     async def run(self) -> None:
@@ -101,16 +102,18 @@ class Chores:
     async def note_status(self, account: str | None = None) -> None:
         """Leave for `stats` what only this process knows; or only what has become of an account:
         to look through all at each failure of one would make its trouble everybody's."""
-        statuses: dict[tuple[str, str], bytes] = {}
-        for name in self._engine.pollers if account is None else (account,):
-            statuses[name, "status"] = orjson.dumps(self._engine.status(name))
-        for sink in self._engine.dispatchers if account is None else ():
-            sink.look()
-            statuses[sink.name, "sink"] = orjson.dumps({"trouble": sink.dead})
-        changed = {key: note for key, note in statuses.items() if note != self._statuses.get(key)}
-        if changed:
-            self._statuses.update(changed)
-            await self._engine.store.write(lambda tx: _put_statuses(tx, changed), lazy=True)
+        async with self._noting:  # what was looked at first is written first
+            statuses: dict[tuple[str, str], bytes] = {}
+            for name in self._engine.pollers if account is None else (account,):
+                statuses[name, "status"] = orjson.dumps(self._engine.status(name))
+            for sink in self._engine.dispatchers if account is None else ():
+                sink.look()
+                statuses[sink.name, "sink"] = orjson.dumps({"trouble": sink.dead})
+            known = self._statuses
+            changed = {key: note for key, note in statuses.items() if note != known.get(key)}
+            if changed:
+                await self._engine.store.write(lambda tx: _put_statuses(tx, changed), lazy=True)
+                known.update(changed)  # only now: what was not written is not left out next time
 
     async def look_for_room(self) -> None:
         """How much of the log waits for whom, and how much disk is left."""
@@ -119,7 +122,10 @@ class Chores:
         def look(tx: Transaction) -> tuple[dict[str, dict[str, int]], Disk | None]:
             if path is None:
                 return tx.backlog(), None
-            total, _, free = engine.disk_usage(path.parent)
+            try:
+                total, _, free = engine.disk_usage(path.parent)
+            except OSError:  # a file system that does not tell; the store notices what is wrong
+                return tx.backlog(), None
             return tx.backlog(), Disk(total, free + tx.reusable_bytes())
 
         backlog, disk = await engine.store.read(look)

@@ -138,8 +138,7 @@ class Committer:
 
     def learn(self, secret: str) -> None:
         """A secret that came while running: the token of a login."""
-        for part in secrets_in(Secret(secret)):
-            self._mask.add(part)
+        self._mask.learn(secrets_in(Secret(secret)))
 
     def watch(self) -> Watch:
         """Looks out for secrets in one answer."""

@@ -60,10 +60,20 @@ class Watch:
         if before.paused is None or until_ms is None or not before.pauses:
             return
         tried_ms = until_ms - round(_pause_s(before.pauses) * 1000)
+        if tried_ms > (now_ms := self._clock.now_ms()):  # the clock was set back meanwhile
+            until_ms, tried_ms = until_ms - tried_ms + now_ms, now_ms
         if not once:
             until_ms = min(until_ms, tried_ms + round(PAUSES_S[0] * 1000))
         self.health.paused, self.health.pauses = before.paused, before.pauses
         self.health.paused_until_ms = until_ms
+
+    def paused_until_ms(self) -> int | None:
+        """When a pause ends. A clock that was set back makes it no longer than it was to be."""
+        health = self.health
+        if health.paused_until_ms is not None:
+            latest_ms = self._clock.now_ms() + round(_pause_s(health.pauses) * 1000)
+            health.paused_until_ms = min(health.paused_until_ms, latest_ms)
+        return health.paused_until_ms
 
     def tried(self, work: Work) -> bool:
         """Whether it has failed since its last success."""

@@ -216,7 +216,7 @@ class AccountPoller:
                     self._near.done([work])
 
     def _paused(self) -> bool:
-        until_ms = self.health.paused_until_ms
+        until_ms = self._watch.paused_until_ms()
         return until_ms is not None and self._clock.now_ms() < until_ms
 
     def _done_once(self, once_ms: int) -> bool:
@@ -240,7 +240,7 @@ class AccountPoller:
             return WAIT_MAX_S  # one request at a time finds out whether it is mended
         if self._once_ms is not None and (due_ms > self._once_ms or self._watch.tried(work)):
             return WAIT_MAX_S
-        ready_ms = max(due_ms, self.health.paused_until_ms or 0)
+        ready_ms = max(due_ms, self._watch.paused_until_ms() or 0)
         return min(max(0.0, (ready_ms - now_ms) / 1000), WAIT_MAX_S)
 
     async def _wait(self, seconds: float) -> None:

@@ -31,6 +31,7 @@ from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from engine.core.contracts import Head, Request
+from engine.core.http import readable
 from engine.failures import (
     BadAnswer,
     BadEncoding,
@@ -157,6 +158,7 @@ class Answer:
         headers: dict[str, str] = {}
         for name, value in response.headers.items():
             low = name.lower()
+            value = readable(value)
             headers[low] = f"{headers[low]}, {value}" if low in headers else value
         self.head = Head(response.status, headers)
 

@@ -1,4 +1,4 @@
-"""What an HTTP status means where a provider's documents add nothing to it."""
+"""What an HTTP head means where a provider's documents add nothing to it."""
 
 from __future__ import annotations
 
@@ -15,3 +15,15 @@ def outcome_of_status(status: int, said: str = "") -> Outcome | None:
     if status in (401, 402, 403):
         return Outcome(verb=Verb.PAUSE, cause=cause)
     return Outcome(verb=Verb.RETRY, cause=cause, hold=status in (429, 503))
+
+
+def readable(value: str) -> str:
+    """A header's value as text. Bytes that are no UTF-8 (aiohttp has half a surrogate for each)
+    could be neither kept nor logged: they are Latin-1, as HTTP has it."""
+    if value.isascii():
+        return value
+    raw = value.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +30,10 @@ SPELLED_MAX: Final = 12
 
 DEPTH_MAX: Final = 1100
 
+# Secrets that came while running: the present one, and those before it that an answer on its way
+# may still repeat.
+LEARNT_MAX: Final = 4
+
 _WORD = re.compile(rb"[A-Za-z0-9]+")
 _ESCAPE_BEGUN = re.compile(rb"(?:[%\\\\&][%\\\\&#A-Za-z0-9]{0,10})?")
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
@@ -45,22 +50,32 @@ class Mask:
     """Knows some secrets; puts `***` in their place."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._lasting = tuple(secrets)
+        self._learnt: dict[tuple[str, ...], None] = {}
         self._secrets: dict[str, None] = {}
         self._pattern: re.Pattern[bytes] | None = None
         self._letters: dict[str, list[re.Pattern[bytes]]] = {}
         self._needles: tuple[bytes, ...] = ()
         self.reach = 0  # bytes of the longest needle
-        for secret in secrets:
-            self.add(secret)
+        self._know(self._lasting)
 
-    def add(self, secret: str) -> None:
-        """One more, such as the token that a login has brought."""
-        if secret and secret not in self._secrets:
-            self._secrets[secret] = None
-            self._pattern = None
-            needles = {*self._needles, *_needles(secret)}
-            self._needles = tuple(sorted(needles))
-            self.reach = max(map(len, needles), default=0)
+    def learn(self, parts: Iterable[str]) -> None:
+        """A secret that came while running, such as the token that a login has brought. Of these
+        the latest LEARNT_MAX are known: there may be a new one each hour, and each costs time."""
+        latest = tuple(parts)
+        self._learnt.pop(latest, None)
+        self._learnt[latest] = None
+        while len(self._learnt) > LEARNT_MAX:
+            del self._learnt[next(iter(self._learnt))]
+        self._know(chain(self._lasting, *self._learnt))
+
+    def _know(self, secrets: Iterable[str]) -> None:
+        self._secrets = dict.fromkeys(filter(None, secrets))
+        self._pattern = None
+        self._letters = {s: self._letters[s] for s in self._letters.keys() & self._secrets.keys()}
+        needles = {needle for secret in self._secrets for needle in _needles(secret)}
+        self._needles = tuple(sorted(needles))
+        self.reach = max(map(len, needles), default=0)
 
     def raw(self, raw: bytes, *, cut: bool = False) -> bytes:
         """Bytes without the secrets; `cut`: also without the beginning of one at their end."""

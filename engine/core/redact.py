@@ -40,6 +40,9 @@ HASH_BYTES: Final = 12
 # Values nested deeper than this become null.
 DEPTH_MAX: Final = 1100
 
+# So much of what was cut off is looked at for the beginning of a number, gaps included.
+CUT_OFF_MAX: Final = 64
+
 # JSON as it may come, also cut or damaged: strings, and what is between them.
 _JSON = re.compile(r'"(?:[^"\\]|\\.)*"?|[^"]+', re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.+-])[0-9]+(?![\w.])")
@@ -208,7 +211,8 @@ class Redactor:
         text = raw.decode("utf-8", "surrogateescape")
         framed = text.lstrip().startswith(("{", "[", '"'))
         text = self._json(text) if framed else self._lines(text)
-        if truncated and (cut := _CUT_OFF.search(text)) and not _ends_redacted(text):
+        last = max(0, len(text) - CUT_OFF_MAX)
+        if truncated and (cut := _CUT_OFF.search(text, last)) and not _ends_redacted(text):
             text = text[: cut.start()]  # a number may be cut off in its middle
         return text.encode("utf-8", "surrogateescape")
 

@@ -34,7 +34,8 @@ RUN = re.compile(
     rf"(?P<digits>[0-9](?:(?:{_SEPARATOR}){{0,3}}[0-9])*)"
 )
 ESCAPED_PLUS = re.compile(r"%2[Bb]|\\u002[Bb]")
-MAIL = re.compile(r"[\w.+-]+(?:@|%40|\\u0040)[\w.-]*\w")
+# Only from the beginning of a word: tried at each of its letters, a long one would take for ever.
+MAIL = re.compile(r"(?<![\w.+-])[\w.+-]+(?:@|%40|\\u0040)[\w.-]*\w")
 _ESCAPED_GAP = re.compile(r"%20|%28|%29|%2[DdEe]|\\u00a0|&nbsp;")
 _GAP = re.compile(_SEPARATOR)
 _DATE = re.compile(r"(?<![0-9])(?:[0-9]{4}|[0-9]{2})[-/.][0-9]{1,2}[-/.](?:[0-9]{4}|[0-9]{2})")

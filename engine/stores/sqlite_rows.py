@@ -7,7 +7,7 @@ Each method is a statement or two. Lists go in as one JSON array (`json_each`), 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Any
 
 import orjson
@@ -161,12 +161,10 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles):
         old = self._db.execute(
             "SELECT id, at_ms FROM log WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
             (base, base | before_seq, limit),
-        ).fetchall()
-        gone: list[int] = []
-        for key, at_ms in old:
-            if at_ms >= before_ms:
-                break
-            gone.append(key)
+        )
+        # Row by row: mostly the first one stays, and each is a page of the disk.
+        gone = [key for key, _ in takewhile(lambda row: row[1] < before_ms, old)]
+        old.close()
         if gone:
             self._db.execute("DELETE FROM log WHERE id >= ? AND id <= ?", (base, gone[-1]))
             self._db.execute(

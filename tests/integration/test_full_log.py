@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from contextlib import closing
 from importlib import resources
@@ -244,4 +245,23 @@ async def test_a_store_of_the_first_schema_learns_its_sizes(tmp_path: Path) -> N
     row = LogRow(seq=6, at_ms=1, states=b"\x01", body=b"y" * 5)
     await store.write(lambda tx: tx.append_log("a", [row]))
     assert await store.read(lambda tx: tx.backlog()) == {"s": {"a": 1105, "b": 1100}}
+    found = await store.read(lambda tx: tx.log_rows("b", 1, 9, bytes_max=9999))
+    assert [(one.seq, one.body) for one in found] == [(n, b"x" * 10**n) for n in (1, 2, 3)]
     await store.close()
+    with closing(sqlite3.connect(path)) as db:
+        columns = [name for _, name, *_ in db.execute("PRAGMA table_info(log)")]
+    assert columns[-1] == "body", "what stands behind it costs a walk through it"
+
+
+async def test_a_file_system_that_does_not_tell_its_size_is_no_reason_to_end(
+    tmp_path: Path, standin: Standin
+) -> None:
+    def silent(_folder: Path) -> tuple[int, int, int]:
+        raise OSError(errno.ENOSYS, "not implemented")
+
+    account = bulksms(standin.answer("bulk", [HEAD + "447900000000|11\n"]))
+    config = configured(tmp_path, account)
+    async with Engine(config, rand=Hasty(), disk_usage=silent) as poller:
+        await poller.track("bulk", batch_id="1", recipients=["447900000000"])
+        await until(lambda: lines(tmp_path))
+        assert poller.pollers["bulk"].waits is None

@@ -298,3 +298,19 @@ async def test_letters_and_pretty_are_the_same_facts(
     if store == "memory://":
         ids = [{r["event_id"] for r in lines(tmp_path / name)} for name in ("True", "False")]
         assert ids[0] == ids[1]
+
+
+async def test_a_login_that_fails_is_one_failure_for_all_who_wait(
+    tmp_path: Path, standin: Standin
+) -> None:
+    login = standin.answer("login", [Raw(b"", 500, wait_s=0.2)])
+    limits = {"requests": 1000, "per": "1s", "concurrency": 6}
+    account = messangi(
+        standin.answer("omni", [log_of([])]), headers={}, login_url=login + "/in", limits=limits,
+        channels=["S", "E", "P", "W", "R"], **LOGIN,
+    )  # fmt: skip
+    async with hasty(configured(tmp_path, account)) as poller:
+        health = poller.pollers["omni"].health
+        await until(lambda: health.failing)
+        assert (health.failing, health.failures) == ("the login answered HTTP 500", 1)
+    assert not standin.asked["omni"]

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 import engine
-from engine.core.errors import StoreBusy
+from engine.core.errors import StoreBusy, StoreTrouble
 from engine.idle import until_idle
 from tests.integration.harness import (
     Hasty,
@@ -271,3 +271,46 @@ async def test_once(tmp_path: Path, standin: Standin) -> None:
             assert (await tallies(poller))["bulk"]["pending"] == 5
     assert len(standin.asked["bulk"]) == 5
     assert len(standin.asked["info"]) == asked + 1
+
+
+async def test_a_clock_that_was_set_back_does_not_lengthen_a_pause(
+    tmp_path: Path, standin: Standin
+) -> None:
+    """A pause that was noted by a clock a year ahead would silence the account for that long."""
+    url = standin.answer("info", [Raw(b"", 401), EMPTY])
+    config = configured(tmp_path, infobip(url))
+    ahead_ms = 365 * 86_400_000
+    async with hasty(config) as poller:
+        health = poller.pollers["info"].health
+        await until(lambda: health.paused)
+        assert health.paused_until_ms is not None
+        health.paused_until_ms += ahead_ms
+        await anyio.sleep(0.05)
+        poller.pollers["info"].wake()
+        await until(lambda: (health.paused_until_ms or 0) <= poller.clock.now_ms() + 60_000)
+        health.paused_until_ms += ahead_ms
+        await poller._chores.note_status()
+    async with hasty(config) as poller:
+        until_ms = poller.pollers["info"].health.paused_until_ms
+        assert until_ms is not None
+        assert 0 < until_ms - poller.clock.now_ms() <= 60_000
+
+
+async def test_a_status_that_could_not_be_noted_is_noted_the_next_time(
+    tmp_path: Path, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_args: object, **_more: object) -> None:
+        raise StoreTrouble("the disk is full")
+
+    url = standin.answer("info", [EMPTY])
+    async with hasty(configured(tmp_path, infobip(url))) as poller:
+        poller._chores.scope.cancel()
+        poller.pollers["info"].health.paused = "the password"
+        with monkeypatch.context() as broken:
+            broken.setattr(poller._store, "write", full)
+            with anyio.move_on_after(0.1) as given_up:
+                await poller._chores.note_status("info")
+        assert given_up.cancelled_caught
+        await poller._chores.note_status("info")
+        notes = await poller.store.read(lambda tx: tx.notes("status"))
+    assert b'"the password"' in notes["info"]

@@ -246,3 +246,14 @@ def test_a_kept_answer_reads_as_it_did(sample: Path) -> None:
     assert redactor.raw(kept) == kept
     for report in read(raw):
         assert report.recipient is None or is_redacted(report.recipient)
+
+
+def test_what_a_liar_sends_is_looked_through_once() -> None:
+    """A megabyte that is nearly an address, or nearly a number: looked at from each of its letters
+    it would take for ever."""
+    addresses = [f"user{n}@example.com" for n in range(20)]
+    word, ones = "aB3-" * (1 << 18), "x" + "0" * (1 << 20) + "x"
+    text = f"{word} {addresses[7]} {word}"
+    assert REDACTOR.text(text, Own(addresses)) == f"{word} {REDACTOR.token(addresses[7])} {word}"
+    assert REDACTOR.raw(ones.encode(), truncated=True) == ones.encode()
+    assert REDACTOR.raw(f"{ones} +44 7700".encode(), truncated=True) == f"{ones} +".encode()

@@ -9,3 +9,5 @@ ALTER TABLE trouble ADD COLUMN body BLOB;   -- all of the piece, packed, where r
 UPDATE trouble SET size = length(raw);
 UPDATE trouble SET asked = x'' WHERE kind = 'set_aside' AND position LIKE 'poll: %';
 CREATE INDEX trouble_size ON trouble (size) WHERE size > 0;
+-- To find all that was set aside of one answer.
+CREATE INDEX trouble_answer ON trouble (account, first_ms) WHERE asked IS NOT NULL;

@@ -156,9 +156,8 @@ class Answer:
         self._content = response.content
         self._exchange = exchange
         headers: dict[str, str] = {}
-        for name, value in response.headers.items():
-            low = name.lower()
-            value = readable(value)
+        for name, raw in response.headers.items():
+            low, value = name.lower(), readable(raw)
             headers[low] = f"{headers[low]}, {value}" if low in headers else value
         self.head = Head(response.status, headers)
 

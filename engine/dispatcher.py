@@ -310,7 +310,6 @@ class Dispatcher:
         """Do it until it works. False: stopped meanwhile, after one more try."""
         while True:
             last = self._stopping
-            self._calling_since = self._clock.monotonic()
             try:
                 await self._in_time(act)
             except Exception as error:  # also a fault in a plug-in: this sink's own trouble
@@ -326,14 +325,16 @@ class Dispatcher:
                 self.health.failing = None
                 self.health.failures = 0
                 return True
-            finally:
-                self._calling_since = None
             if last:
                 return False
 
     async def _in_time(self, act: Callable[[], Awaitable[None]]) -> None:
-        with anyio.move_on_after(self._timeout_s) as scope:
-            await act()
+        self._calling_since = self._clock.monotonic()
+        try:
+            with anyio.move_on_after(self._timeout_s) as scope:
+                await act()
+        finally:  # the wait before the next try is none of the call's
+            self._calling_since = None
         if scope.cancelled_caught:
             raise SinkError(f"has not answered for {spell_duration(self._timeout_s)}")
 

@@ -96,6 +96,32 @@ async def test_a_call_that_cannot_be_ended_is_told(
         let_go.set()
 
 
+async def test_the_wait_before_the_next_try_is_not_the_calls(
+    tmp_path: Path,
+    standin: Standin,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatching, "OVERDUE_S", 0.1)
+    base = configured(tmp_path, bulksms(stepping(standin), schedule=LADDER), shutdown_grace="1s")
+    config, toy = with_toy(base, timeout_s=0.1)
+
+    async def refusing(batch: Batch) -> None:
+        error = SinkError("come back later")
+        error.retry_after_s = 60.0
+        raise error
+
+    toy.write = refusing  # type: ignore[method-assign]
+    async with hasty(config) as poller:
+        await poller.track("bulk", batch_id="1", recipients=[NUMBER])
+        waiting = poller.dispatchers[-1]
+        await until(lambda: waiting.dead is not None)
+        await anyio.sleep(0.4)  # longer than a call may take and be overdue
+        waiting.look()
+        assert waiting.dead == "come back later"
+        assert "does not let go" not in caplog.text
+
+
 async def test_one_that_dies_in_the_middle_of_a_batch(tmp_path: Path, standin: Standin) -> None:
     queue = Queue(standin)
     config, toy = with_toy(configured(tmp_path, queue.account()))

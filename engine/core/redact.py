@@ -45,9 +45,9 @@ CUT_OFF_MAX: Final = 64
 
 # JSON as it may come, also cut or damaged: strings, and what is between them.
 _JSON = re.compile(r'"(?:[^"\\]|\\.)*"?|[^"]+', re.DOTALL)
-_NUMBER = re.compile(r"(?<![\w.+-])[0-9]+(?![\w.])")
+_NUMBER = re.compile(r"(?<![\w.+-])[0-9]+(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?(?![\w.])")
 # No number stands in a text without this.
-_MAY_HOLD = re.compile(r"[0-9][^A-Za-z]{0,12}[0-9]|%2[0-9BDbd]|\\u00|&nbsp;")
+_MAY_HOLD = re.compile(r"[0-9][^A-Za-z]{0,12}[0-9]|%2[0-9BDbd]|\\u(?:00|20|22)|&nbsp;")
 # Fields whose digits are no telephone number, whatever they look like.
 _NO_NUMBER = re.compile(
     r"(?:id|uuid|token|date|time|at|count|total|pages?|code|status|price|mccmnc)$|^[dijkoptuv]$"
@@ -171,9 +171,9 @@ class Redactor:
     def _walk(self, value: Any, own: Own, fields: frozenset[str], depth: int) -> Any:
         if isinstance(value, str):
             return self.text(value, own)
-        if isinstance(value, int) and not isinstance(value, bool):
-            text = str(value)
-            if len(text) < NUMBER_MIN:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            text = _plain(value)
+            if len(text) < NUMBER_MIN or "." in text:
                 return value
             changed = self.text(text, own)
             return value if changed == text else changed
@@ -194,7 +194,7 @@ class Redactor:
         """A recipient, or a list of them."""
         if isinstance(value, list):
             return [self._person(inner) for inner in value]
-        return value if value is None or isinstance(value, bool) else self.token(str(value))
+        return value if value is None or isinstance(value, bool) else self.token(_plain(value))
 
     def report(self, report: Report) -> Report:
         """What the provider's words say besides, changed in place."""
@@ -265,11 +265,12 @@ class Redactor:
         if part.startswith('"'):
             closed = '"' if len(part) > 1 and part.endswith('"') else ""
             return '"' + self.token(_unquoted(part)) + closed
-        return _NUMBER.sub(lambda found: f'"{self.token(found[0])}"', part)
+        return _NUMBER.sub(lambda found: f'"{self.token(_written_out(found[0]))}"', part)
 
     def _json_number(self, number: str, own: Own) -> str:
-        changed = self.text(number, own)
-        return number if changed == number else f'"{changed}"'
+        plain = _written_out(number)
+        changed = self.text(plain, own) if plain.isdigit() else plain
+        return number if changed == plain else f'"{changed}"'
 
 
 def is_redacted(recipient: str | None) -> bool:
@@ -317,8 +318,8 @@ def _texts(value: Any) -> list[str]:
     """The recipients that stand in a field: a text, a number, or an array of such."""
     if isinstance(value, str):
         return [value]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return [str(value)]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return [_plain(value)]
     if isinstance(value, list) and not any(isinstance(inner, (dict, list)) for inner in value):
         return [text for inner in value for text in _texts(inner)]
     return []
@@ -328,7 +329,18 @@ def _persons(part: str) -> list[str]:
     if part.startswith('"'):
         person = _unquoted(part)
         return [person] if person else []
-    return _NUMBER.findall(part)
+    return [_written_out(number) for number in _NUMBER.findall(part)]
+
+
+def _plain(value: Any) -> str:
+    """A value as text; a telephone number that came as a float (447700900001.0) as digits."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value)
+
+
+def _written_out(number: str) -> str:
+    """The same of a number as JSON spells it."""
+    return number if number.isdigit() else _plain(float(number))
 
 
 def _unquoted(part: str) -> str:

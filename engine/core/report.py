@@ -84,7 +84,9 @@ def event_id(
     return blake2b(orjson.dumps(fact), digest_size=16).hexdigest()
 
 
-_PHONE_MARKS = str.maketrans("", "", "+ ()-./\u00a0")
+# What people, and typesetters, put between the digits of a telephone number.
+_TYPESET = "\u2007" + "".join(map(chr, range(0x2009, 0x2016))) + "\u202f\u2212"
+_PHONE_MARKS = str.maketrans("", "", "+ ()-./\u00a0" + _TYPESET)
 
 # What `redact` puts in the place of a telephone number, and of any other recipient.
 REDACTED_NUMBER = "tel_[0-9a-f]{24}"

@@ -26,7 +26,12 @@ ADDRESSES_FEW: Final = 8
 
 REDACTED = re.compile(rf"{REDACTED_NUMBER}|{REDACTED_ADDRESS}")
 
-_SEPARATOR = r"[ \t\u00a0().+/-]|%20|%28|%29|%2[DdEeBb]|\\u00a0|&nbsp;"
+# Dashes and blanks as typesetters have them, raw and escaped.
+_TYPESET = r"\u2007\u2009-\u2015\u202f\u2212"
+_ESCAPED_TYPESET = r"\\u20(?:0[79a-fA-F]|1[0-5]|2[fF])|\\u2212"
+_SEPARATOR = (
+    rf"[ \t\u00a0{_TYPESET}().+/-]|%20|%28|%29|%2[DdEeBb]|\\u00a0|&nbsp;|{_ESCAPED_TYPESET}"
+)
 # A redacted value, or digits with what people put between them.
 RUN = re.compile(
     rf"(?P<done>(?:{REDACTED.pattern}))"
@@ -36,7 +41,7 @@ RUN = re.compile(
 ESCAPED_PLUS = re.compile(r"%2[Bb]|\\u002[Bb]")
 # Only from the beginning of a word: tried at each of its letters, a long one would take for ever.
 MAIL = re.compile(r"(?<![\w.+-])[\w.+-]+(?:@|%40|\\u0040)[\w.-]*\w")
-_ESCAPED_GAP = re.compile(r"%20|%28|%29|%2[DdEe]|\\u00a0|&nbsp;")
+_ESCAPED_GAP = re.compile(rf"%20|%28|%29|%2[DdEe]|\\u00a0|&nbsp;|{_ESCAPED_TYPESET}")
 _GAP = re.compile(_SEPARATOR)
 _DATE = re.compile(r"(?<![0-9])(?:[0-9]{4}|[0-9]{2})[-/.][0-9]{1,2}[-/.](?:[0-9]{4}|[0-9]{2})")
 # Where another number begins: a plus, or digits that are one without a gap.

@@ -34,6 +34,7 @@ SPELLINGS = [
     "0044 7700 900 001", "44-7700-900-001", "44.7700.900.001", "(44) 7700 900001",
     "+44\u00a07700\u00a0900001", "+44/7700/900001", "%2B447700900001", "%2b44%207700%20900001",
     "tel:+447700900001", "sms:447700900001",
+    "+44\u20117700\u2013900001", "44\u202f7700\u2009900001", "\\u002b44\\u20117700\\u2011900001",
 ]  # fmt: skip
 NATIONAL = [
     "07700900001",
@@ -119,7 +120,7 @@ def test_a_record_keeps_its_shape() -> None:
         "to": "+44 7700 900001",
         "sentAt": "2018-03-23T14:32:30.987+0000",
         "status": {"name": "EC_0", "description": "07700 900001 is barred", "id": 5},
-        "list": [447700900001, 12, 0.01, True, None, {f"k{NUMBER}": NUMBER}],
+        "list": [447700900001, 447700900001.0, 12, 0.01, True, None, {f"k{NUMBER}": NUMBER}],
         "uuid": "12db39c3-7822-4e72-a3ec-c87442c0ffc5",
         "created_at": 1732276357.123,
         "epoch": 1732276357123,
@@ -130,7 +131,7 @@ def test_a_record_keeps_its_shape() -> None:
             "to": TOKEN,
             "sentAt": "2018-03-23T14:32:30.987+0000",
             "status": {"name": "EC_0", "description": f"{TOKEN} is barred", "id": 5},
-            "list": [TOKEN, 12, 0.01, True, None, {f"k{TOKEN}": TOKEN}],
+            "list": [TOKEN, TOKEN, 12, 0.01, True, None, {f"k{TOKEN}": TOKEN}],
             "uuid": "12db39c3-7822-4e72-a3ec-c87442c0ffc5",
             "created_at": 1732276357.123,
             "epoch": 1732276357123,
@@ -139,6 +140,14 @@ def test_a_record_keeps_its_shape() -> None:
     assert REDACTOR.records([["0" + NUMBER[2:], "11", "24-01-31 13:45:00", "x"]])[0][1:] == [
         "11", "24-01-31 13:45:00", "x",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ["447700900001", "447700900001.0", "4.47700900001E11"])
+def test_a_recipient_that_came_as_a_number(number: str) -> None:
+    raw = f'{{"to": {number}, "n": 447700900001.0, "at": 1732276357.125}}'
+    wanted = {"to": TOKEN, "n": TOKEN, "at": 1732276357.125}
+    assert REDACTOR.records([json.loads(raw)]) == [wanted]
+    assert json.loads(REDACTOR.raw(raw.encode())) == wanted
 
 
 def test_who_writes_an_inbound_message_is_the_person() -> None:

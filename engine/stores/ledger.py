@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import replace
+
 from engine.core.contracts import Kind
 from engine.core.reconcile import Known, fold
 from engine.core.report import Report
@@ -63,7 +65,10 @@ def _going_on(post: Posting) -> list[Work]:
     up: put again it would begin anew, as a work that nobody holds."""
     going = []
     for work in post.page.put:
-        if work.id is None or post.tx.work(work.id) is not None:
+        if work.id is None:
+            # A copy: where this is undone and done again, the number it got was none.
+            going.append(replace(work))
+        elif post.tx.work(work.id) is not None:
             going.append(work)
         else:
             post.done.ended.append(work.id)

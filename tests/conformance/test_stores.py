@@ -164,6 +164,31 @@ async def test_what_was_written_is_there_after_reopening(store: Store) -> None:
     assert (await commit(store, report("m2"))).last_seq == 2
 
 
+async def test_a_page_that_was_undone_is_taken_whole_the_second_time(store: Store) -> None:
+    """After a full disk the same page is committed again: a window that it puts into the schedule
+    must not be taken for one that has ended since."""
+    page = Page(
+        account="a",
+        provider="p",
+        traits=WINDOWED,
+        observed_ms=T0,
+        reports=[report("m1"), report("m1", State.DELIVERED), report("m2")],
+        put=[work("1-2", kind=Kind.WINDOW, data={"from": 1, "to": 2})],
+    )
+
+    def undone(tx: Transaction) -> None:
+        ledger.commit(tx, page)
+        raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError):
+        await store.write(undone)
+    assert await works(store) == []
+    done = await store.write(lambda tx: ledger.commit(tx, page))
+    assert ([one.key for one in done.put], done.ended) == (["1-2"], [])
+    assert [one.key for one in await works(store)] == ["1-2"]
+    assert [one.revision for one in await records(store)] == [1, 2, 1]
+
+
 async def test_nobody_hangs_on_a_store_that_closes(store: Store) -> None:
     closing = asyncio.create_task(store.close())
     await asyncio.sleep(0)

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from typing import Any
 
@@ -234,8 +235,10 @@ class Checks(Watcher):
         if said.status in (429, 503) and (wait := said.headers.get("Retry-After")):
             if wait.isdigit():
                 until = exchange.head_at + int(wait)
-                if until > self._holds.get(plan.name, 0.0):
-                    self._holds[plan.name], self._held_at[plan.name] = until, self.world.now
+            else:  # a date, by the provider's clock
+                until = plan.true_s(parsedate_to_datetime(wait).timestamp())
+            if until > self._holds.get(plan.name, 0.0):
+                self._holds[plan.name], self._held_at[plan.name] = until, self.world.now
         elif refused:
             until, times = self._pauses.get(plan.name, (0.0, 0))
             if self.world.now >= until:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -270,7 +271,8 @@ class Network(Transport):
         elif broken is not None:
             limit, end = int(len(body) * where), "cut" if broken == "reset" else "stall"
         headers = {k.lower(): v for k, v in said.headers.items()}
-        head = Head(said.status, headers | {"content-type": said.content_type})
+        date = formatdate(exchange.call.now, usegmt=True)
+        head = Head(said.status, headers | {"content-type": said.content_type, "date": date})
         if not (end == "stall" and where < 0.2):
             world.at(when, lambda: self._arrives(exchange, wire, head))
             place = 0

@@ -13,6 +13,7 @@ import msgspec
 from engine.config import Config
 from engine.core.errors import StoreTrouble
 from engine.idle import until_idle
+from engine.sim.account import Account
 from engine.sim.messages import Sent
 from engine.stores.memory import MemoryStore
 from engine.stores.tracked import Tracked
@@ -20,6 +21,7 @@ from engine.tracking import inbox_item
 from engine.worker import Engine
 from tests.simulation.checks import Checks
 from tests.simulation.disk import Disk
+from tests.simulation.fuse import Fuse
 from tests.simulation.loop import Crashed, Stuck, repeatable
 from tests.simulation.network import Network
 from tests.simulation.scenario import Crash, Scenario, Sending, draw
@@ -77,11 +79,10 @@ class Run:
         for plan in scenario.accounts:
             if plan.locked is not None:
                 start, end = plan.locked
-                right = plan.host.account.profile
-                wrong = msgspec.structs.replace(right, password="other")
                 account = plan.host.account
-                world.at(start, lambda a=account, p=wrong: setattr(a, "profile", p))
-                world.at(end, lambda a=account, p=right: setattr(a, "profile", p))
+                right = account.profile.password
+                world.at(start, lambda a=account: _lock(a, "other"))
+                world.at(end, lambda a=account, p=right: _lock(a, p))
         world.at(scenario.quiet_s, self._calm)
         world.at(LOOK_S, self._look)
         was_on = gc.isenabled()
@@ -122,8 +123,8 @@ class Run:
         self.world.calm = True
         self.world.note("calm")
         for host in self.hosts.values():
-            account = host.account
-            account.profile = msgspec.structs.replace(account.profile, odds={})
+            host.simulator.fail(host.name, {})
+            host.account.script.clear()
 
     def _look(self) -> None:
         self.checks.look()
@@ -190,20 +191,26 @@ class Run:
         self.process = process
         self.checks.born(process, jump_s)
         world.note(f"life {self.lives}")
-        network = Network(process, self.hosts, self.scenario.weather, self.checks)
+        fuse = Fuse(process, crash, self.checks)
+        network = Network(process, self.hosts, self.scenario.weather, fuse)
+
+        def committed() -> None:
+            self.checks.committed()
+            fuse.committed()
+
         disk = Disk(
             process,
             self.tables,
-            self.checks.committed,
+            committed,
             trouble=self.scenario.disk_trouble,
             slow_s=self.scenario.disk_slow_s,
         )
         loop = process.loop
         if crash is not None and crash.step is not None:
             loop.last_step = crash.step
+        loop.halted = lambda: world.violation is not None or process.doomed
         if crash is not None and crash.at is not None and crash.how == "kill":
             world.at(crash.at, lambda: setattr(process, "doomed", True))
-            loop.halted = lambda: world.violation is not None or process.doomed
         main = self._main(process, network, disk, crash)
         cleanly, ended = True, False
         try:
@@ -282,6 +289,10 @@ def _tracked(sending: Sending, sent: Sent, sent_ms: int) -> list[Tracked]:
         Tracked(message_id=message_id, recipients=[to], sent_ms=sent_ms)
         for message_id, to in zip(sent.message_ids, sent.recipients, strict=True)
     ]
+
+
+def _lock(account: Account, password: str) -> None:
+    account.profile = msgspec.structs.replace(account.profile, password=password)
 
 
 def _where(error: BaseException) -> str:

@@ -88,6 +88,10 @@ class AccountPlan:
         fact = (message.channel, message.sender, number, ms, message.direction)
         return blake2b(orjson.dumps(fact), digest_size=16).hexdigest()
 
+    def true_s(self, shown_s: float) -> float:
+        """The true time at which the provider's clock shows this."""
+        return (shown_s - EPOCH_S - self.skew_s) / (1 + self.drift)
+
     def ends(self, known: Known) -> bool:
         """Whether the engine promises an end of this message."""
         if self.provider == "infobip":
@@ -137,6 +141,9 @@ class Crash:
 
     at: float | None = None  # at this time …
     step: int | None = None  # … or before this step of its loop
+    answer: int | None = None  # … or with its so-maniest answer that has reports,
+    writes: int = 0  # and so many commits after that
+    held_s: float | None = None  # … or so long after a long Retry-After
     how: str = "kill"  # "kill", "stop", "cancel"
     down_s: float = 0.5
     jump_s: float = 0.0  # of the wall clock, meanwhile
@@ -252,6 +259,13 @@ def draw(seed: int | str) -> Scenario:
         scenario.disk_trouble = rand.choice((0.0, 0.0, 0.03))
     for _ in range(0 if fair else rand.choice((0, 1, 1, 2, 3))):
         scenario.crashes.append(_crash(rand, scenario))
+    if not fair:
+        _aim(random.Random(f"{seed}:aim"), scenario)
+    rebooted = False
+    for crash in scenario.crashes:
+        if rebooted:  # the life in between may have been too short to note its own time
+            crash.jump_s = min(crash.jump_s, 0.0)
+        rebooted = rebooted or crash.reboot
     locked = [plan.locked[1] for plan in scenario.accounts if plan.locked]
     if locked:
         scenario.quiet_s = max(QUIET_S, *locked)
@@ -488,6 +502,32 @@ def _crash(rand: random.Random, scenario: Scenario) -> Crash:
     else:
         crash.at = rand.uniform(0.0, QUIET_S * 0.9)
     return crash
+
+
+def _aim(rand: random.Random, scenario: Scenario) -> None:
+    """Some lives end where it may hurt: next to a commit, or while the provider waits."""
+    chance = rand.random()
+    crash = Crash(down_s=rand.choice((0.11, 0.5)), reboot=rand.random() < 0.2)
+    if chance < 0.2:
+        crash.answer, crash.writes = rand.randrange(1, 6), rand.choice((0, 1, 1, 1, 2))
+        for plan in scenario.accounts:
+            if not plan.profile.delays.listed:
+                plan.keys["overlap"] = 0.1  # what is passed over now is never read again
+    elif chance < 0.4:
+        plan = rand.choice(scenario.accounts)
+        away = Fault(
+            kind=rand.choice(("429", "503")),
+            retry_after=rand.choice((15.0, 25.0)),
+            form=rand.choice(("seconds", "seconds", "date")),
+        )
+        faults = [*["ok"] * rand.choice((0, 0, 1, 3, 8)), away]
+        plan.profile = msgspec.structs.replace(plan.profile, faults=faults)
+        if chance < 0.25:
+            return
+        crash.held_s = rand.uniform(3.1, 8.0)
+    else:
+        return
+    scenario.crashes.insert(0, crash)
 
 
 def small(what: str) -> Scenario:

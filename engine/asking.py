@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 import anyio
 import msgspec
 
-from engine.committing import Committer
+from engine.committing import LAST_COMMIT_S, Committer
 from engine.config.model import AccountConfig
 from engine.core.clock import Clock
 from engine.core.contracts import Head, Kind, Outcome, Poll, Request, Verb
@@ -34,9 +34,6 @@ CHUNK_REPORTS = 1000
 CHUNK_REPORTS_ONE_TIME = 5000
 
 REDIRECTS_MAX = 3
-
-# When the engine is stopped in the middle of an answer: for the store to take what came whole.
-LAST_COMMIT_S = 5.0
 
 # Of an answer that goes on and on without a report in it, the rest is read in no hurry: at full
 # speed one endless body would take the processor from all accounts until its deadline.

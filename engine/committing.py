@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+import anyio
 import msgspec
 from anyio import get_cancelled_exc_class
 from msgspec.structs import replace
@@ -32,6 +34,9 @@ from engine.telemetry import Telemetry
 HEADERS_MAX = 64
 HEADER_MAX = 1024
 _PRIVATE = re.compile("auth|cookie|token|secret|session|key|sign|location", re.IGNORECASE)
+
+# When the engine is stopped with an answer in hand: for the store to take it.
+LAST_COMMIT_S = 5.0
 
 # Values nested deeper than this are left out where a report is kept as a set-aside piece.
 DEPTH_MAX = 64
@@ -70,9 +75,11 @@ class Committer:
             page.asked = self._without_secrets(page.asked)
         try:
             done = await self._store_page(page)
-        except (StoreError, get_cancelled_exc_class()):  # not the page's fault: the end has come
-            if page.reports:
-                self._tell_unstored(page)
+        except StoreError:  # not the page's fault: the end has come
+            self._tell_unstored(page)
+            raise
+        except get_cancelled_exc_class():
+            await self._store_at_last(page)
             raise
         except Exception as fault:
             if not page.reports:
@@ -82,7 +89,18 @@ class Committer:
         self._count(page, done)
         return done
 
+    async def _store_at_last(self, page: Page) -> None:
+        """Cancelled while the store was slow or in trouble. A one-time provider has what is in
+        it no more: once more, unhindered; if it was stored after all, that is a repetition."""
+        if page.traits.one_time and (page.reports or page.flaws):
+            with anyio.move_on_after(LAST_COMMIT_S, shield=True), suppress(StoreError):
+                await self._store_page(page)
+                return
+        self._tell_unstored(page)
+
     def _tell_unstored(self, page: Page) -> None:
+        if not page.reports:
+            return
         once = "; the provider gives them once" if page.traits.one_time else ""
         self._telemetry.event(
             logging.ERROR,

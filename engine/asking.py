@@ -137,7 +137,7 @@ class Asker:
         provider does: that is an outcome.
         """
         if self.provider.login() is not None and self._token is None:
-            refused = await self._log_in(self._token_age, slot)
+            refused = await self._log_in(self._token_age, self._logins, slot)
             slot = None
             if refused is not None:
                 self._judge(poll, refused)
@@ -156,10 +156,10 @@ class Asker:
 
     async def _ask_logged_in(self, poll: Poll, slot: Slot | None) -> Reply:
         """Ask; where the token has run out, log in and ask once more."""
-        age = self._token_age
+        age, logins = self._token_age, self._logins
         reply = await self._once(poll, slot)
         if reply.outcome.verb is Verb.LOGIN:
-            refused = await self._log_in(age, None)
+            refused = await self._log_in(age, logins, None)
             if refused is not None:
                 return refused
             reply = await self._once(poll, None)
@@ -290,15 +290,22 @@ class Asker:
         reply.page.span = span
         reply.note(done)
 
-    async def _log_in(self, age: int, slot: Slot | None) -> Reply | None:
-        """Get a token, one request however many wait for it. None: there is one now."""
+    async def _log_in(self, age: int, logins: int, slot: Slot | None) -> Reply | None:
+        """Get a token, one request however many want it. None: there is one now.
+
+        `age` and `logins` are of when the question was asked: whatever login came to since then
+        counts for it, too.
+        """
         if slot is not None and self._login.locked():
             slot.unused()  # whoever logs in may be waiting for this very place
             slot = None
-        logins, began_ms = self._logins, self.clock.now_ms()
+        began_ms = self.clock.now_ms()
         async with self._login:
             if self._logins != logins and self._token_age == age:
                 # Whoever was first was refused, for all; that is one failure.
+                if slot is not None:
+                    slot.unused()
+                    slot.release()
                 return self._failed(*self._refusal, began_ms=began_ms)
             if self._token_age != age:  # somebody else was first
                 if slot is not None:

@@ -24,13 +24,17 @@ T = TypeVar("T")
 
 RETRY_S = 1.0
 
+# When the process is about to end: so many more tries in all, so far apart.
+HURRY_TRIES = 5
+HURRY_S = 0.2
+
 
 class _Way:
     """Writing, or reading: each has a connection of its own, and trouble of its own."""
 
     def __init__(self) -> None:
         self.trouble: str | None = None
-        self.hopeless = False  # it failed once more when nobody was to wait any longer
+        self.vain = 0  # tries that failed when the process was about to end
         self.trying = anyio.Lock()
 
 
@@ -57,7 +61,7 @@ class PatientStore:
         await self._store.close()
 
     def hurry(self) -> None:
-        """The process is about to end: one more try, then trouble is raised and not waited out."""
+        """The process is about to end: after a few more tries trouble is raised, not waited out."""
         self._hurried = True
 
     async def write(self, job: Callable[[Transaction], T], *, lazy: bool = False) -> T:
@@ -77,15 +81,16 @@ class PatientStore:
                 self._note(way, error)
         async with way.trying:
             while True:
-                if way.trouble is not None and way.hopeless:
-                    raise StoreTrouble(way.trouble)
-                if way.trouble is not None and not self._hurried:
-                    await self._clock.sleep(RETRY_S)
+                if way.trouble is not None:
+                    if way.vain >= HURRY_TRIES:
+                        raise StoreTrouble(way.trouble)
+                    if not self._hurried or way.vain:
+                        await self._clock.sleep(HURRY_S if self._hurried else RETRY_S)
                 try:
                     result = await act()
                 except StoreTrouble as error:
                     self._note(way, error)
-                    way.hopeless = self._hurried
+                    way.vain += self._hurried
                 else:
                     self._mended(way)
                     return result

@@ -49,7 +49,7 @@ LONG_HOLD_S = 2.0  # shorter ones need not outlive a crash
 KEPT_S = 3.0  # by then a hold is durable, a trouble of the disk included
 
 # While all is well, a poll is made this long after it was due, beside its turn in the limit.
-LATE_S = 3.0
+LATE_S = 5.0
 MOMENT_MS = 300  # between putting a question and sending it
 BACKOFF_S = 62.0  # the longest backoff, and the Retry-After of these simulations
 

@@ -15,6 +15,7 @@ from engine.core.errors import StoreTrouble
 from engine.idle import until_idle
 from engine.sim.account import Account
 from engine.sim.messages import Sent
+from engine.sim.profile import AccountProfile
 from engine.stores.memory import MemoryStore
 from engine.stores.tracked import Tracked
 from engine.tracking import inbox_item
@@ -31,6 +32,9 @@ from tests.simulation.world import EPOCH_S, Machine, Process, Violation, World
 # After the faults the engine may still wait: for a hold of a minute, or an hourly try.
 SETTLE_S = 4000.0
 LOOK_S = 1.0
+
+# By then a life of the engine has stored that it goes on.
+STORED_STEPS = 100
 
 
 @dataclass
@@ -118,6 +122,11 @@ class Run:
             targets[label] = target
         return targets
 
+    def _unlock(self, account: Account, right: AccountProfile) -> None:
+        """The password is right again; faults that have ended meanwhile do not come back."""
+        odds = {} if self.world.calm else right.odds
+        account.profile = msgspec.structs.replace(right, odds=odds)
+
     def _calm(self) -> None:
         """Faults end."""
         self.world.calm = True
@@ -166,10 +175,13 @@ class Run:
         jump_s = 0.0
         while self.world.violation is None:
             crash = crashes.pop(0) if crashes else None
+            steps = self.steps
             if self._live(crash, jump_s):
                 return
             if crash is not None:
-                jump_s = crash.jump_s
+                # A life that has stored nothing leaves the books of the one before: where the
+                # machine went down in between, only the wall clock tells how old they are.
+                jump_s = crash.jump_s if self.steps - steps > STORED_STEPS else min(crash.jump_s, 0)
                 self._ahead_s += jump_s
                 if crash.reboot:
                     self._machine = Machine(

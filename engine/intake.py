@@ -117,7 +117,8 @@ class Digestion:
         self._cause: str | None = None  # the reader has failed: why
         self._mapping = False  # it was a record that it failed on
         self._seen = 0  # records that were taken one by one
-        self._reader: Reader | None = None
+        self._reader: Reader  # both are there unless the reader failed at once
+        self._parser: Parser
         self._guard(self._open)
 
     def feed(self, chunk: bytes) -> None:
@@ -143,7 +144,7 @@ class Digestion:
             nonlocal outcome
             self._take(self._parser.close(cut=cut))
             self._taken.rows = self._parser.rows
-            outcome = self._intake.committer.words(self._open_reader.outcome())
+            outcome = self._intake.committer.words(self._reader.outcome())
             self._note_unread(outcome, cut=cut)
 
         self._guard(end)
@@ -160,17 +161,9 @@ class Digestion:
         """Whether the reader has a fault beyond single records."""
         return self._cause is not None
 
-    @property
-    def _open_reader(self) -> Reader:
-        assert self._reader is not None
-        return self._reader
-
-    @property
-    def _parser(self) -> Parser:
-        return self._open_reader.parser
-
     def _open(self) -> None:
         self._reader = self._intake.provider.reader(self._poll, self._head)
+        self._parser = self._reader.parser
 
     def _guard(self, step: Callable[[], None]) -> None:
         """Do it, unless the reader has failed before; from then on bytes are only held."""
@@ -188,7 +181,7 @@ class Digestion:
         refused: list[Flaw] = []
         if records:
             reports, unlisted = self._mapped(records, refused)
-        self._set_aside([*self._open_reader.take_flaws(), *refused])
+        self._set_aside([*self._reader.take_flaws(), *refused])
         if reports:
             self._add(reports, unlisted)
 
@@ -209,7 +202,7 @@ class Digestion:
 
     def _map(self, records: Sequence[Any]) -> Mapped:
         committer = self._intake.committer
-        reports = self._open_reader.reports(committer.records(records))
+        reports = self._reader.reports(committer.records(records))
         reports = committer.reports(reports, self._watch)
         lists = self._intake.provider.lists
         unlisted = [

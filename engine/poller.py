@@ -146,8 +146,10 @@ class AccountPoller:
             feed = found[0]
             if feed.due_ms >= NEVER_DUE_MS and self._feed.goes_on(feed):
                 feed.due_ms = now_ms
-            self._near.push(feed, feed.due_ms)
             self.feed_ended = feed.due_ms >= NEVER_DUE_MS
+            # Not later than from now on: its interval may have been edited, the clock set back.
+            latest_ms = now_ms + round(self.account.schedule.idle_interval_s * 1000)
+            self._near.push(feed, feed.due_ms if self.feed_ended else min(feed.due_ms, latest_ms))
         await self._fit_schedule()
         await self._near.refill()
         if self._once:

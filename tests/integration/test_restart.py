@@ -296,6 +296,16 @@ async def test_a_clock_that_was_set_back_does_not_lengthen_a_pause(
         assert 0 < until_ms - poller.clock.now_ms() <= 60_000
 
 
+async def test_an_edited_interval_counts_from_the_restart(tmp_path: Path, standin: Standin) -> None:
+    url = standin.answer("info", [EMPTY])
+    slow, fast = ({"interval": pace, "idle_interval": pace} for pace in ("1d", "50ms"))
+    async with hasty(configured(tmp_path, infobip(url, schedule=slow))) as poller:
+        await until(lambda: poller.pollers["info"].feed_began_ms)
+    assert len(standin.asked["info"]) == 1
+    async with hasty(configured(tmp_path, infobip(url, schedule=fast))):
+        await until(lambda: len(standin.asked["info"]) > 2)
+
+
 async def test_a_status_that_could_not_be_noted_is_noted_the_next_time(
     tmp_path: Path, standin: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,7 @@ class Asker:
         self._login = anyio.Lock()
         self._logins = 0  # tries
         self._refusal: tuple[Outcome, float | None] = (Outcome(), None)  # what the last came to
-        self._kept: Slot | None = None
+        self._kept: dict[int, Slot] = {}  # by the task that has the answer: at most one a task
         self._chunk_max = CHUNK_REPORTS_ONE_TIME if self.traits.one_time else CHUNK_REPORTS
 
     def page(self) -> Page:
@@ -125,8 +125,11 @@ class Asker:
             self.release()
 
     def release(self) -> None:
-        """Give back the place of a one-time answer: it is durable, or there is none."""
-        kept, self._kept = self._kept, None
+        """Give back the place of this task's one-time answer: it is durable, or there is none.
+
+        Never another task's: what that has read may still wait for the store.
+        """
+        kept = self._kept.pop(anyio.get_current_task().id, None)
         if kept is not None:
             kept.release()
 
@@ -228,7 +231,7 @@ class Asker:
         finally:
             self._judge(poll, reply)  # before the place is free: whoever waits for it is held, too
             if whole:  # nothing more is asked before this is durable
-                self._kept = slot
+                self._kept[anyio.get_current_task().id] = slot
             else:
                 slot.release()
         return reply, None

@@ -77,7 +77,8 @@ class WindowReader:
 
         Returns the reply that failed, or None when all was read.
         """
-        width = self._asker.account.limits.concurrency - 1
+        one_time = self._asker.traits.one_time  # then who asks is who commits
+        width = 0 if one_time else self._asker.account.limits.concurrency - 1
         async with anyio.create_task_group() as group:
             ahead = Ahead(self._asker, group, width)
             failed = await self._read(reading, kind, slot, server, visit, moved, ahead)

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 import engine
+from engine.core.contracts import Kind, Poll
 from engine.idle import until_idle
 from engine.stores.memory import MemoryStore
 from engine.stores.transaction import Transaction
@@ -105,6 +106,27 @@ async def test_one_request_at_a_time_whatever_concurrency_says(
         assert await until_idle(poller, 5) == []
     assert len(standin.asked["info"]) == 6
     assert standin.most["info"] == 1
+
+
+async def test_the_end_of_another_work_frees_no_place_of_an_answer_that_is_not_durable(
+    tmp_path: Path, standin: Standin
+) -> None:
+    url = standin.answer("info", [page(report("1"))])
+    async with hasty(configured(tmp_path, infobip(url, drain=False, schedule=slow()))) as poller:
+        asker, limiter = poller.pollers["info"]._asker, poller.pollers["info"].limiter
+        poll = Poll(kind=Kind.MESSAGE, now_ms=poller.clock.now_ms(), message_id="1")
+        reply = await asker.ask(poll)
+        async with anyio.create_task_group() as others:
+
+            async def another() -> None:
+                asker.release()
+
+            others.start_soon(another)
+        assert limiter.try_slot() is None
+        await asker.commit(reply.page)
+        slot = limiter.try_slot()
+        assert slot is not None
+        slot.unused()
 
 
 class SlowStore(MemoryStore):

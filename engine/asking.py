@@ -164,6 +164,7 @@ class Asker:
         if reply.outcome.verb is Verb.LOGIN:
             refused = await self._log_in(age, logins, None)
             if refused is not None:
+                refused.began_ms = reply.began_ms  # failures of what was asked together are one
                 return refused
             reply = await self._once(poll, None)
             if reply.outcome.verb is Verb.LOGIN:

@@ -8,19 +8,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import anyio
 import msgspec
 
 from engine.asking import Asker, Reply
 from engine.core.contracts import Verb
 from engine.core.units import spell_duration
 from engine.core.work import Work
-from engine.limits import backoff_s
+from engine.limits import AccountLimiter, Slot, backoff_s
 
 # A wrong password is tried again after these, then every hour.
 PAUSES_S = (60.0, 300.0, 1800.0, 3600.0)
 
 # A hold from here on is kept over a crash. What is shorter is over before a process is up again.
 LONG_HOLD_S = 0.5
+
+# A provider that wants an account to wait for longer is not waited for with `--once`. A backoff of
+# our own never is.
+HELD_LONG_S = 60.0
 
 # After a fault in the program itself nothing is tried again sooner.
 FAULT_DELAY_MIN_MS = 1000
@@ -47,6 +52,7 @@ class Watch:
         self._name = asker.account.name
         self._tries: dict[int, int] = {}  # by work, since its last success
         self._failed_ms = 0
+        self._place = anyio.CancelScope()  # around the wait for a place, with `once`
         self.on_refusal: Callable[[], None] = lambda: None
         asker.on_failure = self.failed
 
@@ -74,6 +80,18 @@ class Watch:
             latest_ms = self._clock.now_ms() + round(_pause_s(health.pauses) * 1000)
             health.paused_until_ms = min(health.paused_until_ms, latest_ms)
         return health.paused_until_ms
+
+    async def place(self, *, once: bool) -> Slot | None:
+        """Wait for a place with the limiter. With `once` None where the provider wants the account
+        to wait for long, or says so meanwhile."""
+        limiter = self._asker.limiter
+        if not once:
+            return await limiter.slot()
+        slot = None
+        with anyio.CancelScope() as self._place:
+            if held(limiter) is None:
+                slot = await limiter.slot()
+        return slot
 
     def tried(self, work: Work) -> bool:
         """Whether it has failed since its last success."""
@@ -119,6 +137,8 @@ class Watch:
         self._asker.limiter.hold(delay_s, outcome.cause)
         if delay_s > LONG_HOLD_S:
             self.on_refusal()
+        if held(self._asker.limiter) is not None:
+            self._place.cancel()
         if first:
             again = spell_duration(round(delay_s, 1))
             self._tell(logging.WARNING, f"{outcome.cause}; asked again in {again}")
@@ -170,6 +190,14 @@ class Watch:
 
     def _tell(self, level: int, text: str) -> None:
         self._asker.telemetry.event(level, self._name, text)
+
+
+def held(limiter: AccountLimiter) -> str | None:
+    """For how long the provider wants the account to wait, where that is long."""
+    left_s = limiter.hold_s()
+    if left_s <= HELD_LONG_S:
+        return None
+    return f"held for {spell_duration(round(left_s))} more: {limiter.hold_why}"
 
 
 def _pause_s(pauses: int) -> float:

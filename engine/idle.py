@@ -13,6 +13,7 @@ import anyio
 import msgspec
 
 from engine.core.contracts import Kind
+from engine.health import held
 from engine.poller import AccountPoller
 from engine.stores.transaction import Store, Transaction
 
@@ -130,7 +131,7 @@ def _trouble(poller: AccountPoller) -> str | None:
         return f"paused: {health.paused}"
     if health.failing:
         return f"failing: {health.failing}"
-    return f"waits: {poller.waits}" if poller.waits else None
+    return f"waits: {poller.waits}" if poller.waits else held(poller.limiter)
 
 
 def _name_stuck(engine: Engine, left: Remaining) -> list[str]:

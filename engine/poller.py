@@ -17,7 +17,7 @@ from engine.core.errors import StoreError
 from engine.core.schedule import NEVER_MS, Ladder
 from engine.core.work import NEVER_DUE_MS, Committed, Settle, Work
 from engine.feeds import REPEATS_MAX, Feed
-from engine.health import Health, Watch
+from engine.health import Health, Watch, held
 from engine.limits import Slot
 from engine.near import NearQueue
 from engine.rescans import Rescans
@@ -206,9 +206,11 @@ class AccountPoller:
             work = self._near.take()
             taken = False
             try:
-                slot = await self.limiter.slot() if self._asks(work) else None
-                if slot is not None and (self._paused() or self.waits is not None):
-                    slot.unused()  # the account was paused while this waited for its place
+                asks = self._asks(work)
+                slot = await self._watch.place(once=self._once) if asks else None
+                if asks and (slot is None or self._paused() or self.waits is not None):
+                    if slot is not None:
+                        slot.unused()  # the account was paused while this waited for its place
                     self._near.again(work, self._clock.now_ms())
                 else:
                     polls.start_soon(self._work, work, slot)
@@ -225,7 +227,8 @@ class AccountPoller:
         """With `once`: whether nothing is left that was due at the start and has not been tried."""
         if self._near.busy:
             return False
-        if self._paused() or self.health.failing is not None or self.waits is not None:
+        trouble = self.health.failing or self.waits or held(self.limiter)
+        if self._paused() or trouble is not None:
             return True  # what is left is still due, for the next run
         left = (due_ms <= once_ms and not self._watch.tried(work) for due_ms, work in self._near)
         return self._near.all_loaded and not any(left)
@@ -236,7 +239,7 @@ class AccountPoller:
         if first is None:
             return WAIT_MAX_S
         due_ms, work = first
-        if self.waits is not None:
+        if self.waits is not None or (self._once and held(self.limiter) is not None):
             return WAIT_MAX_S
         if self.health.paused_until_ms is not None and self._near.busy:
             return WAIT_MAX_S  # one request at a time finds out whether it is mended

@@ -12,7 +12,7 @@ import pytest
 
 import engine
 from engine.core.errors import StoreBusy, StoreTrouble
-from engine.idle import until_idle
+from engine.idle import until_done, until_idle
 from tests.integration.harness import (
     Hasty,
     avaamo,
@@ -217,6 +217,25 @@ async def test_a_hold_outlives_a_restart(tmp_path: Path, standin: Standin) -> No
         await until(lambda: len(standin.asked["info"]) >= 2)
     first, second = standin.times("info")[:2]
     assert second - first >= 1.99
+
+
+async def test_once_does_not_wait_for_what_the_provider_holds_for_long(
+    tmp_path: Path, standin: Standin
+) -> None:
+    url = standin.answer("bulk", [Raw(b"", 429, {"Retry-After": "600"})])
+    account = bulksms(url, schedule={"ladder": ["0s"]})
+    config = configured(tmp_path, account, infobip(standin.answer("info", [EMPTY])))
+    async with engine.Engine(config, rand=Hasty(), once=True) as poller:
+        for batch in "123":  # the second waits for its place when the first is refused
+            await poller.track("bulk", batch_id=batch, recipients=[NUMBER])
+    for _ in range(2):  # and so does the next run, which has nothing but the hold
+        async with engine.Engine(config, rand=Hasty(), once=True) as poller:
+            with anyio.fail_after(15):
+                (stuck,) = await until_done(poller)
+        assert stuck.startswith("account bulk: what is due was not answered; ")
+    assert "held for " in stuck
+    assert len(standin.asked["bulk"]) == 1
+    assert standin.asked["info"], "the other account is not held"
 
 
 async def test_a_restart_is_no_new_try_at_a_password(

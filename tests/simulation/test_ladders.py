@@ -1,4 +1,4 @@
-"""Five days of ladders for 1,000 batches, in virtual time: every rung is asked once, when it is due.
+"""Five days of ladders for 1,000 batches, in virtual time: each rung is asked once, when it is due.
 
 With the real poller, limiter, schedule, provider and memory store. What looks from time to time for
 what comes from outside (other processes, a stepped clock) has nothing to find here, and looks

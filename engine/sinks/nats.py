@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 import anyio
 import msgspec
-import nats
 from nats import errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext

@@ -5,6 +5,7 @@ Each is read past the sink's line, by the server's own client.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -100,6 +101,50 @@ async def nats_stream(_id: str) -> AsyncIterator[Place]:
             await client.close()
 
 
+class AmqpQueue(Lined):
+    """A durable queue of the shared broker. Reading leaves the messages where they are."""
+
+    def __init__(self, line: Line, options: dict[str, Any], queue: Any) -> None:
+        super().__init__(line, options)
+        self.queue = queue
+
+    async def read(self) -> list[Record]:
+        found: list[Record] = []
+        count = (await self.queue.declare()).message_count
+        done = asyncio.Event()
+
+        async def take(message: Any) -> None:
+            assert message.delivery_mode == 2
+            found.append(json.loads(message.body))
+            if len(found) == count:
+                done.set()
+
+        tag = await self.queue.consume(take)
+        if count:
+            await asyncio.wait_for(done.wait(), 60)
+        await self.queue.cancel(tag)
+        return found
+
+
+@contextlib.asynccontextmanager
+async def amqp_queue(_id: str) -> AsyncIterator[Place]:
+    require_package("aio_pika", "amqp")
+    import aio_pika
+
+    host, port = require("amqp")
+    name = fresh()
+    async with (
+        await aio_pika.connect(f"amqp://guest:guest@{host}:{port}/") as connection,
+        Line(host, port) as line,
+    ):
+        queue = await (await connection.channel()).declare_queue(f"{name}.a", durable=True)
+        url = secret(f"amqp://guest:guest@{HOST}:{line.port}/")
+        try:
+            yield AmqpQueue(line, {"url": url, "routing_key": f"{name}.{{account}}"}, queue)
+        finally:
+            await queue.delete(if_unused=False, if_empty=False)
+
+
 MESSAGES = [
     Case(
         "redis", "engine.sinks.redis:RedisSink", redis_stream, envelope=True,
@@ -109,5 +154,9 @@ MESSAGES = [
         "nats", "engine.sinks.nats:NatsSink", nats_stream, once=True, envelope=True,
         refuses=lambda n: record(n, content="x" * (1 << 20)), long=900_000,
         patience="nats.ANSWER_S",
+    ),
+    Case(
+        "amqp", "engine.sinks.amqp:AmqpSink", amqp_queue, envelope=True,
+        refuses=lambda n: record(n, account="x" * 300), patience="amqp.ANSWER_S",
     ),
 ]  # fmt: skip

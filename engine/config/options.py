@@ -7,7 +7,8 @@ never shown. What an `Options` may declare besides its fields:
     DURATIONS, SIZES, TIMES: ClassVar[frozenset[str]]
 
 name the fields that are written as durations (read into seconds), sizes (bytes) and times (epoch
-ms). Fields of type `Path` start from the folder of the file that names them.
+ms). Fields of type `Path` start from the folder of the file that names them. A `Secret` that is
+annotated with `Meta(extra={"numbers": True})` may be written as a number, true or false as well.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from . import values
 from .reader import Reading, Section
 
 P = TypeVar("P")
+
+# `Annotated[Secret, Meta(extra=NUMBERS)]`: a number or a truth value may stand there, too, as text.
+NUMBERS = {"numbers": True}
 
 _BAD = object()  # stands for a value that had a fault
 
@@ -148,6 +152,8 @@ def _value(kind: inspect.Type, raw: object, at: str, reading: Reading) -> Any:
     """The value of one field or element; `_BAD`, with a fault at `at`, where it is none."""
     if raw is None and _optional(kind):
         return None
+    if isinstance(kind, inspect.Metadata) and kind.extra == NUMBERS and _is_plain(raw):
+        raw = str(raw).lower()
     kind = _inner(kind)
     if isinstance(kind, inspect.AnyType):
         return raw
@@ -171,6 +177,10 @@ def _value(kind: inspect.Type, raw: object, at: str, reading: Reading) -> Any:
     except ValueError as error:
         reading.faults.add(at, str(error))
         return _BAD
+
+
+def _is_plain(raw: object) -> bool:
+    return isinstance(raw, (bool, int, float))
 
 
 def _scalar(kind: inspect.Type, raw: object, reading: Reading) -> Any:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from tests.conformance.places import Case, Place, Record, fresh, record, secret
@@ -145,7 +147,121 @@ async def amqp_queue(_id: str) -> AsyncIterator[Place]:
             await queue.delete(if_unused=False, if_empty=False)
 
 
+PRODUCE = 0  # Kafka's number of that request
+TRANSPORT = -195  # librdkafka's code for a connection that ended
+BROKER = 1
+FOR_EVER_MS = 3_600_000
+
+
+class MockCluster:
+    """librdkafka's own mock cluster, of one broker: it speaks the real protocol, on a real port.
+
+    The library that confluent-kafka brings exports it, and Python does not: hence ctypes.
+    """
+
+    def __init__(self) -> None:
+        import confluent_kafka
+
+        (library,) = Path(f"{Path(confluent_kafka.__file__).parent}.libs").glob("librdkafka-*")
+        self.lib = lib = ctypes.CDLL(str(library))
+        for name in ("rd_kafka_new", "rd_kafka_mock_cluster_new"):
+            getattr(lib, name).restype = ctypes.c_void_p
+        lib.rd_kafka_mock_cluster_bootstraps.restype = ctypes.c_char_p
+        self._handle = ctypes.c_void_p(lib.rd_kafka_new(0, None, None, ctypes.c_size_t(0)))
+        self._cluster = ctypes.c_void_p(lib.rd_kafka_mock_cluster_new(self._handle, 1))
+        self.servers = lib.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
+
+    def create(self, topic: str) -> None:
+        """A topic of one partition, so that it has one order."""
+        self.lib.rd_kafka_mock_topic_create(self._cluster, topic.encode(), 1, 1)
+
+    def down(self) -> None:
+        self.lib.rd_kafka_mock_broker_set_down(self._cluster, BROKER)
+
+    def up(self) -> None:
+        self.slow(0)
+        self.lib.rd_kafka_mock_broker_set_up(self._cluster, BROKER)
+
+    def slow(self, ms: int) -> None:
+        self.lib.rd_kafka_mock_broker_set_rtt(self._cluster, BROKER, ms)
+
+    def fail(self, *codes: int) -> None:
+        """How the next produce requests end."""
+        self.lib.rd_kafka_mock_push_request_errors(
+            self._cluster, PRODUCE, ctypes.c_size_t(len(codes)), *codes
+        )
+
+    def close(self) -> None:
+        self.lib.rd_kafka_mock_cluster_destroy(self._cluster)
+        self.lib.rd_kafka_destroy(self._handle)
+
+
+class KafkaTopic:
+    """A topic of a cluster of its own, which keeps the newest 5 MB: reading goes on from before."""
+
+    def __init__(self, cluster: MockCluster, options: dict[str, Any]) -> None:
+        self.cluster = cluster
+        self.options = options
+        self._at = 0
+
+    async def cut(self) -> None:
+        self.cluster.down()
+
+    async def mend(self) -> None:
+        self.cluster.up()
+
+    async def cut_soon(self) -> None:
+        self.cluster.fail(TRANSPORT)
+
+    async def hang(self) -> None:
+        self.cluster.slow(FOR_EVER_MS)
+
+    async def read(self) -> list[Record]:
+        return await asyncio.to_thread(self._read)
+
+    def _read(self) -> list[Record]:
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer({"bootstrap.servers": self.cluster.servers, "group.id": "reader"})
+        try:
+            place = TopicPartition(self.options["topic"], 0, self._at)
+            oldest, end = consumer.get_watermark_offsets(place, timeout=30)
+            assert oldest <= self._at
+            consumer.assign([place])
+            found: list[Record] = []
+            while self._at < end:
+                for message in consumer.consume(min(1000, end - self._at), timeout=10):
+                    assert message.error() is None
+                    each = json.loads(message.value())
+                    assert message.key().decode() == each.get("data", each)["message_id"]
+                    found.append(each)
+                    self._at = message.offset() + 1
+            return found
+        finally:
+            consumer.close()
+
+
+@contextlib.asynccontextmanager
+async def kafka_topic(_id: str) -> AsyncIterator[Place]:
+    require_package("confluent_kafka", "kafka")
+    cluster = MockCluster()
+    name = fresh()
+    cluster.create(name)
+    try:
+        # As large as the mock's answer to a consumer may get; a record of 3 MB has to fit.
+        more = {"message.max.bytes": secret("4000000")}
+        options = {"bootstrap_servers": cluster.servers, "topic": name, "options": more}
+        yield KafkaTopic(cluster, options)
+    finally:
+        await asyncio.to_thread(cluster.close)
+
+
 MESSAGES = [
+    Case(
+        "kafka", "engine.sinks.kafka:KafkaSink", kafka_topic, envelope=True,
+        refuses=lambda n: record(n, content="x" * 4_000_000), keeps=4000,
+        patience="kafka.ANSWER_S",
+    ),
     Case(
         "redis", "engine.sinks.redis:RedisSink", redis_stream, envelope=True,
         patience="redis.ANSWER_S",

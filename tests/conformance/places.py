@@ -60,6 +60,7 @@ class Case:
     envelope: bool = False  # takes `envelope = "cloudevents"`
     refuses: Callable[[int], bytes] | None = None  # a record that it can never take, as numbered
     long: int = 3_000_000  # characters that a record may hold
+    keeps: int | None = None  # records after which `read` is due, and gives what is new; None: all
     patience: str | None = None  # "module.NAME": how long the sink waits for a server that hangs
 
     def make(self, place: Place, **more: Any) -> Sink:

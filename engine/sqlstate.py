@@ -1,0 +1,65 @@
+"""How PostgreSQL fails, in words of our own.
+
+What the server and its client library say is never taken over: it may hold the user, the host, a
+password or a value. The words are chosen by SQLSTATE, by its class, or by the kind of the error.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import asyncpg
+
+from engine.failures import dns_cause, os_cause, tls_cause
+
+ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError)
+NOT_OURS = "a table of this name is not ours; set table_prefix"
+
+_CAUSES = {
+    "08": "the connection was lost",
+    "25006": "the server is read-only; name the primary one",
+    "28": "the server refuses the user or the password",
+    "3D": "there is no such database",
+    "40": "another program's transaction was in the way",
+    "42501": "rights are missing; grant CREATE on the schema and TEMPORARY on the database, or"
+    " make the tables beforehand and grant SELECT, INSERT and UPDATE on them",
+    "42": NOT_OURS,
+    "53100": "the server's disk is full; free some space",
+    "53": "the server has no connection or memory left",
+    "55P03": "rows are locked by another program; end its transaction",
+    "57": "the server is stopping or starting, or gave up a query",
+}
+# Of a value, not of the moment: the same again would be refused again.
+_REFUSALS = {
+    "22": "a value does not fit its column",
+    "23": "a constraint of the table refuses it",
+    "54": "a value is too long for an index",
+}
+
+
+def refusal(error: asyncpg.PostgresError) -> str | None:
+    """Why a row can never be taken; None where that is not said."""
+    state = error.sqlstate or ""
+    known = _REFUSALS.get(state[:2])
+    return known and f"{known} ({state})"
+
+
+def cause(error: BaseException) -> str:
+    """Why it failed, for people."""
+    match error:
+        case asyncpg.PostgresError():
+            state = error.sqlstate or ""
+            known = _CAUSES.get(state) or _CAUSES.get(state[:2]) or "the server failed"
+            return f"{known} ({state})"
+        case TimeoutError():
+            return "the server does not answer"
+        case ssl.SSLError():
+            return tls_cause(error)
+        case socket.gaierror():
+            return dns_cause(error)
+        case OSError():
+            return os_cause(error, "cannot connect, or the server has no TLS")
+        case ValueError():
+            return "the url cannot be used; look at each part of it"
+    return "the connection was lost"

@@ -44,6 +44,9 @@ CLOSE_S = 5.0
 # Without news a sink looks at the log this often, in case another hand has written to it.
 LOOK_S = 1.0
 
+# How often, at most, the log is read again while a batch is waited for.
+LOOKS = 20
+
 
 class SinkHealth(msgspec.Struct, kw_only=True):
     """How a sink does, for people."""
@@ -259,11 +262,7 @@ class Dispatcher:
 
     async def _step(self) -> bool:
         """One batch, or a wait for news. False: stopped, with nothing left to write."""
-        portion = await self.reader.read(self._batch.records, self._batch.bytes)
-        if portion.lines and not portion.full and not self._stopping:
-            # Small pieces are gathered for a moment, so that a sink is not called once a record.
-            await self._clock.sleep(self._batch.wait_s)
-            portion = await self.reader.read(self._batch.records, self._batch.bytes)
+        portion = await self._gather()
         if not portion.lines:
             await self.reader.move(portion.places)
             if portion.more:
@@ -284,6 +283,20 @@ class Dispatcher:
         self.health.written += len(portion.lines)
         self._telemetry.count("written", self.name, len(portion.lines))
         return True
+
+    async def _gather(self) -> Portion:
+        """The next batch: a full one, or what there is once `wait` has passed or a stop is told.
+
+        Small pieces are gathered for a moment, so that a sink is not called once a record; in a
+        long moment it is looked a few times whether the batch is full.
+        """
+        portion = await self.reader.read(self._batch.records, self._batch.bytes)
+        step_s, left_s = max(LOOK_S, self._batch.wait_s / LOOKS), self._batch.wait_s
+        while left_s > 0 and portion.lines and not portion.full and not self._stopping:
+            await self._clock.sleep(min(step_s, left_s))
+            left_s -= step_s
+            portion = await self.reader.read(self._batch.records, self._batch.bytes)
+        return portion
 
     async def _write(self, portion: Portion) -> None:
         try:

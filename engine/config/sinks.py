@@ -20,7 +20,7 @@ from .options import read_options
 from .reader import Section
 
 # Sinks that the project has beside those that need nothing installed.
-_EXTRAS = frozenset({"postgres", "parquet", "kafka", "nats", "redis", "amqp", "webhook"})
+_EXTRAS = frozenset({"kafka", "nats", "redis", "amqp"})
 
 
 def read_sinks(
@@ -47,7 +47,7 @@ def _sink(
     states = _states(section)
     start = section.take("start", values.Choice(("oldest", "now")), "oldest")
     timeout_s = section.take("timeout", values.Span(least_s=0.1), 300.0)
-    batch = _batch(section.table("batch"))
+    batch = _batch(section.table("batch"), cls)
     made = None
     if cls is not None:
         made = read_options(cls.Options, section, cls)
@@ -112,8 +112,9 @@ def _some(section: Section, key: str, found: tuple[Any, ...]) -> tuple[Any, ...]
     return found
 
 
-def _batch(section: Section) -> BatchConfig:
-    default = BatchConfig()
+def _batch(section: Section, cls: type[Sink] | None) -> BatchConfig:
+    """What is given, else what the sink has as its own default, else everybody's."""
+    default = BatchConfig(**getattr(cls, "BATCH", {}))
     found = BatchConfig(
         records=section.take("records", values.Whole(1, 1_000_000), default.records),
         bytes=section.take("bytes", values.Size(1), default.bytes),

@@ -258,6 +258,9 @@ class Sink(Protocol):
     `write` returning means that all were accepted and are durable there; raising means that all
     are kept and offered again; `PartialWrite` names by index those that can never be accepted.
     The dispatcher owns batching, retries, positions and dead letters.
+
+    A class may bring `BATCH`, a mapping of `records`, `bytes` and `wait_s`: the batches it is given
+    where the configuration does not say otherwise.
     """
 
     name: ClassVar[str]

@@ -34,6 +34,9 @@ _BUILT_IN = {
         "jsonl": "engine.sinks.jsonl:JsonlSink",
         "stdout": "engine.sinks.stdout:StdoutSink",
         "sqlite": "engine.sinks.sqlite:SqliteSink",
+        "postgres": "engine.sinks.postgres:PostgresSink",
+        "parquet": "engine.sinks.parquet:ParquetSink",
+        "webhook": "engine.sinks.webhook:WebhookSink",
     },
 }
 
@@ -41,6 +44,7 @@ _BUILT_IN = {
 _EXTRAS = {
     "postgres": "asyncpg",
     "parquet": "pyarrow",
+    "webhook": "aiolimiter",
     "kafka": "confluent-kafka",
     "nats": "nats-py",
     "redis": "redis",

@@ -28,6 +28,7 @@ from typing import Any
 
 import anyio
 import msgspec
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -36,6 +37,7 @@ from engine.core.errors import SinkError
 from engine.core.report import FIELDS, Report, encode
 from engine.core.state import State
 from engine.sinks.jsonl import JsonlSink
+from engine.sinks.parquet import ParquetSink
 from engine.sinks.sqlite import SqliteSink
 from engine.sinks.stdout import StdoutSink
 
@@ -132,6 +134,21 @@ def read_sqlite(path: Path) -> list[Record]:
     return found
 
 
+def read_parquet(path: Path) -> list[Record]:
+    """A folder of files has no order of its own: by number."""
+    rows = [
+        row
+        for file in path.glob("day=*/*.parquet")
+        for row in pq.read_table(file, partitioning=None).to_pylist()
+    ]
+    for row in rows:
+        for field in ("sent_at", "done_at", "observed_at"):
+            time = row[field]
+            row[field] = time and time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        row["extra"] = json.loads(row["extra"])
+    return sorted(rows, key=lambda row: row["event_id"])
+
+
 def read_stdout(_path: Path) -> list[Record]:
     return parse(OUT.stdout.buffer.getvalue())
 
@@ -144,6 +161,16 @@ def folder_in_the_way(path: Path) -> Iterator[None]:
     path.mkdir()
     yield
     path.rmdir()
+    aside.rename(path)
+
+
+@contextlib.contextmanager
+def file_in_the_way(path: Path) -> Iterator[None]:
+    aside = path.with_name("aside")
+    path.rename(aside)
+    path.touch()
+    yield
+    path.unlink()
     aside.rename(path)
 
 
@@ -177,6 +204,7 @@ CASES = [
         folder_in_the_way,
     ),
     Case("sqlite", SqliteSink, {}, read_sqlite, locked, once=True),
+    Case("parquet", ParquetSink, {}, read_parquet, file_in_the_way, once=True),
     Case("stdout", StdoutSink, {}, read_stdout, reader_gone, durable=False),
 ]  # fmt: skip
 

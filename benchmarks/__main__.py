@@ -14,7 +14,16 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import drain, durability, isolation, ladder, memory, start, throughput
+from benchmarks import (
+    drain,
+    durability,
+    isolation,
+    ladder,
+    memory,
+    sinks,
+    start,
+    throughput,
+)
 from benchmarks.harness import Case, Row, machine, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -82,6 +91,13 @@ CASES = (
         size=4_000,
         unit="records",
         run=durability.run,
+    ),
+    Case(
+        name="sinks",
+        about="each sink that needs an extra, beside its bare client library",
+        size=60_000,
+        unit="records",
+        run=sinks.run,
     ),
 )
 SINGLE = frozenset({"ladder-lateness", "messangi-memory", "idle-start"})  # one run says enough

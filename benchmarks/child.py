@@ -1,8 +1,8 @@
 """What is measured, in a process of its own: `python -m benchmarks.child JOB`, its spec on stdin.
 
 `engine` runs an engine until its sink has written what is expected, `counting` the same while it
-counts syncs; the `bare-…` jobs are the loops beside it. The last line of stdout is what was
-measured, as JSON.
+counts syncs, `sink` a sink alone until it has taken all; the `bare-…` jobs are what stands beside
+them. The last line of stdout is what was measured, as JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import anyio
 import uvloop
 
 import engine
-from benchmarks import bare
+from benchmarks import bare, sinks
 from benchmarks.harness import hwm_kib
 from benchmarks.vfs import watched
 from engine.stores.tracked import Tracked
@@ -149,7 +149,13 @@ async def _bare(job: str, spec: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     job, spec = sys.argv[1], json.load(sys.stdin)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        jobs = {"engine": _engine, "isolation": _isolation, "counting": _counting}
+        jobs = {
+            "engine": _engine,
+            "isolation": _isolation,
+            "counting": _counting,
+            "sink": sinks.sink,
+            "bare-sink": sinks.bare,
+        }
         done = runner.run(jobs[job](spec) if job in jobs else _bare(job, spec))
     print(json.dumps(done))
 

@@ -1,8 +1,8 @@
 """A server in a process of its own: `python -m benchmarks.server KIND`, its wishes on stdin.
 
 `sim` is the engine's own simulator, faithful and slow. `pages` and `polls` are stand-ins that are
-quicker than any client: what they answer is ready before the first request comes. The URL is
-printed once they listen; they serve until they are terminated.
+quicker than any client: what they answer is ready before the first request comes. `hook` takes what
+is posted. The URL is printed once they listen; they serve until they are terminated.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import uvloop
+from aiohttp import web
 
 from engine.sim.profile import AccountProfile, Generate, Limits, Profile
 from engine.sim.server import Simulator
@@ -157,6 +158,25 @@ async def _simulate(spec: dict[str, Any]) -> None:
         await asyncio.Event().wait()
 
 
+async def _receive() -> None:
+    """Takes whatever is posted, and looks at none of it."""
+
+    async def take(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response()
+
+    app = web.Application(client_max_size=1 << 30)
+    app.router.add_route("*", "/", take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(f"http://127.0.0.1:{runner.addresses[0][1]}/", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
+
+
 async def _main(kind: str, spec: dict[str, Any]) -> None:
     task = asyncio.current_task()
     assert task is not None
@@ -164,6 +184,8 @@ async def _main(kind: str, spec: dict[str, Any]) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         if kind == "sim":
             await _simulate(spec)
+        elif kind == "hook":
+            await _receive()
         else:
             await _serve(Pages(spec) if kind == "pages" else Polls(spec))
 

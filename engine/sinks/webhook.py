@@ -4,7 +4,7 @@
 after `Retry-After` where there is one. Any other 4xx is a refusal for good. 400, 413 and 422 may be
 about one record, or about too many at once: the batch is halved until what is refused stands alone,
 though a receiver that refuses everything is not asked about each record. `webhook-id` follows from
-the body: the same batch keeps it over every retry.
+the records: the same batch keeps it over every retry.
 
 It must never follow a redirect, nor put the URL, a header or what the receiver said into an error.
 """
@@ -41,6 +41,9 @@ REFUSALS_MAX = 40  # requests that may be refused while one batch's bad records 
 _LATER = frozenset({408, 425, 429})
 _DIVISIBLE = frozenset({400, 413, 422})
 _OURS = re.compile(r"(?ai)(webhook|content|transfer)-.*|host|connection|.*[^!#$%&'*+.^_`|~\w-].*|")
+
+
+Piece = tuple[int, str, bytes]  # a record's place in the batch, its event_id, what is sent of it
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,24 +109,26 @@ class WebhookSink:
         await self._transport.close()
 
     async def write(self, batch: Batch) -> None:
-        pieces: dict[int, bytes] = {}
+        pieces: list[Piece] = []
         rejected: dict[int, str] = {}
         for index, line in enumerate(batch.lines):
             try:
                 head = heading(line)
-                pieces[index] = event(line, head) if self._envelope else line
+                body = event(line, head) if self._envelope else line
             except (msgspec.DecodeError, UnicodeError) as error:
                 rejected[index] = f"not a record: {error}"
+            else:
+                pieces.append((index, head.event_id, body))
         if pieces:
             await self._deliver(pieces, rejected)
         if rejected:
             raise PartialWrite(dict(sorted(rejected.items())))
 
-    async def _deliver(self, pieces: dict[int, bytes], rejected: dict[int, str]) -> None:
-        waiting, refusals = [list(pieces)], 0
+    async def _deliver(self, pieces: list[Piece], rejected: dict[int, str]) -> None:
+        waiting, refusals = [pieces], 0
         while waiting:
             chosen = waiting.pop()
-            head = await self._post(b"[" + b",".join(map(pieces.__getitem__, chosen)) + b"]")
+            head = await self._post(chosen)
             if 200 <= head.status < 300:
                 continue
             if not 400 <= head.status < 500 or head.status in _LATER:
@@ -133,10 +138,13 @@ class WebhookSink:
                 middle = len(chosen) // 2
                 waiting += [chosen[middle:], chosen[:middle]]  # the first half is next
             else:
-                rejected |= dict.fromkeys(chosen, _said(head))
+                rejected |= dict.fromkeys((index for index, _, _ in chosen), _said(head))
 
-    async def _post(self, body: bytes) -> Head:
-        mark, at = f"msg_{blake2b(body, digest_size=16).hexdigest()}", str(int(self._clock()))
+    async def _post(self, pieces: list[Piece]) -> Head:
+        _, events, lines = zip(*pieces, strict=True)
+        body = b"[" + b",".join(lines) + b"]"
+        mark = f"msg_{blake2b(' '.join(events).encode(), digest_size=16).hexdigest()}"
+        at = str(int(self._clock()))
         signed = hmac.digest(self._key, f"{mark}.{at}.".encode() + body, "sha256")
         signature = ("webhook-signature", f"v1,{b64encode(signed).decode()}")
         headers = (*self._headers, ("webhook-id", mark), ("webhook-timestamp", at), signature)
@@ -162,14 +170,14 @@ class WebhookSink:
 
 
 def _said(head: Head) -> str:
-    with contextlib.suppress(ValueError):
-        return f"the receiver answers {head.status} {HTTPStatus(head.status).phrase}"
-    return f"the receiver answers {head.status}"
+    known = head.status in HTTPStatus.__members__.values()
+    phrase = f" {HTTPStatus(head.status).phrase}" if known else ""
+    return f"the receiver answers {head.status}{phrase}"
 
 
 def _key(secret: Secret) -> bytes:
     """The key in a secret as Standard Webhooks write it; empty where it is none."""
     prefix, encoded = secret.reveal()[:6], secret.reveal()[6:]
     with contextlib.suppress(ValueError):
-        return b64decode(encoded, validate=True) if prefix == "whsec_" else b""
+        return b64decode(encoded if prefix == "whsec_" else "", validate=True)
     return b""

@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import drain, durability, ladder, memory, throughput
+from benchmarks import drain, durability, ladder, memory, sinks, throughput
 from benchmarks.__main__ import CASES, main
 from benchmarks.harness import Row, each_once, machine, table
+from tests.services import require
 
 
 def test_memory_counts_every_item_of_one_answer() -> None:
@@ -51,6 +52,14 @@ def test_engine_and_loop_take_the_same_records(case: object, size: int, count: i
     assert [row.name for row in rows] == ["engine", "bare loop"]
     assert all(row.faults == [] for row in rows)
     assert all(row.values["records"] == count for row in rows)
+
+
+def test_each_sink_stands_beside_its_library() -> None:
+    for service in ("postgres",):
+        require(service)
+    rows = sinks.run(3, 1)
+    assert [row.name for row in rows] == list(sinks.pairs())
+    assert all(row.values["records"] == 3 for row in rows)
 
 
 def test_idle_start_from_the_command_line_is_kept_as_json(tmp_path: Path) -> None:

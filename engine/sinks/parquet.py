@@ -4,6 +4,7 @@ The day is that of `observed_at` (UTC). Every write makes whole files: each is w
 days under a name that no reader looks at, synced, and only then renamed. Its name follows from its
 records, so the same batch gives the same file and not another one. What a crash leaves of
 unfinished ones is removed by the next opening, unless somebody still writes it: the lock tells.
+All are their owner's alone, as `tempfile` makes them.
 
 It must never leave half a file under its name, nor change one that is there.
 """
@@ -28,9 +29,10 @@ import pyarrow.parquet as pq
 from ..core.contracts import Batch
 from ..core.errors import PartialWrite, SinkError
 from ..core.rows import COLUMNS, OBSERVED_AT, Row, read_rows
+from ..disk_causes import file_cause
 from ..offload import Offload
+from ..private import make_folder
 
-FOLDER_MODE = 0o700  # records are personal data; files get 0600 from tempfile
 SLICE = 2000  # rows turned into columns at once: as Python objects they take much more room
 UNFINISHED = ".unfinished-"
 
@@ -72,21 +74,20 @@ class ParquetSink:
     async def _run(self, work: Callable[..., None], *args: Any) -> None:
         try:
             await self._offload.run(work, *args)
-        except (OSError, pa.ArrowException) as error:
-            why = getattr(error, "strerror", None) or error
-            raise SinkError(f"cannot write {self._path}: {why}") from error
+        except OSError as error:
+            raise SinkError(f"cannot write {self._path}: {file_cause(error)}") from error
 
     # All below runs in a worker thread.
 
     def _prepare(self) -> None:
-        _make_folder(self._path)
+        make_folder(self._path)
+        _sync(self._path.parent)
         for left in self._path.glob(f"{UNFINISHED}*"):
             with contextlib.suppress(OSError), left.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 left.unlink()
 
     def _store(self, lines: Sequence[bytes]) -> None:
-        _make_folder(self._path)
         rejected: dict[int, str] = {}
         days: defaultdict[str, _Day] = defaultdict(_Day)
         for start in range(0, len(lines), SLICE):
@@ -103,7 +104,7 @@ class ParquetSink:
             raise PartialWrite(rejected)
 
     def _write_file(self, path: Path, pieces: list[pa.RecordBatch]) -> None:
-        _make_folder(path.parent)
+        make_folder(path.parent)
         fd, unfinished = tempfile.mkstemp(prefix=UNFINISHED, dir=self._path)
         try:
             with os.fdopen(fd, "wb") as file:
@@ -117,6 +118,7 @@ class ParquetSink:
                 os.unlink(unfinished)
             raise
         _sync(path.parent)
+        _sync(self._path)
 
 
 class _Day:
@@ -138,13 +140,6 @@ class _Day:
 
     def name(self) -> str:
         return f"{self._first:%H%M%S}-{self._digest.hexdigest()}.parquet"
-
-
-def _make_folder(folder: Path) -> None:
-    for part in reversed((folder, *folder.parents)):
-        if not part.exists():
-            part.mkdir(FOLDER_MODE, exist_ok=True)
-            _sync(part.parent)
 
 
 def _sync(folder: Path) -> None:

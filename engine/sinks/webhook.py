@@ -25,9 +25,10 @@ from typing import Annotated, ClassVar
 import msgspec
 from aiolimiter import AsyncLimiter
 
-from ..core.cloudevents import BATCH_CONTENT_TYPE, Envelope, event, heading
+from ..core.cloudevents import BATCH_CONTENT_TYPE, Envelope
 from ..core.contracts import Batch, Head, Request
 from ..core.errors import PartialWrite, SinkError
+from ..core.messages import JSON, Message, messages
 from ..core.secret import Secret
 from ..transport import Timeouts, Transport, TransportError
 from ..windows import http_date_s, retry_after_s
@@ -41,9 +42,6 @@ REFUSALS_MAX = 40  # requests that may be refused while one batch's bad records 
 _LATER = frozenset({408, 425, 429})
 _DIVISIBLE = frozenset({400, 413, 422})
 _OURS = re.compile(r"(?ai)(webhook|content|transfer)-.*|host|connection|.*[^!#$%&'*+.^_`|~\w-].*|")
-
-
-Piece = tuple[int, str, bytes]  # a record's place in the batch, its event_id, what is sent of it
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,7 +82,7 @@ class WebhookSink:
     def __init__(self, options: WebhookOptions, *, clock: Callable[[], float] = time.time) -> None:
         self._url, self._key = options.url, _key(options.secret)
         self._envelope, self._clock = options.envelope, clock
-        kind = BATCH_CONTENT_TYPE if options.envelope else "application/json"
+        kind = BATCH_CONTENT_TYPE if options.envelope else JSON
         own = [(name, value.reveal()) for name, value in options.headers.items()]
         self._headers = (*own, ("Content-Type", kind))
         self._limits = options.limits
@@ -109,23 +107,14 @@ class WebhookSink:
         await self._transport.close()
 
     async def write(self, batch: Batch) -> None:
-        pieces: list[Piece] = []
-        rejected: dict[int, str] = {}
-        for index, line in enumerate(batch.lines):
-            try:
-                head = heading(line)
-                body = event(line, head) if self._envelope else line
-            except (msgspec.DecodeError, UnicodeError) as error:
-                rejected[index] = f"not a record: {error}"
-            else:
-                pieces.append((index, head.event_id, body))
-        if pieces:
-            await self._deliver(pieces, rejected)
+        found, rejected = messages(batch.lines, self._envelope)
+        if found:
+            await self._deliver(found, rejected)
         if rejected:
             raise PartialWrite(dict(sorted(rejected.items())))
 
-    async def _deliver(self, pieces: list[Piece], rejected: dict[int, str]) -> None:
-        waiting, refusals = [pieces], 0
+    async def _deliver(self, found: list[Message], rejected: dict[int, str]) -> None:
+        waiting, refusals = [found], 0
         while waiting:
             chosen = waiting.pop()
             head = await self._post(chosen)
@@ -138,12 +127,12 @@ class WebhookSink:
                 middle = len(chosen) // 2
                 waiting += [chosen[middle:], chosen[:middle]]  # the first half is next
             else:
-                rejected |= dict.fromkeys((index for index, _, _ in chosen), _said(head))
+                rejected |= dict.fromkeys((each.index for each in chosen), _said(head))
 
-    async def _post(self, pieces: list[Piece]) -> Head:
-        _, events, lines = zip(*pieces, strict=True)
-        body = b"[" + b",".join(lines) + b"]"
-        mark = f"msg_{blake2b(' '.join(events).encode(), digest_size=16).hexdigest()}"
+    async def _post(self, chosen: list[Message]) -> Head:
+        body = b"[" + b",".join([each.body for each in chosen]) + b"]"
+        events = " ".join([each.about.event_id for each in chosen]).encode()
+        mark = f"msg_{blake2b(events, digest_size=16).hexdigest()}"
         at = str(int(self._clock()))
         signed = hmac.digest(self._key, f"{mark}.{at}.".encode() + body, "sha256")
         signature = ("webhook-signature", f"v1,{b64encode(signed).decode()}")

@@ -32,8 +32,9 @@ from engine.stores.transaction import STATE_CODES
 from engine.telemetry import Telemetry
 from tests.conformance.messages import MESSAGES
 from tests.conformance.places import PASSWORD, Case, Place, batch, number, numbers, record
+from tests.conformance.receivers import RECEIVERS
 
-CASES: list[Case] = [*MESSAGES]
+CASES: list[Case] = [*MESSAGES, *RECEIVERS]
 
 MANY = 100_000
 WARM = 10_000  # what a client library's buffers need by then is its own

@@ -382,8 +382,7 @@ class Transport:
         headers = dict(request.headers)
         body: bytes | io.BytesIO | None = None
         if request.json is not None:
-            # A large body goes out in pieces, with turns for the other tasks in between.
-            body = request.json if len(request.json) < READ else io.BytesIO(request.json)
+            body = io.BytesIO(request.json)  # goes out in pieces, with turns for other tasks
             headers.setdefault("Content-Type", "application/json")
         elif request.method == "POST" and request.form:
             body = urlencode(request.form).encode()

@@ -63,8 +63,12 @@ class Tables(OnALine):
         if not await self._database.fetchval(there, f"{self._schema}.reports"):
             return []
         rows = await self._database.fetch(f"SELECT * FROM {self._schema}.reports ORDER BY event_id")
-        newest = await self._database.fetch(f"SELECT * FROM {self._schema}.messages")
-        assert {row["event_id"] for row in newest} == {row["event_id"] for row in rows}
+        newest: dict[str, tuple[int, str]] = {}
+        for row in rows:
+            found = (row["revision"], row["event_id"])
+            newest[row["message_id"]] = max(newest.get(row["message_id"], found), found)
+        kept = await self._database.fetch(f"SELECT event_id FROM {self._schema}.messages")
+        assert {row[0] for row in kept} == {event for _, event in newest.values()}
         return [as_record(row) for row in rows]
 
 

@@ -141,7 +141,9 @@ def _block(language: str, head: str = "") -> str:
 
 def test_the_configuration_is_one() -> None:
     config = parse(
-        tomllib.loads(_block("toml")), providers=registry.providers(), sinks=registry.sinks()
+        tomllib.loads(_block("toml", "shutdown_grace")),
+        providers=registry.providers(),
+        sinks=registry.sinks(),
     )
     assert {account.provider_name for account in config.accounts} == set(registry.providers())
     assert [sink.type for sink in config.sinks] == ["jsonl", "sqlite"]

@@ -72,6 +72,30 @@ def test_what_cannot_be_loaded_is_one_line(what: str, name: str, place: str, lin
     assert found.startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("sink", "package", "module"),
+    [
+        ("postgres", "asyncpg", "asyncpg"),
+        ("parquet", "pyarrow", "pyarrow"),
+        ("webhook", "aiolimiter", "aiolimiter"),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named(sink: str, package: str, module: str) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "import engine\n"
+        "account = {'name': 'a', 'provider': 'bulksms', 'base_url': 'https://h',"
+        " 'username': 'u', 'password': 'p'}\n"
+        f"sinks = [{{'name': 's', 'type': {sink!r}}}]\n"
+        "try: engine.configure({'accounts': [account], 'sinks': sinks})\n"
+        "except engine.ConfigError as error: print(*error.faults, sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    line = f"sinks[0].type: sink '{sink}' needs {package}: pip install dlr-engine[{sink}]"
+    assert done.stdout.strip().endswith(line)
+    assert done.stdout.count("\n") == 1
+
+
 def test_a_name_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match=r"unknown provider 'nope' \(this build has .*bulksms"):
         registry.find_provider("nope")

@@ -26,7 +26,7 @@ _KINDS: dict[str, Kind] = {
     "sent_at": "time", "done_at": "time", "observed_at": "time",
 }  # fmt: skip
 COLUMNS: dict[str, Kind] = {field: _KINDS.get(field, "text") for field in FIELDS}
-OBSERVED_AT = FIELDS.index("observed_at")
+EVENT_ID, OBSERVED_AT = FIELDS.index("event_id"), FIELDS.index("observed_at")
 
 
 class _Typed(Report, frozen=True, gc=False, kw_only=True):

@@ -17,7 +17,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from ..core.contracts import Batch
 from ..core.errors import PartialWrite, SinkError
-from ..core.rows import COLUMNS, OBSERVED_AT, Row, read_rows
+from ..core.rows import COLUMNS, EVENT_ID, OBSERVED_AT, Row, read_rows
 from ..disk_causes import file_cause
 from ..offload import Offload
 from ..private import make_folder
@@ -89,15 +89,15 @@ class ParquetSink:
 
     def _store(self, lines: Sequence[bytes]) -> None:
         rejected: dict[int, str] = {}
-        days: defaultdict[str, _Day] = defaultdict(_Day)
+        days: defaultdict[date, _Day] = defaultdict(_Day)
         for start in range(0, len(lines), SLICE):
             rows, bad = read_rows(lines[start : start + SLICE])
             rejected |= {start + index: why for index, why in bad.items()}
-            by_day: defaultdict[str, list[int]] = defaultdict(list)
-            for index, row in rows.items():
-                by_day[f"{row[OBSERVED_AT].astimezone(UTC):%Y-%m-%d}"].append(index)
+            by_day: defaultdict[date, list[Row]] = defaultdict(list)
+            for row in rows.values():
+                by_day[row[OBSERVED_AT].astimezone(UTC).date()].append(row)
             for day, chosen in by_day.items():
-                days[day].add([rows[n] for n in chosen], [lines[start + n] for n in chosen])
+                days[day].add(chosen)
         for day, found in days.items():
             self._write_file(self._path / f"day={day}" / found.name(), found.pieces)
         if rejected:
@@ -129,13 +129,13 @@ class _Day:
         self._digest = blake2b(digest_size=8)
         self._first: datetime | None = None
 
-    def add(self, rows: list[Row], lines: list[bytes]) -> None:
+    def add(self, rows: list[Row]) -> None:
         columns = zip(*rows, strict=True)
         arrays = [
             pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types, strict=True)
         ]
         self.pieces.append(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
-        self._digest.update(b"\n".join((*lines, b"")))
+        self._digest.update("".join([f"{row[EVENT_ID]} " for row in rows]).encode())
         self._first = self._first or rows[0][OBSERVED_AT].astimezone(UTC)
 
     def name(self) -> str:

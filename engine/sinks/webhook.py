@@ -4,7 +4,7 @@
 after `Retry-After` where there is one. Any other 4xx is a refusal for good. 400, 413 and 422 may be
 about one record, or about too many at once: the batch is halved until what is refused stands alone,
 though a receiver that refuses everything is not asked about each record. `webhook-id` follows from
-the records: the same batch keeps it over every retry.
+the body: the same batch keeps it over every retry.
 
 It must never follow a redirect, nor put the URL, a header or what the receiver said into an error.
 """
@@ -17,7 +17,7 @@ import re
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from hashlib import blake2b
+from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -28,7 +28,7 @@ from aiolimiter import AsyncLimiter
 from ..core.cloudevents import BATCH_CONTENT_TYPE, Envelope
 from ..core.contracts import Batch, Head, Request
 from ..core.errors import PartialWrite, SinkError
-from ..core.messages import JSON, Message, messages
+from ..core.messages import JSON, messages
 from ..core.secret import Secret
 from ..transport import Timeouts, Transport, TransportError
 from ..windows import http_date_s, retry_after_s
@@ -107,17 +107,21 @@ class WebhookSink:
         await self._transport.close()
 
     async def write(self, batch: Batch) -> None:
-        found, rejected = messages(batch.lines, self._envelope)
-        if found:
-            await self._deliver(found, rejected)
+        pieces = dict(enumerate(batch.lines))
+        rejected: dict[int, str] = {}
+        if self._envelope:
+            events, rejected = messages(batch.lines, self._envelope)
+            pieces = {event.index: event.body for event in events}
+        if pieces:
+            await self._deliver(pieces, rejected)
         if rejected:
             raise PartialWrite(dict(sorted(rejected.items())))
 
-    async def _deliver(self, found: list[Message], rejected: dict[int, str]) -> None:
-        waiting, refusals = [found], 0
+    async def _deliver(self, pieces: dict[int, bytes], rejected: dict[int, str]) -> None:
+        waiting, refusals = [list(pieces)], 0
         while waiting:
             chosen = waiting.pop()
-            head = await self._post(chosen)
+            head = await self._post(b"[" + b",".join([pieces[index] for index in chosen]) + b"]")
             if 200 <= head.status < 300:
                 continue
             if not 400 <= head.status < 500 or head.status in _LATER:
@@ -127,13 +131,10 @@ class WebhookSink:
                 middle = len(chosen) // 2
                 waiting += [chosen[middle:], chosen[:middle]]  # the first half is next
             else:
-                rejected |= dict.fromkeys((each.index for each in chosen), _said(head))
+                rejected |= dict.fromkeys(chosen, _said(head))
 
-    async def _post(self, chosen: list[Message]) -> Head:
-        body = b"[" + b",".join([each.body for each in chosen]) + b"]"
-        events = " ".join([each.about.event_id for each in chosen]).encode()
-        mark = f"msg_{blake2b(events, digest_size=16).hexdigest()}"
-        at = str(int(self._clock()))
+    async def _post(self, body: bytes) -> Head:
+        mark, at = f"msg_{sha256(body).hexdigest()[:32]}", str(int(self._clock()))
         signed = hmac.digest(self._key, f"{mark}.{at}.".encode() + body, "sha256")
         signature = ("webhook-signature", f"v1,{b64encode(signed).decode()}")
         headers = (*self._headers, ("webhook-id", mark), ("webhook-timestamp", at), signature)

@@ -37,6 +37,10 @@ _BUILT_IN = {
         "postgres": "engine.sinks.postgres:PostgresSink",
         "parquet": "engine.sinks.parquet:ParquetSink",
         "webhook": "engine.sinks.webhook:WebhookSink",
+        "amqp": "engine.sinks.amqp:AmqpSink",
+        "kafka": "engine.sinks.kafka:KafkaSink",
+        "nats": "engine.sinks.nats:NatsSink",
+        "redis": "engine.sinks.redis:RedisSink",
     },
 }
 

@@ -10,7 +10,10 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import shutil
 import socket
+import tempfile
+from collections.abc import AsyncIterator
 from typing import NoReturn
 
 import pytest
@@ -18,6 +21,7 @@ import pytest
 HOST = "127.0.0.1"
 PORTS = {"amqp": 5672, "nats": 4222, "postgres": 5432, "redis": 6379}
 REACH_S = 5.0
+TRIES = 100
 PIECE = 1 << 16
 
 
@@ -117,3 +121,28 @@ class Line:
                 await target.drain()
         target.transport.abort()
         self._ends.discard(target)
+
+
+@contextlib.asynccontextmanager
+async def own_redis(*settings: str) -> AsyncIterator[int]:
+    """A Redis of the test's own, with settings that the shared one must not have; its port."""
+    program = shutil.which("redis-server")
+    if program is None:
+        missing("there is no redis-server")
+    with socket.create_server((HOST, 0)) as free:
+        port = free.getsockname()[1]
+    quiet = asyncio.subprocess.DEVNULL
+    server = await asyncio.create_subprocess_exec(
+        program, "--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no",
+        "--dir", tempfile.gettempdir(), *settings, stdout=quiet, stderr=quiet,
+    )  # fmt: skip
+    try:
+        for _ in range(TRIES):
+            with contextlib.suppress(OSError):
+                socket.create_connection((HOST, port), REACH_S).close()
+                break
+            await asyncio.sleep(REACH_S / TRIES)
+        yield port
+    finally:
+        server.kill()
+        await server.wait()

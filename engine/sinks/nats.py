@@ -12,16 +12,17 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import anyio
 import msgspec
 from nats import errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js import errors as js_errors
-from nats.js.api import Header, PubAck, StorageType, StreamConfig
+from nats.js.api import Header, StorageType, StreamConfig
 
 from ..core.cloudevents import Envelope
 from ..core.contracts import Batch
@@ -37,7 +38,9 @@ IN_FLIGHT_MAX = 1000  # messages that JetStream has not acknowledged
 DUPLICATE_WINDOW_S = 300.0  # of a stream that is made here: longer than any backoff of ours
 
 _TOO_LARGE = 10054  # JetStream's code: larger than the stream's max_msg_size
+_NO_STREAM = 0  # instead of a code: the answer of a server on which nobody listens
 _ANSWERS = {
+    _NO_STREAM: "no stream takes the subject; add it to the stream's subjects",
     10023: "the server has no room for it; see its limits",
     10039: "the account may not use JetStream",
     10060: "another stream takes the subject; name that one, or another subject",
@@ -46,7 +49,6 @@ _ANSWERS = {
     10077: "the stream is full and discards what is new",
 }
 _KINDS: dict[type[Exception], str] = {
-    js_errors.NoStreamResponseError: "no stream takes the subject; add it to the stream's subjects",
     js_errors.ServiceUnavailableError: "JetStream is not available",
     errors.NoRespondersError: "JetStream is not enabled",
     errors.AuthorizationError: "the credentials are wrong",
@@ -54,7 +56,21 @@ _KINDS: dict[type[Exception], str] = {
     errors.NoServersError: "no server can be reached",
 }
 
-_quiet = contextlib.suppress(Exception)
+
+class _Error(msgspec.Struct):
+    err_code: int
+
+
+class _Answer(msgspec.Struct):
+    stream: str = ""
+    error: _Error | None = None
+
+
+_answer = msgspec.json.Decoder(_Answer).decode
+
+
+class _Refused(Exception):
+    """JetStream did not take a message, for now; its code."""
 
 
 class NatsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,7 +106,10 @@ class NatsSink:
             "content-type": content_type(options.envelope),
         }
         self._nats: Client | None = None
-        self._closed = asyncio.Event()
+        self._inbox = ""
+        self._waiting: dict[str, int] = {}  # where an answer is to go -> index in the batch
+        self._refused: dict[int, int] = {}  # index -> JetStream's code
+        self._news = asyncio.Event()  # all have answered, or the connection has ended
         self._trouble: Exception | None = None
 
     async def open(self) -> None:
@@ -110,11 +129,9 @@ class NatsSink:
         rejected: dict[int, str] = {}
         try:
             client = await self._connected()
-            stream = JetStreamContext(client, publish_async_max_pending=IN_FLIGHT_MAX)
             for start in range(0, len(found), IN_FLIGHT_MAX):
-                some = found[start : start + IN_FLIGHT_MAX]
-                rejected |= await self._publish(client, stream, some)
-        except (errors.Error, OSError, TimeoutError, ValueError) as exc:
+                rejected |= await self._publish(client, found[start : start + IN_FLIGHT_MAX])
+        except (errors.Error, OSError, TimeoutError, ValueError, _Refused) as exc:
             await self._drop()
             cause = self._trouble if isinstance(exc, errors.NoServersError) else None
             raise SinkError(f"cannot write to NATS: {_cause(cause or exc)}") from None
@@ -123,54 +140,57 @@ class NatsSink:
             raise
         return rejected
 
-    async def _publish(
-        self, client: Client, stream: JetStreamContext, some: Sequence[Message]
-    ) -> dict[int, str]:
+    async def _publish(self, client: Client, some: Sequence[Message]) -> dict[int, str]:
         rejected: dict[int, str] = {}
-        acks: dict[int, asyncio.Future[PubAck]] = {}
+        refused: dict[int, int] = {}
+        waiting: dict[str, int] = {}
+        self._waiting, self._refused = waiting, refused
+        self._news.clear()
         for message in some:
             headers = {**self._headers, Header.MSG_ID.value: message.about.event_id}
             size = len(message.body) + sum(len(k) + len(v) + 4 for k, v in headers.items()) + 12
             if size > client.max_payload:  # the server would end the connection over it
                 rejected[message.index] = f"too large: {size} bytes, max_payload is smaller"
                 continue
+            reply = f"{self._inbox}.{message.index}"
+            waiting[reply] = message.index
             subject = self._subject.of(message.about)
-            ack = await stream.publish_async(subject, message.body, headers=headers)
-            acks[message.index] = ack
-        for index, outcome in zip(acks, await self._answers(list(acks.values())), strict=True):
-            if isinstance(outcome, js_errors.APIError) and outcome.err_code == _TOO_LARGE:
-                rejected[index] = "too large: the stream's max_msg_size is smaller"
-            elif isinstance(outcome, BaseException):
-                raise outcome
+            await client.publish(subject, message.body, reply=reply, headers=headers)
+        async with asyncio.timeout(ANSWER_S):
+            while waiting:
+                await self._news.wait()
+                self._news.clear()
+                if client.is_closed:
+                    raise errors.ConnectionClosedError
+        for index, code in refused.items():
+            if code != _TOO_LARGE:
+                raise _Refused(code)
+            rejected[index] = "too large: the stream's max_msg_size is smaller"
         return rejected
 
-    async def _answers(
-        self, acks: Sequence[asyncio.Future[PubAck]]
-    ) -> Sequence[PubAck | BaseException]:
-        """What became of each; none is waited for on a connection that has ended."""
-        answers = asyncio.gather(*acks, return_exceptions=True)
-        ended = asyncio.ensure_future(self._closed.wait())
-        try:
-            either: set[asyncio.Future[Any]] = {answers, ended}
-            await asyncio.wait(either, timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
-            if answers.done():
-                return answers.result()
-            raise errors.ConnectionClosedError if ended.done() else errors.TimeoutError
-        finally:
-            answers.cancel()
-            ended.cancel()
+    async def _hear(self, answer: Msg) -> None:
+        """JetStream's answer to one message; the library's own way of waiting loses errors."""
+        if answer.subject not in self._waiting:
+            return
+        said = _answer(answer.data) if answer.data else _Answer()
+        index = self._waiting.pop(answer.subject)
+        if said.error is not None:
+            self._refused[index] = said.error.err_code
+        elif said.stream != self._stream:
+            self._refused[index] = _NO_STREAM
+        if not self._waiting:
+            self._news.set()
 
     async def _connected(self) -> Client:
         if self._nats is not None and not self._nats.is_connected:
             await self._drop()
         if self._nats is None:
-            self._closed = closed = asyncio.Event()
 
             async def note(error: Exception) -> None:
                 self._trouble = error  # the library's own log would name addresses
 
             async def end() -> None:
-                closed.set()
+                self._news.set()
 
             self._nats = client = Client()
             await client.connect(
@@ -179,6 +199,8 @@ class NatsSink:
                 error_cb=note, closed_cb=end,
             )  # fmt: skip
             await self._need_stream(client.jetstream(timeout=ANSWER_S))
+            self._inbox = client.new_inbox()
+            await client.subscribe(f"{self._inbox}.*", cb=self._hear)
         return self._nats
 
     async def _need_stream(self, jetstream: JetStreamContext) -> None:
@@ -197,17 +219,18 @@ class NatsSink:
     async def _drop(self) -> None:
         client, self._nats = self._nats, None
         if client is not None:
-            with anyio.move_on_after(CLOSE_S, shield=True), _quiet:
+            with anyio.move_on_after(CLOSE_S, shield=True), contextlib.suppress(Exception):
                 await client.close()
 
 
 def _cause(error: Exception) -> str:
     """For people: never the error's own words, which may hold an address."""
-    if isinstance(error, js_errors.APIError) and error.err_code in _ANSWERS:
-        return _ANSWERS[error.err_code]
+    code = error.args[0] if isinstance(error, _Refused) else getattr(error, "err_code", None)
+    if code in _ANSWERS:
+        return _ANSWERS[code]
     for kind, words in _KINDS.items():
         if isinstance(error, kind):
             return words
-    if isinstance(error, js_errors.APIError):
-        return f"JetStream answers {error.err_code}; see its documentation"
+    if code is not None:
+        return f"JetStream answers with its error {code}"
     return os_cause(error, "the connection failed")

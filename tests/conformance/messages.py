@@ -106,8 +106,9 @@ async def nats_stream(_id: str) -> AsyncIterator[Place]:
 class AmqpQueue(Lined):
     """A durable queue of the shared broker. Reading leaves the messages where they are."""
 
-    def __init__(self, line: Line, options: dict[str, Any], queue: Any) -> None:
+    def __init__(self, line: Line, options: dict[str, Any], channel: Any, queue: Any) -> None:
         super().__init__(line, options)
+        self.channel = channel
         self.queue = queue
 
     async def read(self) -> list[Record]:
@@ -139,10 +140,12 @@ async def amqp_queue(_id: str) -> AsyncIterator[Place]:
         await aio_pika.connect(f"amqp://guest:guest@{host}:{port}/") as connection,
         Line(host, port) as line,
     ):
-        queue = await (await connection.channel()).declare_queue(f"{name}.a", durable=True)
+        channel = await connection.channel()
+        queue = await channel.declare_queue(f"{name}.a", durable=True)
         url = secret(f"amqp://guest:guest@{HOST}:{line.port}/")
         try:
-            yield AmqpQueue(line, {"url": url, "routing_key": f"{name}.{{account}}"}, queue)
+            options = {"url": url, "routing_key": f"{name}.{{account}}"}
+            yield AmqpQueue(line, options, channel, queue)
         finally:
             await queue.delete(if_unused=False, if_empty=False)
 

@@ -38,9 +38,9 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 def pairs() -> dict[str, Pair]:
     """By the sink's name."""
-    from benchmarks import tables
+    from benchmarks import brokers, tables
 
-    return {**tables.PAIRS}
+    return {**tables.PAIRS, **brokers.PAIRS}
 
 
 def run(size: int, runs: int) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The sinks `kafka`, `nats`, `redis` and `amqp` beside confluent-kafka, nats-py, redis-py, aio-pika.
+"""The sinks `kafka`, `nats`, `redis` and `amqp` beside their client libraries.
 
 The bare side is what whoever writes it by hand would write, no more: the same ids, keys and
 settings, one batch at a time, and the same acknowledgement of each message. Kafka is librdkafka's

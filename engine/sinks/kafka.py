@@ -10,6 +10,7 @@ wait are made on a thread of ours.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -113,8 +114,10 @@ class KafkaSink:
         try:
             Producer(self._settings).close()
         except (KafkaException, TypeError, ValueError) as exc:
-            wrong = [name for name in self._settings if f'"{name}"' in str(exc)]
-            what = wrong[0] if wrong else "them"  # never its own words: they hold the value
+            # Its words hold the value: only what they call a property, or one of ours, is told.
+            named = re.findall(r'property:? "([^"]+)"', str(exc))
+            named += [name for name in self._settings if name in str(exc)]
+            what = named[0] if named else "them"
             raise ValueError(f"options: librdkafka does not take {what}") from None
 
     async def _run(self, work: Any, *args: Any) -> Any:

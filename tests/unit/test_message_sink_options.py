@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine import registry
-from engine.config import configure
+from engine import configure, registry
 from engine.core.cloudevents import heading
 from engine.core.errors import ConfigError
 from engine.core.messages import Naming, messages
@@ -17,8 +16,11 @@ CANARY = "hunter2"
 
 
 def made(kind: str, **keys: Any) -> Any:
+    account = {
+        "name": "a", "provider": "infobip", "base_url": "https://provider.example", "api_key": "k",
+    }  # fmt: skip
     sink = {"name": "s", "type": kind, **keys}
-    (found,) = configure({"accounts": [], "sinks": [sink]}).sinks
+    (found,) = configure({"accounts": [account], "sinks": [sink]}).sinks
     return found
 
 
@@ -39,7 +41,8 @@ def made(kind: str, **keys: Any) -> Any:
         ("amqp", {"url": "amqp://h", "routing_key": ""}, "routing_key: expected a name"),
         ("kafka", {"topic": "t", "options": {"acks": 1}}, "options: acks is set by the sink"),
         ("kafka", {"topic": "t", "options": {"lingr.ms": 5}}, "does not take lingr.ms"),
-        ("kafka", {"topic": "t", "options": {"linger.ms": CANARY}}, "does not take linger.ms"),
+        ("kafka", {"topic": "t", "options": {"linger.ms": CANARY}}, "does not take queue.buf"),
+        ("kafka", {"topic": "t", "options": {"sasl.mechanism": CANARY}}, "does not take "),
         ("kafka", {"topic": "t", "envelope": "xml"}, "envelope: expected"),
     ],
 )

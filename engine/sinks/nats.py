@@ -34,6 +34,7 @@ from ..failures import os_cause
 CONNECT_S = 10.0
 ANSWER_S = 30.0  # for one request, and for the acknowledgements of what is in flight
 CLOSE_S = 2.0
+LOOK_S = 0.2  # at the connection: the library may end one without telling
 IN_FLIGHT_MAX = 1000  # messages that JetStream has not acknowledged
 DUPLICATE_WINDOW_S = 300.0  # of a stream that is made here: longer than any backoff of ours
 
@@ -73,6 +74,14 @@ class _Refused(Exception):
     """JetStream did not take a message, for now; its code."""
 
 
+class _Client(Client):
+    """The library's client, which leaves tasks behind where it cannot send what is pending."""
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        self._pending, self._pending_data_size = [], 0  # nobody waits for it any more
+        await super()._close(status, do_cbs)
+
+
 class NatsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`url` may name several servers with commas between them."""
 
@@ -109,7 +118,7 @@ class NatsSink:
         self._inbox = ""
         self._waiting: dict[str, int] = {}  # where an answer is to go -> index in the batch
         self._refused: dict[int, int] = {}  # index -> JetStream's code
-        self._news = asyncio.Event()  # all have answered, or the connection has ended
+        self._heard = asyncio.Event()  # all have answered
         self._trouble: Exception | None = None
 
     async def open(self) -> None:
@@ -145,7 +154,7 @@ class NatsSink:
         refused: dict[int, int] = {}
         waiting: dict[str, int] = {}
         self._waiting, self._refused = waiting, refused
-        self._news.clear()
+        self._heard.clear()
         for message in some:
             headers = {**self._headers, Header.MSG_ID.value: message.about.event_id}
             size = len(message.body) + sum(len(k) + len(v) + 4 for k, v in headers.items()) + 12
@@ -158,9 +167,9 @@ class NatsSink:
             await client.publish(subject, message.body, reply=reply, headers=headers)
         async with asyncio.timeout(ANSWER_S):
             while waiting:
-                await self._news.wait()
-                self._news.clear()
-                if client.is_closed:
+                with anyio.move_on_after(LOOK_S):
+                    await self._heard.wait()
+                if waiting and client.is_closed:
                     raise errors.ConnectionClosedError
         for index, code in refused.items():
             if code != _TOO_LARGE:
@@ -179,7 +188,7 @@ class NatsSink:
         elif said.stream != self._stream:
             self._refused[index] = _NO_STREAM
         if not self._waiting:
-            self._news.set()
+            self._heard.set()
 
     async def _connected(self) -> Client:
         if self._nats is not None and not self._nats.is_connected:
@@ -189,14 +198,11 @@ class NatsSink:
             async def note(error: Exception) -> None:
                 self._trouble = error  # the library's own log would name addresses
 
-            async def end() -> None:
-                self._news.set()
-
-            self._nats = client = Client()
+            self._nats = client = _Client()
             await client.connect(
                 self._servers, name="dlr-engine", connect_timeout=int(CONNECT_S),
                 allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0,
-                error_cb=note, closed_cb=end,
+                error_cb=note,
             )  # fmt: skip
             await self._need_stream(client.jetstream(timeout=ANSWER_S))
             self._inbox = client.new_inbox()

@@ -183,6 +183,45 @@ async def test_amqp_says_what_is_wrong_with_the_set_up(case: Case, place: Any) -
         await case.make(place, url=nowhere).open()
 
 
+@pytest.mark.parametrize("kind", sorted(BY_ID))
+async def test_nothing_is_said_of_where_and_with_which_password(
+    kind: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that goes, and one that is not there; a library's own log may name its host."""
+    caplog.set_level("DEBUG", "dlr_engine")
+    known = BY_ID[kind]
+    if kind == "kafka":
+        monkeypatch.setattr("engine.sinks.kafka.CONNECT_S", 1.5)
+    async with known.place(kind) as place:
+        away: dict[str, Any] = {"url": place.options.get("url")}
+        if kind == "kafka":
+            password = {"sasl.password": secret(PASSWORD)}
+            away = {"bootstrap_servers": f"{HOST}:1", "options": password}
+        else:
+            scheme = away["url"].reveal().partition(":")[0]
+            away = {"url": secret(f"{scheme}://user:{PASSWORD}@{HOST}:1/0")}
+        sink = known.make(place)
+        await sink.open()
+        await place.cut()
+        with pytest.raises(SinkError) as caught:
+            await sink.open() if kind == "kafka" else await sink.write(batch(0, 1))
+        await sink.close()
+        gone = known.make(place, **away)
+        with pytest.raises(SinkError) as never:
+            await gone.open()
+        await gone.close()
+        await place.mend()
+    out, err = capfd.readouterr()
+    ours = f"{caught.value!r} {never.value!r}"
+    assert HOST not in ours
+    for said in (ours, caplog.text, out, err):
+        assert PASSWORD not in said
+        assert "://" not in said
+
+
 async def test_kafka_finds_who_is_too_large(case: Case, place: KafkaTopic) -> None:
     too_large = 10  # MSG_SIZE_TOO_LARGE: the broker's answer to a whole request
     sink = case.make(place)
@@ -214,3 +253,26 @@ async def test_kafka_leaves_no_thread_after_a_cancelled_write(
     await sink.write(batch(0, 10))
     await sink.close()
     assert numbers(await place.read()) == list(range(10))
+
+
+@pytest.mark.parametrize("kind", sorted(BY_ID))
+async def test_no_task_outlives_a_connection_that_broke(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = BY_ID[kind]
+    monkeypatch.setattr(f"engine.sinks.{known.patience}", 1.5)
+    async with known.place(kind) as place:
+        before = asyncio.all_tasks()
+        for written in (0, 10):
+            sink = known.make(place)
+            await sink.open()
+            await sink.write(batch(0, written))
+            await place.cut()
+            await refusal(sink, batch(10, 10))
+            await sink.close()
+            await place.mend()
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if not (left := asyncio.all_tasks() - before):
+                break
+    assert not left

@@ -31,7 +31,8 @@ async def test_all_four_at_once(
     rows = "".join(f"4477009000{n:02d}|11\n" for n in range(ROWS))
     url = standin.answer("bulk", [f"0|Returns to follow\n\n{rows}"])
     async with AsyncExitStack() as stack:
-        places, configs = {}, []
+        places: dict[str, Any] = {}
+        configs = []
         for sink in sinks():
             kind = sink["type"]
             places[kind] = place = await stack.enter_async_context(PLACES[kind](kind))
@@ -40,7 +41,7 @@ async def test_all_four_at_once(
             where = {**ours, "subject": f"{ours.get('stream')}.{{account}}.{{state}}"}
             if kind == "amqp":
                 monkeypatch.setenv("AMQP_URL", ours["url"].reveal())
-                where = {**where, "routing_key": place.queue.name, "url": sink["url"]}  # type: ignore[attr-defined]
+                where = {**where, "routing_key": place.queue.name, "url": sink["url"]}
             elif "url" in where:
                 where["url"] = where["url"].reveal()
             known = {key: where[key] for key in where if key in sink}

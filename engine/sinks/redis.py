@@ -37,7 +37,6 @@ BODY_MAX = 512 << 20  # `proto-max-bulk-len` where the server does not tell: its
 
 _KINDS: dict[type[Exception], str] = {
     exceptions.AuthenticationError: "the user name or password is wrong",
-    exceptions.AuthorizationError: "the user name or password is wrong",
     exceptions.NoPermissionError: "this user may not write the stream; allow XADD, MULTI, EXEC",
     exceptions.OutOfMemoryError: "it is out of memory; raise maxmemory or set maxlen",
     exceptions.ReadOnlyError: "it is a read-only replica; name the master",
@@ -48,7 +47,6 @@ _WORDS = {
     "WRONGTYPE": "the stream's key holds something else; name another",
     "MISCONF": "it cannot save to its disk and takes no writes; see its log",
     "NOREPLICAS": "too few of its replicas are there",
-    "MASTERDOWN": "its master is down",
     "MOVED": "another node of the cluster has the stream; name that one",
 }
 

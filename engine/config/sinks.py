@@ -19,9 +19,6 @@ from .model import BatchConfig, SinkConfig
 from .options import read_options
 from .reader import Section
 
-# Sinks that the project has beside those that need nothing installed.
-_EXTRAS = frozenset({"kafka", "nats", "redis", "amqp"})
-
 
 def read_sinks(
     top: Section, sinks: Mapping[str, type[Sink]], accounts: frozenset[str]
@@ -75,13 +72,6 @@ def _sink_class(section: Section, kind: str, sinks: Mapping[str, type[Sink]]) ->
             for line in error.faults:
                 section.fault("type", values.printable(line, 300))
             return None
-    if kind in _EXTRAS:
-        section.fault(
-            "type",
-            f'"{kind}" is not part of this build; it needs the extra: pip install'
-            f" dlr-engine[{kind}] (this build has {values.listed(sorted(sinks))})",
-        )
-        return None
     section.fault("type", unknown_plugin("sink", kind, sinks))
     return None
 

@@ -120,7 +120,6 @@ def test_account_faults(keys: dict[str, Any], line: str) -> None:
     ("keys", "line"),
     [
         ({"type": "fil"}, 'type: unknown sink "fil"; did you mean "file"? (this build has file)'),
-        ({"type": "kafka"}, 'type: "kafka" is not part of this build'),
         ({"accounts": ["b"]}, 'accounts[0]: there is no account "b"'),
         ({"accounts": []}, "accounts: is empty"),
         ({"states": []}, "states: is empty"),

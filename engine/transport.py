@@ -50,6 +50,7 @@ from engine.failures import (
 from engine.inflate import CODINGS, Damaged, Inflater
 from engine.resolver import Resolver
 
+# one file: what aiohttp does beside HTTP is undone in one place
 READ = 64 * 1024  # compressed bytes taken at a time; bounds the copying in a chain of tiny members
 KEEPALIVE_S = 15.0  # shorter than common servers', so that an idle connection is seldom a dead one
 DNS_CACHE_S = 60  # a provider that moves is found again within a minute

@@ -36,6 +36,9 @@ class Feed:
         self._traits = asker.traits
         self._rescans = rescans
         self._pace_s = asker.account.schedule.interval_s
+        # A visit has ended in the middle, perhaps that of an earlier process: what it found behind
+        # the period that was new is in no window yet.
+        self._unsure = True
 
     def goes_on(self, work: Work) -> bool:
         """Whether a feed that had reached its end has a later one now, or none."""
@@ -105,7 +108,7 @@ class Feed:
 
     async def advance(self, work: Work, slot: Slot | None) -> Visit:
         """Read from where the feed stands up to now, or to the end of a longest window."""
-        visit = Visit()
+        visit = Visit(unsure=self._unsure)
         data = dict(work.data)
         if not data.get("spans"):
             plan = self._plan(data, work.start_ms)
@@ -129,7 +132,9 @@ class Feed:
                 page.put = [*page.put, work]
             work.data = data
 
+        self._unsure = True
         visit.failed = await self._reader.read(reading, Kind.FEED, slot, server, visit, moved)
+        self._unsure = bool(reading.spans)
         if visit.failed is None and not reading.spans:
             self._keep_pace(visit)
         return visit
@@ -211,6 +216,8 @@ class Feed:
             )
             if opened is not None:
                 widen(window, *opened)
+            if visit.unsure:
+                page.cover = (cursor - round(self._account.overlap_s * 1000), cursor)
             due_ms = self._rescans.next_due_ms(
                 clock_ms, window.answered_ms, self._asker.rand.random()
             )

@@ -46,6 +46,7 @@ class Visit(msgspec.Struct, kw_only=True):
     answered: bool = False  # something was asked, and the provider has answered it
     records: int = 0
     opened_ms: tuple[int, int] | None = None  # where open messages are that were new
+    unsure: bool = False  # a visit before this one may have found what is in no window
     left: list[Work] = []  # windows that are still due
     more: bool = False  # read to the end of a slice, and the next one is due at once
 

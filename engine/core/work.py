@@ -86,6 +86,7 @@ class Page(msgspec.Struct, kw_only=True):
     flaws: list[Flaw] = []
     flaws_beyond: int = 0  # those that were only counted
     put: list[Work] = []
+    cover: tuple[int, int] | None = None  # what is open in there, a window in `put` has to hold
     quiet_due_ms: int | None = None  # when a feed in `put` is due instead, if nothing was news
     drop: list[int] = []
     settle: Settle | None = None

@@ -49,6 +49,8 @@ def commit(tx: Transaction, page: Page) -> Committed:
         for work in page.put:
             if work.kind is Kind.FEED:
                 work.due_ms = page.quiet_due_ms
+    if page.cover is not None:
+        _cover(post, *page.cover)
     if page.put:
         done.put.extend(tx.put_works(_going_on(post)))
     done.records = len(lines)
@@ -160,6 +162,27 @@ def _note_opened(post: Posting, touched: Iterable[Known]) -> None:
     for work in post.page.put:
         if work.kind is Kind.WINDOW:
             widen(work, first, last)
+
+
+def _cover(post: Posting, from_ms: int, to_ms: int) -> None:
+    """Widen the window that is put in place to what is open before it, from `from_ms` up to and
+    without `to_ms`, and in no other window."""
+    tx, page = post.tx, post.page
+    ours = [work for work in page.put if work.kind is Kind.WINDOW]
+    if not ours or from_ms >= to_ms:
+        return
+    windows = sorted(
+        (int(work.data["from"]), int(work.data["to"]))
+        for work in tx.find_works(page.account, Kind.WINDOW, None)
+    )
+    for start_ms, end_ms in [*windows, (to_ms, to_ms)]:
+        gap_ms = min(start_ms, to_ms) - 1
+        if from_ms <= gap_ms:
+            found = tx.open_in_span(page.account, from_ms, gap_ms, pending=False, limit=1)
+            if found:
+                widen(ours[0], from_ms, gap_ms)
+                return
+        from_ms = max(from_ms, end_ms)
 
 
 def widen(work: Work, first_ms: int, last_ms: int) -> None:

@@ -1,0 +1,272 @@
+"""The parts of one account, each against a scripted provider and a clock that the test moves."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import orjson
+import pytest
+
+import engine
+from engine.asking import Asker
+from engine.core.contracts import Head, Kind, Poll, Request, Verb
+from engine.core.errors import StoreTrouble
+from engine.core.report import Report
+from engine.core.schedule import Ladder
+from engine.core.state import State
+from engine.core.units import iso
+from engine.core.work import Page, Work
+from engine.feeds import Feed
+from engine.limits import Limiter
+from engine.poller import AccountPoller
+from engine.stores import ledger
+from engine.stores.memory import MemoryStore
+from engine.stores.patient import PatientStore
+from engine.stores.tracked import Tracked
+from engine.telemetry import Telemetry
+from engine.tracking import take_tracked
+from engine.transport import Timeouts, Transport
+from engine.windowed import Visit, WindowReader
+
+T0 = 1_780_000_000_000
+REPORT = {
+    "results": [
+        {
+            "messageId": "m1", "to": "447700900001", "sentAt": "2026-05-28T20:26:40.000+0000",
+            "doneAt": "2026-05-28T20:26:41.000+0000",
+            "status": {"groupId": 3, "groupName": "DELIVERED", "id": 5, "name": "DELIVERED"},
+        }
+    ]
+}  # fmt: skip
+EMPTY = {"current_page": 1, "per_page": 100, "total_entries": 0, "total_pages": 1, "entries": []}
+ACCOUNTS: dict[str, dict[str, Any]] = {
+    "infobip": {"api_key": "key"},
+    "avaamo": {"agent_id": 1, "access_token": "token", "lookback": "60s", "overlap": "1s"},
+    "messangi": {"login_url": "http://p/login", "username": "u", "password": "wrong-word"},
+}
+
+
+class HandClock:
+    """Stands still until it is moved; who sleeps moves it."""
+
+    def __init__(self) -> None:
+        self.ms = T0
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def monotonic(self) -> float:
+        return self.ms / 1000
+
+    def boot(self) -> tuple[str, float] | None:
+        return None
+
+    async def sleep(self, seconds: float) -> None:
+        self.ms += round(seconds * 1000)
+        await anyio.lowlevel.checkpoint()
+
+
+class Said:
+    def __init__(self, status: int, body: bytes) -> None:
+        self.head = Head(status, {"content-type": "application/json"})
+        self.received_bytes = len(body)
+        self._body = body
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self._body
+
+
+class Scripted(Transport):
+    """Gives one answer after the other, the last one for ever; `asked` are the requests."""
+
+    def __init__(self, *answers: tuple[int, Any]) -> None:
+        self.asked: list[Request] = []
+        self._answers = list(answers)
+
+    @asynccontextmanager
+    async def fetch(
+        self,
+        base_url: str,
+        request: Request,
+        timeouts: Timeouts,
+        on_sent: Callable[[], None] | None = None,
+    ) -> AsyncIterator[Any]:
+        self.asked.append(request)
+        if on_sent is not None:
+            on_sent()
+        await anyio.sleep(0.01)
+        status, body = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        yield Said(status, orjson.dumps(body))
+
+
+class Parts:
+    """An account's asker, with what it is made of."""
+
+    def __init__(self, provider: str, *answers: tuple[int, Any], **keys: Any) -> None:
+        entry = {"name": "a", "provider": provider, "base_url": "http://p"}
+        data = {"accounts": [{**entry, **ACCOUNTS[provider], **keys}]}
+        self.account = engine.configure(data).accounts[0]
+        self.clock = HandClock()
+        self.tables = MemoryStore()
+        self.network = Scripted(*answers)
+        limits = self.account.limits
+        limiter = Limiter(limits.rates, monotonic=self.clock.monotonic)
+        self.limiter = limiter.for_account(limits.concurrency, "a")
+        self.store = PatientStore(self.tables, Telemetry(), self.clock)
+        self.asker = Asker(
+            self.account, store=self.store, transport=self.network, limiter=self.limiter,
+            telemetry=Telemetry(), clock=self.clock, rand=random.Random(1), redactor=None,
+        )  # fmt: skip
+
+    async def __aenter__(self) -> Parts:
+        await self.store.open(own=True)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.store.close()
+
+    def poll(self, **fields: Any) -> Poll:
+        return Poll(kind=Kind.FEED, now_ms=self.clock.now_ms(), **fields)
+
+    async def put(self, work: Work) -> Work:
+        return (await self.store.write(lambda tx: tx.put_works([work])))[0]
+
+    async def states(self) -> list[tuple[str, str, str | None]]:
+        def read(tx: Any) -> list[tuple[str, str, str | None]]:
+            found = tx.find_messages("message_id", "m1", 10)
+            return [(m.message_id, m.state.value, m.verdict) for m in found]
+
+        return await self.store.read(read)
+
+
+def feed_work(clock: HandClock, **fields: Any) -> Work:
+    return Work(account="a", kind=Kind.FEED, key="", due_ms=clock.ms, start_ms=clock.ms, **fields)
+
+
+async def test_the_place_of_an_answer_that_is_not_stored_is_not_freed_by_another_task() -> None:
+    """A one-time provider is asked again only when its last answer is durable, whatever else of the
+    account comes to its end meanwhile."""
+    async with Parts("infobip", (200, REPORT)) as parts:
+        asker = parts.asker
+        reply = await asker.ask(parts.poll())
+        async with anyio.create_task_group() as others:
+            others.start_soon(asker.commit, asker.page())
+        assert parts.limiter.try_slot() is None
+        await asker.commit(reply.page)
+        slot = parts.limiter.try_slot()
+        assert slot is not None
+        slot.unused()
+
+
+async def test_what_was_given_once_is_stored_when_it_is_cancelled_in_a_trouble() -> None:
+    async with Parts("infobip", (200, REPORT)) as parts:
+        reply = await parts.asker.ask(parts.poll())
+        run, troubled = parts.tables._run, anyio.Event()
+
+        def full(job: Any, *, writes: bool) -> Any:
+            parts.tables._run = run  # type: ignore[method-assign]
+            troubled.set()
+            raise StoreTrouble("the disk is full")
+
+        parts.tables._run = full  # type: ignore[method-assign, assignment]
+        async with anyio.create_task_group() as group:
+            group.start_soon(parts.asker.commit, reply.page)
+            await troubled.wait()
+            group.cancel_scope.cancel()
+        assert await parts.states() == [("m1", "delivered", None)]
+
+
+async def test_one_refused_login_counts_for_all_who_waited_for_it() -> None:
+    async with Parts("messangi", (401, {}), limits={"concurrency": 3}) as parts:
+        verbs: list[Verb] = []
+
+        async def ask(page: int) -> None:
+            poll = parts.poll(from_ms=T0 - 1000, to_ms=T0, page=page)
+            verbs.append((await parts.asker.ask(poll)).outcome.verb)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for page in (1, 2, 3):
+                    group.start_soon(ask, page)
+        assert verbs == [Verb.PAUSE] * 3
+        assert len(parts.network.asked) == 1
+
+
+async def test_the_lookback_counts_from_the_first_try() -> None:
+    """Or what lies behind would slip away while the provider is down."""
+    async with Parts("avaamo", (503, {}), (200, EMPTY)) as parts:
+        reader = WindowReader(parts.asker)
+        feed = Feed(parts.asker, reader, Ladder.of(()))
+        work = await parts.put(feed_work(parts.clock))
+        assert (await feed.advance(work, None)).failed is not None
+        parts.clock.ms += 50_000
+        assert (await feed.advance(work, None)).failed is None
+        begins = [dict(request.params)["from_timetoken"] for request in parts.network.asked]
+        assert [float(one) * 1000 for one in begins] == [T0 - 60_000] * 2
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_visit_that_asked_nothing_does_not_clear_a_pause(answered: bool) -> None:
+    async with Parts("avaamo", (200, EMPTY)) as parts:
+        poller = AccountPoller(parts.asker)
+        health = poller.health
+        health.paused, health.paused_until_ms, health.pauses = "refused", T0, 1
+        work = await parts.put(feed_work(parts.clock))
+        poller._after_visit([work], Visit(answered=answered))
+        assert (health.paused, health.pauses) == ((None, 0) if answered else ("refused", 1))
+
+
+@pytest.mark.parametrize(
+    ("began_s", "failing", "verdict"),
+    [(None, None, None), (9, None, None), (11, "down", None), (11, None, "never_reported")],
+)
+async def test_a_drained_feed_gives_no_verdict_beside_an_unread_answer(
+    began_s: int | None, failing: str | None, verdict: str | None
+) -> None:
+    """It waits until the feed was read to its end since the ladder's (10 s), and is well."""
+    async with Parts("infobip", (200, REPORT), schedule={"ladder": ["10s"]}) as parts:
+        item = Tracked(message_id="m1", recipients=["447700900001"], sent_ms=T0)
+        (work,) = await parts.store.write(
+            lambda tx: take_tracked(tx, parts.account, [item], redactor=None, now_ms=T0, chance=0.0)
+        )
+        parts.clock.ms = T0 + 12_000
+        poller = AccountPoller(parts.asker)
+        poller.feed_began_ms = None if began_s is None else T0 + began_s * 1000
+        poller.health.failing = failing
+        await poller._end(work)
+        assert await parts.states() == [("m1", "unknown", verdict)]
+
+
+async def test_a_tracked_message_waits_for_its_window_by_the_providers_clock() -> None:
+    """The provider's clock is 5 s ahead: there the message lies in a window that by the sender's
+    time does not hold it."""
+    async with Parts("avaamo", (200, EMPTY)) as parts:
+        item = Tracked(message_id="m1", recipients=["447700900001"], sent_ms=T0)
+        (work,) = await parts.store.write(
+            lambda tx: take_tracked(tx, parts.account, [item], redactor=None, now_ms=T0, chance=0.0)
+        )
+        feed = feed_work(parts.clock, data={"cursor": T0 + 60_000})
+        window = Work(
+            account="a", kind=Kind.WINDOW, key="w", due_ms=T0 + 90_000, start_ms=T0,
+            data={"from": T0 + 4000, "to": T0 + 6000},
+        )  # fmt: skip
+        page = Page(
+            account="a", provider="avaamo", traits=parts.account.provider.traits, observed_ms=T0,
+            span=(T0, T0 + 60_000), put=[feed, window],
+            reports=[
+                Report(message_id="m1", state=State.ENROUTE, final=False, provider_status="sent",
+                       sent_at=iso(T0 + 5000))
+            ],
+        )  # fmt: skip
+        await parts.store.write(lambda tx: ledger.commit(tx, page))
+        parts.clock.ms = T0 + 80_000
+        poller = AccountPoller(parts.asker)
+        await poller._end(work)
+        assert await parts.states() == [("m1", "enroute", None)]
+        (later,) = await parts.store.read(lambda tx: tx.find_works("a", Kind.MESSAGE, ["m1"]))
+        assert later.due_ms > T0 + 90_000

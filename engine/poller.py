@@ -272,7 +272,10 @@ class AccountPoller:
             if not self._stopping:  # else it has been told, and what is under way just ends
                 raise
         except Exception as error:  # a fault in here or in a plug-in: this account's own trouble
-            self._near.again(work, self._clock.now_ms() + self._watch.broke(work, error))
+            due_ms = self._clock.now_ms() + self._watch.broke(work, error)
+            stored = await self._asker.store.read(lambda tx: tx.work(work.id or 0))
+            if stored is not None:  # what it has moved on in memory was not committed
+                self._near.again(stored, due_ms)
         finally:
             self._asker.release()
             if slot is not None:  # whatever happened, the place is not kept

@@ -11,6 +11,8 @@ from typing import Any
 import anyio
 import pytest
 
+from engine.committing import Committer
+from engine.core.work import Committed, Page
 from engine.idle import until_idle
 from tests.integration.harness import (
     STORES,
@@ -86,6 +88,24 @@ async def read_once(
 
 def each_once(records: list[dict[str, Any]], count: int) -> None:
     assert sorted(record["message_id"] for record in records) == [f"u{n:03d}" for n in range(count)]
+
+
+async def test_a_fault_in_a_commit_moves_nothing_on(
+    tmp_path: Path, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window whose commit fails is read again, not the one after it."""
+    commit, failures = Committer.commit, iter(range(2))
+
+    async def failing(self: Committer, page: Page) -> Committed:
+        if page.put and next(failures, None) is not None:
+            raise RuntimeError("a fault on purpose")
+        return await commit(self, page)
+
+    monkeypatch.setattr(Committer, "commit", failing)
+    monkeypatch.setattr("engine.health.FAULT_DELAY_MIN_MS", 10)
+    records, _ = await read_once(tmp_path, standin, Report(*hourly(9)))
+    each_once(records, 9)
+    assert next(failures, None) is None
 
 
 async def test_both_ends_are_always_sent(tmp_path: Path, standin: Standin) -> None:

@@ -30,11 +30,8 @@ from engine.windowed import Visit, WindowReader
 SPREAD_MAX_MS = 300_000
 HERD_MIN = 10  # fewer polls at once trouble nobody
 
-# Answers that may wait for the store beside the requests in flight.
-UNCOMMITTED_MAX = 64
-
-# A wait is looked at again after this, so that a stepped wall clock is noticed.
-WAIT_MAX_S = 1.0
+UNCOMMITTED_MAX = 64  # answers that may wait for the store beside the requests in flight
+WAIT_MAX_S = 1.0  # then a wait is looked at again, so that a stepped wall clock is noticed
 
 
 class AccountPoller:
@@ -86,7 +83,7 @@ class AccountPoller:
 
     @property
     def waits(self) -> str | None:
-        """Why the engine asks nothing at present, where that is not the account's own trouble."""
+        """Why the engine asks nothing, where that is not the account's own trouble."""
         return self._asker.shut()
 
     def stop(self) -> None:
@@ -272,10 +269,10 @@ class AccountPoller:
             if not self._stopping:  # else it has been told, and what is under way just ends
                 raise
         except Exception as error:  # a fault in here or in a plug-in: this account's own trouble
-            due_ms = self._clock.now_ms() + self._watch.broke(work, error)
-            stored = await self._asker.store.read(lambda tx: tx.work(work.id or 0))
-            if stored is not None:  # what it has moved on in memory was not committed
-                self._near.again(stored, due_ms)
+            delay_ms = self._watch.broke(work, error)
+            # From where the store knows it: what it has moved on in memory is not committed.
+            if stored := await self._asker.store.read(lambda tx: tx.work(work.id or 0)):
+                self._near.again(stored, self._clock.now_ms() + delay_ms)
         finally:
             self._asker.release()
             if slot is not None:  # whatever happened, the place is not kept

@@ -82,6 +82,7 @@ def test_five_days(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = process.loop
     loop.set_task_factory(None)  # nothing here is drawn: asyncio's own tasks are quicker
     ended = loop.run_until_complete(loop.create_task(_main(process, provider)))
+    loop.bury()
     assert ended == []
     assert len(provider.asked) == BATCHES
     for batch, asked in provider.asked.items():

@@ -9,6 +9,7 @@ after `GONE_S`, as a daemon, so that it holds up neither the others nor the end 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import queue
 import threading
@@ -49,18 +50,27 @@ class _Job:
             result = self._work()
         except BaseException as fault:  # whoever waits for it is told
             error = fault
-        try:
-            self._loop.call_soon_threadsafe(self._settle, result, error)
-        except RuntimeError:
-            return  # the loop was closed; nobody waits any more
+        hand_over(self._loop, self.future, result, error)
 
-    def _settle(self, result: Any, error: BaseException | None) -> None:
-        if self.future.done():
-            return
-        if error is None:
-            self.future.set_result(result)
-        else:
-            self.future.set_exception(error)
+
+def hand_over(
+    loop: asyncio.AbstractEventLoop,
+    future: asyncio.Future[Any],
+    result: Any,
+    error: BaseException | None,
+) -> None:
+    """From another thread: give an outcome to whoever waits for it in the loop, if anybody does."""
+    with contextlib.suppress(RuntimeError):  # the loop was closed; nobody waits any more
+        loop.call_soon_threadsafe(_settle, future, result, error)
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
 class Offload:

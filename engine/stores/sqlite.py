@@ -29,7 +29,7 @@ import anyio
 
 from engine.core.errors import StoreBusy, StoreError, StoreTrouble
 from engine.disk_causes import cause, code, file_cause, passing
-from engine.offload import Offload
+from engine.offload import Offload, hand_over
 from engine.private import make_database, make_folder, open_file
 
 from .sqlite_rows import SqliteTransaction
@@ -85,18 +85,7 @@ class _Job:
 
     def settle(self, result: Any, error: BaseException | None) -> None:
         """Called on the store's thread: hand the outcome to the loop that waits for it."""
-        try:
-            self.loop.call_soon_threadsafe(self._settle, result, error)
-        except RuntimeError:
-            return  # the loop was closed; nobody waits any more
-
-    def _settle(self, result: Any, error: BaseException | None) -> None:
-        if self.future.done():
-            return
-        if error is None:
-            self.future.set_result(result)
-        else:
-            self.future.set_exception(error)
+        hand_over(self.loop, self.future, result, error)
 
 
 class _Thread:

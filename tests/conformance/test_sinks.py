@@ -34,12 +34,12 @@ import zstandard
 
 from engine.core.contracts import Batch, Sink
 from engine.core.errors import SinkError
-from engine.core.report import FIELDS, Report, encode
-from engine.core.state import State
+from engine.core.report import FIELDS
 from engine.sinks.jsonl import JsonlSink
 from engine.sinks.parquet import ParquetSink
 from engine.sinks.sqlite import SqliteSink
 from engine.sinks.stdout import StdoutSink
+from tests.conformance.places import batch, numbers, record
 
 Record = dict[str, Any]
 OUT = SimpleNamespace(stdout=io.TextIOWrapper(io.BytesIO()))
@@ -65,23 +65,6 @@ class Case:
         options = {**self.options, "path": path} if self.durable else self.options
         sink: Sink = self.sink(msgspec.convert(options, self.sink.Options))
         return sink
-
-
-def record(n: int, **more: Any) -> bytes:
-    fields = {
-        "event_id": f"{n:032x}", "account": "a", "provider": "p", "message_id": f"m{n}",
-        "revision": 1, "state": State.DELIVERED, "final": True, "recipient": "447700900001",
-        "observed_at": "2026-01-01T00:00:00.000Z",
-    }  # fmt: skip
-    return encode(Report(**{**fields, **more}))
-
-
-def batch(start: int, count: int) -> Batch:
-    return Batch([record(n) for n in range(start, start + count)])
-
-
-def numbers(records: list[Record]) -> list[int]:
-    return [int(found["event_id"], 16) for found in records]
 
 
 def parse(data: bytes) -> list[Record]:

@@ -67,7 +67,6 @@ class JsonItems(ValueCursor):
         *,
         record_max: int = RECORD_MAX,
         envelope_max: int = ENVELOPE_MAX,
-        shortcut: Shortcut | None = None,
     ) -> None:
         self.envelope: dict[str, Any] = {}
         self.found = False
@@ -88,7 +87,7 @@ class JsonItems(ValueCursor):
         self._boundaries = Boundaries()
         self._sure_until = 0  # up to here (in the body) there is nothing to be won by guessing
         self._in_vain = 0
-        self._ways = Ways(shortcut)
+        self._ways = Ways()
         # When the rest cannot be read.
         self._stop_cause = ""
         self._began = False
@@ -127,6 +126,10 @@ class JsonItems(ValueCursor):
     def frame(self, raw: bytes) -> bytes:
         """An answer with this record alone."""
         return b'{"%b":[%b]}' % (self._key.encode(), raw)
+
+    def offer(self, shortcut: Shortcut) -> None:
+        """What may be taken where the records are of the usual kind."""
+        self._ways.shortcut = shortcut
 
     def take_shortcuts(self, allowed: bool) -> None:
         """Whether to give what the shortcut makes of records, where it fits; at first not."""

@@ -25,11 +25,11 @@ MISFITS_MAX: Final = 6
 class Ways:
     """Decodes the arrays of one body."""
 
-    __slots__ = ("_detour", "_misfits", "_shortcut", "short")
+    __slots__ = ("_detour", "_misfits", "short", "shortcut")
 
-    def __init__(self, shortcut: Shortcut | None) -> None:
+    def __init__(self) -> None:
         self.short = False  # whether the shortcut may be taken
-        self._shortcut = shortcut
+        self.shortcut: Shortcut | None = None
         self._misfits = 0
         self._detour = 0
 
@@ -39,9 +39,9 @@ class Ways:
         Raises one of DECODE_ERRORS where it is not that.
         """
         raw = b"".join((b"[", inner, b"]"))
-        if self.short and self._shortcut is not None and not self._passes_by():
+        if self.short and self.shortcut is not None and not self._passes_by():
             try:
-                records = self._shortcut(raw)
+                records = self.shortcut(raw)
             except (Misfit, msgspec.ValidationError):
                 self._detour = (1 << self._misfits) - 1
                 self._misfits = min(self._misfits + 1, MISFITS_MAX)

@@ -192,7 +192,8 @@ class _Reader:
     def __init__(
         self, options: AvaamoOptions, context: Context, poll: Poll, head: Head, shape: Shape
     ) -> None:
-        self._items = JsonItems("entries", shortcut=self._at_once)
+        self._items = JsonItems("entries")
+        self._items.offer(self._at_once)
         self._shape = shape
         self._alike: dict[str | None, Report] = {}
         self.parser: Parser = self._items

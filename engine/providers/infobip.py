@@ -171,9 +171,9 @@ class _Reader:
         secrets: tuple[str, ...],
         at_once: AtOnce,
     ) -> None:
-        # What was told of a message stands beside what its reports say: a few, read one by one.
-        shortcut = self._many if poll.reference is None else None
-        self._items = JsonItems("results", shortcut=shortcut)
+        self._items = JsonItems("results")
+        if poll.reference is None:  # else it stands beside what the reports of a message say
+            self._items.offer(self._many)
         self.parser: Parser = self._items
         self._status = head.status
         self._pages = poll.kind in (Kind.FEED, Kind.BATCH)

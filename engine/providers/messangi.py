@@ -169,7 +169,8 @@ class _Reader:
     ) -> None:
         time = partial(time_of, zone=context.timezone)
         reading = Reading(self._report, time, poll.reference, context.content)
-        self._items = JsonItems("items", shortcut=partial(at_once.reports, reading=reading))
+        self._items = JsonItems("items")
+        self._items.offer(partial(at_once.reports, reading=reading))
         self._at_once = at_once
         self.parser: Parser = self._items
         self._password = options.password.reveal() if options.password else ""

@@ -162,6 +162,11 @@ class Committer:
         """Looks out for secrets in one answer."""
         return Watch(self._mask)
 
+    @property
+    def redacts(self) -> bool:
+        """Whether records are changed before they are read."""
+        return self._redactor is not None
+
     def records(self, records: Sequence[Any]) -> Sequence[Any]:
         """An answer's records as they are read: without the numbers that are to be redacted."""
         return records if self._redactor is None else self._redactor.records(records)

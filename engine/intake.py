@@ -17,7 +17,18 @@ import msgspec
 
 from engine.committing import Committer
 from engine.config.model import AccountConfig
-from engine.core.contracts import Flaw, Form, Framing, Head, Outcome, Parser, Poll, Reader, Verb
+from engine.core.contracts import (
+    Flaw,
+    Form,
+    Framing,
+    Head,
+    Outcome,
+    Parser,
+    Poll,
+    Reader,
+    Shortcuts,
+    Verb,
+)
 from engine.core.report import Report
 from engine.core.state import State
 from engine.core.units import iso_ms
@@ -115,6 +126,7 @@ class Digestion:
         self._torn = False  # a piece was set aside that is not whole
         self._watch = intake.committer.watch()
         self._cause: str | None = None  # the reader has failed: why
+        self._short = False  # the parser may do what is the reader's part
         self._mapping = False  # it was a record that it failed on
         self._seen = 0  # records that were taken one by one
         self._reader: Reader  # both are there unless the reader failed at once
@@ -150,7 +162,8 @@ class Digestion:
         self._guard(end)
         if self._cause is None:
             return outcome
-        if self._mapping and not self._beyond:
+        if (self._mapping or self._short) and not self._beyond:
+            self._intake.careful = True
             return self._once_more(cut)
         if not self._mapping or self._one_time:
             self._keep(self._cause)
@@ -164,6 +177,15 @@ class Digestion:
     def _open(self) -> None:
         self._reader = self._intake.provider.reader(self._poll, self._head)
         self._parser = self._reader.parser
+        if not self._careful and not self._intake.committer.redacts:
+            self._short = self._take_shortcuts(True)
+
+    def _take_shortcuts(self, allowed: bool) -> bool:
+        """Whether the parser has any."""
+        if not isinstance(self._parser, Shortcuts):
+            return False
+        self._parser.take_shortcuts(allowed)
+        return True
 
     def _guard(self, step: Callable[[], None]) -> None:
         """Do it, unless the reader has failed before; from then on bytes are only held."""
@@ -198,6 +220,7 @@ class Digestion:
             # Too long to be held and gone at the provider: go on from here as well as it can be.
             self._intake.broke(fault)
             self._careful = True
+            self._take_shortcuts(False)
             return self._one_by_one(records, refused)
 
     def _map(self, records: Sequence[Any]) -> Mapped:

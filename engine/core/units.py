@@ -121,11 +121,6 @@ def iso_ms(text: str) -> int:
     return ms_of(datetime.fromisoformat(text))
 
 
-def second_of(text: str) -> int:
-    """The epoch second of what `iso` wrote."""
-    return (_second_ms(text[:19]) if len(text) == 24 else iso_ms(text)) // 1000
-
-
 @lru_cache(maxsize=4096)
 def _second_ms(text: str) -> int:
     return ms_of(datetime.fromisoformat(text).replace(tzinfo=UTC))

@@ -106,6 +106,15 @@ class Watch:
         health.answered_ms = self._clock.now_ms()
         self.accepted()
 
+    def answered(self) -> None:
+        """One of the questions of a visit was dealt with: what fails after it is a new row.
+
+        What `failing` says stands until the visit has come to its end.
+        """
+        self.health.failures = 0
+        self.health.answered_ms = self._clock.now_ms()
+        self.accepted()
+
     def accepted(self) -> None:
         """The provider takes the account's credentials."""
         health = self.health

@@ -55,11 +55,11 @@ class AccountPoller:
         self.on_commit: Callable[[], None] = lambda: None
         self._asker = asker
         self._clock = asker.clock
-        self._reader = WindowReader(asker)
+        self._watch = Watch(asker)
+        self._reader = WindowReader(asker, self._watch.answered)
         self._feed = Feed(asker, self._reader, self.rescans)
         self._again = Rescans(asker, self._reader, self.rescans)
         self._verdicts = Verdicts(asker, self.ladder)
-        self._watch = Watch(asker)
         self._near = NearQueue(self.name, asker.store, asker.clock)
         self._once = once
         self._once_ms: int | None = None  # with `once`: what is due by then is done
@@ -307,8 +307,13 @@ class AccountPoller:
         self._near.look_again()  # the visit has moved the schedule
         now_ms = self._clock.now_ms()
         if visit.failed is not None:
-            for work in visit.left or works:
-                self._near.again(work, now_ms + self._watch.retry_ms(work))
+            left = visit.left or works
+            if visit.answered:  # it got on: this is the first failure in a row
+                self._watch.ended([work.id for work in left if work.id is not None])
+            # Together, as they were read: windows that come apart are read one by one.
+            delay_ms = max(self._watch.retry_ms(work) for work in left)
+            for work in left:
+                self._near.again(work, now_ms + delay_ms)
             self._near.done(works)
             return
         for work in works:

@@ -11,6 +11,7 @@ from engine.core.contracts import Kind
 from engine.core.reading import Reading
 from engine.core.schedule import Ladder
 from engine.core.work import Expire, Work
+from engine.stores.settling import SHORT_WAITS_MS
 from engine.windowed import Stand, Visit, WindowReader
 
 
@@ -50,7 +51,7 @@ class Rescans:
             if visit.failed is not None or reading.spans:  # or stopped in the middle: still due
                 self._kept = kept
                 break
-            await self._answer(group, kept.began_ms)
+            await self._answer(group, kept)
             visit.left = [work for work in visit.left if work not in group]
             if self._reader.halts:
                 break
@@ -118,11 +119,13 @@ class Rescans:
         work.answered_ms = max(work.answered_ms, self._rescans.reached_ms(work.start_ms, now_ms))
         return self._rescans.next_due_ms(work.start_ms, work.answered_ms, self._asker.rand.random())
 
-    async def _answer(self, group: Sequence[Work], began_ms: int) -> None:
+    async def _answer(self, group: Sequence[Work], kept: _Kept) -> None:
         page = self._asker.page()
         over: list[Work] = []
         for work in group:
-            due_ms = self._step(work, began_ms)
+            due_ms = self._step(work, kept.began_ms)
+            if due_ms is None and kept.stand.doubts:
+                due_ms = self._once_more_ms(work)
             if due_ms is None:
                 over.append(work)
             else:
@@ -131,6 +134,15 @@ class Rescans:
         await self._asker.commit(page)
         for work in over:
             await self.expire(work)
+
+    def _once_more_ms(self, work: Work) -> int | None:
+        """When a window whose last reading was visibly not whole is read again before its verdicts:
+        what could not be read may be the end of one that is still pending. None: not again."""
+        tries = int(work.data.get("short", 0))
+        if tries == len(SHORT_WAITS_MS):
+            return None
+        work.data = work.data | {"short": tries + 1}
+        return self._asker.clock.now_ms() + SHORT_WAITS_MS[tries]
 
     async def expire(self, work: Work) -> None:
         """The last rescan has passed: verdicts for what is pending, then the window is over."""

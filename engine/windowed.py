@@ -55,6 +55,7 @@ class Stand(msgspec.Struct, kw_only=True):
     server: ServerClock = msgspec.field(default_factory=ServerClock)
     answered_ms: int | None = None  # when a question of it was answered last
     progress: Progress = msgspec.field(default_factory=Progress)
+    doubts: int = 0  # rows that could not be read, and spans with fewer rows than were told
 
     def holds(self, now_ms: int) -> bool:
         """Whether there is something to go on with that is young and small enough."""
@@ -160,6 +161,7 @@ class WindowReader:
             )
             self._tell(span, step)
             reply.page.incidents = step.incidents
+            stand.doubts += reply.flaws + sum(one.kind == "short_window" for one in step.incidents)
             visit.opened_ms = joined(visit.opened_ms, reply.opened_ms)
             if not step.same_span:
                 stand.progress = Progress()

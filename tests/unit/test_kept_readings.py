@@ -1,4 +1,4 @@
-"""A reading that fails in the middle goes on where it stood, and is proven complete all the same."""
+"""A reading that fails in the middle goes on where it stood, and is proven complete as ever."""
 
 from __future__ import annotations
 

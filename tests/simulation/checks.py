@@ -669,7 +669,9 @@ def _refused(plan: AccountPlan, call: Call, said: Said) -> bool:
     if plan.provider == "bulksms":
         return said.status == 200 and said.body.startswith(b"23|")
     if call.path == "/login":
-        return said.status < 500 and said.status != 429 and "authorization" not in said.headers
+        if said.status >= 500 or said.status == 429 or 300 <= said.status < 400:
+            return False
+        return "authorization" not in said.headers and "html" not in said.content_type
     return said.status == 401 and not plan.logs_in
 
 

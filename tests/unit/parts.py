@@ -61,7 +61,8 @@ class HandClock:
 
 class Said:
     def __init__(self, status: int, body: bytes) -> None:
-        self.head = Head(status, {"content-type": "application/json"})
+        kind = "text/html" if body.startswith(b"<") else "application/json"
+        self.head = Head(status, {"content-type": kind})
         self.received_bytes = len(body)
         self._body = body
 
@@ -89,7 +90,7 @@ class Scripted(Transport):
             on_sent()
         await anyio.sleep(0.01)
         status, body = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        yield Said(status, orjson.dumps(body))
+        yield Said(status, body if isinstance(body, bytes) else orjson.dumps(body))
 
 
 class Parts:

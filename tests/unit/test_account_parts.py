@@ -73,6 +73,22 @@ async def test_one_refused_login_counts_for_all_who_waited_for_it() -> None:
         assert len(parts.network.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "verb"),
+    [
+        (200, {}, Verb.PAUSE), (400, {}, Verb.PAUSE), (403, b"<html>", Verb.PAUSE),
+        (200, b"<html>Sign in</html>", Verb.RETRY), (302, {}, Verb.RETRY), (503, {}, Verb.RETRY),
+    ],
+)  # fmt: skip
+async def test_only_the_provider_itself_can_refuse_a_login(
+    status: int, body: object, verb: Verb
+) -> None:
+    """A proxy's page or redirect pauses no account."""
+    async with Parts("messangi", (status, body)) as parts:
+        reply = await parts.asker.ask(parts.poll(from_ms=T0 - 1000, to_ms=T0))
+        assert reply.outcome.verb is verb
+
+
 async def test_the_lookback_counts_from_the_first_try() -> None:
     """Or what lies behind would slip away while the provider is down."""
     async with Parts("avaamo", (503, {}), (200, EMPTY)) as parts:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from engine.ahead import ask_with
 from engine.asking import Asker, joined
 from engine.core.contracts import Kind, Poll, Verb
 from engine.core.reading import Reading
@@ -81,9 +82,12 @@ class Feed:
         visit = Visit()
         repeats = 0
         while True:
-            reply = await self._asker.ask(
-                Poll(kind=Kind.FEED, now_ms=self._asker.clock.now_ms()), slot
-            )
+            slot = slot or await self._reader.place()
+            if slot is None:
+                visit.more, visit.answered = True, False  # no success: it fails, or is held
+                return visit
+            poll = Poll(kind=Kind.FEED, now_ms=self._asker.clock.now_ms())
+            reply = await ask_with(self._asker, poll, slot)
             slot = None
             if not reply.answered:
                 await self._asker.commit(reply.page)

@@ -7,12 +7,12 @@ that ends in the middle leaves a `Stand`: the next one goes on with the page tha
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import anyio
 import msgspec
 
-from engine.ahead import Ahead
+from engine.ahead import Ahead, ask_with
 from engine.asking import Asker, Reply, joined
 from engine.core.contracts import Kind, Outcome, Poll, Verb
 from engine.core.reading import ROWS_MAX, Next, Progress, Reading, Span, decide, divide_short
@@ -79,10 +79,17 @@ class Visit(msgspec.Struct, kw_only=True):
 class WindowReader:
     """Reads the windows of one account."""
 
-    def __init__(self, asker: Asker, answered: Callable[[], None] = lambda: None) -> None:
-        """`answered()` is told of each question that the provider has dealt with."""
+    def __init__(
+        self,
+        asker: Asker,
+        answered: Callable[[], None] = lambda: None,
+        place: Callable[[], Awaitable[Slot | None]] | None = None,
+    ) -> None:
+        """`answered()` is told of each question that the provider has dealt with; `place()` waits
+        for a place in the limits, None: the visit is to end."""
         self._asker = asker
         self.answered = answered
+        self.place = place or asker.limiter.slot
         self._traits = asker.traits
         self._slow: tuple[int, int, str | None] | None = None  # the span that timed out last
         self.stopping = False
@@ -109,7 +116,7 @@ class WindowReader:
         width = 0 if one_time else self._asker.account.limits.concurrency - 1
         try:
             async with anyio.create_task_group() as group:
-                ahead = Ahead(self._asker, group, width)
+                ahead = Ahead(self._asker, group, width, self.place)
                 failed = await self._read(stand, kind, slot, visit, moved, ahead)
                 await ahead.settle()
         except ExceptionGroup as errors:  # who asked has to know a store's failure from a fault
@@ -134,7 +141,11 @@ class WindowReader:
             ahead.ask(self._later(kind, reading, progress))
             reply = await ahead.take(question)
             if reply is None:
-                reply = await self._asker.ask(question, slot)
+                slot = slot or await self.place()
+                if slot is None:
+                    visit.more, visit.answered = True, False  # no success: it fails, or is held
+                    return None
+                reply = await ask_with(self._asker, question, slot)
                 slot = None
             if self._too_slow(reply, span):
                 cause = f"it timed out ({reply.outcome.cause})"

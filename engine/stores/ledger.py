@@ -16,6 +16,7 @@ from engine.core.report import Report
 from engine.core.work import Committed, LogRow, Page, Work
 
 from .posting import Change, Posting
+from .reopening import reopen
 from .settling import batch_over, expire, settle
 from .transaction import CODE_OF, Transaction
 
@@ -100,6 +101,7 @@ def _take_reports(post: Posting) -> None:
     found = tx.messages(page.account, list(dict.fromkeys(ids)))
     touched: dict[tuple[str, str], Known] = {}
     batches = _tracked_batches(tx, page)
+    again: list[Known] = []  # pending once more, after a verdict
     for index, (key, report) in enumerate(zip(ids, page.reports, strict=True)):
         known = found.get(key)
         if known is None:
@@ -125,6 +127,8 @@ def _take_reports(post: Posting) -> None:
             post.lines.append((result.record, known.state))
             touched[key] = known
             post.change.moved(before, known)
+            if before is not None and before[2] is not None and not known.final:
+                again.append(known)
         elif result.lost:
             done.lost += 1
             touched[key] = known
@@ -142,6 +146,7 @@ def _take_reports(post: Posting) -> None:
     if page.span is not None:
         _note_opened(post, touched.values())
     _end_tracked(post, touched.values(), batches)
+    reopen(post, [known for known in again if not known.final])
 
 
 def _note_opened(post: Posting, touched: Iterable[Known]) -> None:
@@ -200,7 +205,7 @@ def _discover(
     known = Known(account=account, message_id=key[0], direction=key[1])
     work = batches.get(report.batch_id) if report.batch_id is not None else None
     if work is not None:
-        known.sent_ms = work.start_ms
+        known.sent_ms = work.data.get("sent", work.start_ms)
         known.reference = work.data.get("reference")
     return known
 

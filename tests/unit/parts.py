@@ -35,6 +35,7 @@ EMPTY = {"current_page": 1, "per_page": 100, "total_entries": 0, "total_pages": 
 ACCOUNTS: dict[str, dict[str, Any]] = {
     "infobip": {"api_key": "key"},
     "avaamo": {"agent_id": 1, "access_token": "token", "lookback": "60s", "overlap": "1s"},
+    "bulksms": {"username": "u", "password": "word"},
     "messangi": {"login_url": "http://p/login", "username": "u", "password": "wrong-word"},
 }
 

@@ -31,6 +31,7 @@ ODDS = {
 }  # fmt: skip
 SPEED = {"requests": 50, "per": "1s", "concurrency": 2}
 RUNGS = ["300ms", "800ms", "1500ms", "2500ms"]
+SHORT_WAITS_MS = (50, 1500)  # the engine's, in the time of these messages: a minute takes 3 s
 
 
 def profile(seed: int) -> Profile:
@@ -63,7 +64,11 @@ def accounts(sim: Simulator) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("store", "seed"), [(STORES[0], 7), (STORES[1], 23)])
-async def test_a_random_run(tmp_path: Path, store: str, seed: int) -> None:
+async def test_a_random_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, seed: int
+) -> None:
+    for module in ("stores.settling", "rescans"):
+        monkeypatch.setattr(f"engine.{module}.SHORT_WAITS_MS", SHORT_WAITS_MS)
     async with Simulator(profile(seed)) as sim:
         config = configured(tmp_path, *accounts(sim), store=store)
         async with hasty(config) as poller:
@@ -88,7 +93,8 @@ async def test_a_random_run(tmp_path: Path, store: str, seed: int) -> None:
             assert poller.telemetry.total("faults") == 0
         check_sinks(tmp_path)
         for name in ("bulk", "info", "bot", "omni"):
-            assert sim.violations(name) == [], name
+            violations = sim.violations(name)
+            assert violations == [], (name, violations)
             assert sim.counts(name).leaked == 0
         check_bulk(sim, tmp_path, counts["bulk"])
         check_drained(sim, tmp_path, [trouble.raw for trouble in kept])

@@ -134,6 +134,30 @@ async def test_a_drained_feed_gives_no_verdict_beside_an_unread_answer(
         assert await parts.states() == [("m1", "unknown", verdict)]
 
 
+async def test_a_verdict_that_waits_for_its_feed_is_not_committed_again_and_again() -> None:
+    """It stays due in the store, and is looked at when the feed has been read to its end."""
+    async with Parts("infobip", (500, {}), (200, {"results": []}),
+                     schedule={"ladder": ["10s"]}) as parts:  # fmt: skip
+        item = Tracked(message_id="m1", sent_ms=T0)
+        (work,) = await parts.store.write(
+            lambda tx: take_tracked(tx, parts.account, [item], redactor=None, now_ms=T0, chance=0.0)
+        )
+        feed = await parts.put(feed_work(parts.clock))
+        parts.clock.ms = T0 + 12_000
+        poller = AccountPoller(parts.asker)
+        await poller._visit_feed(feed, None)
+        due_ms = work.due_ms
+        await poller._end(work)
+        (stored,) = await parts.store.read(lambda tx: tx.find_works("a", Kind.MESSAGE, ["m1"]))
+        assert stored.due_ms == due_ms == T0 + 10_000
+        assert {work.id: due for due, work in poller._near}[work.id] == T0 + 12_000 + 60_000
+        parts.clock.ms += 5000
+        await poller._visit_feed(feed, None)
+        assert {work.id: due for due, work in poller._near}[work.id] == due_ms
+        await poller._end(work)
+        assert await parts.states() == [("m1", "unknown", "never_reported")]
+
+
 async def test_a_tracked_message_waits_for_its_window_by_the_providers_clock() -> None:
     """The provider's clock is 5 s ahead: there the message lies in a window that by the sender's
     time does not hold it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 
 from engine.core.contracts import Kind
@@ -125,6 +126,35 @@ async def test_failures_that_something_came_between_are_no_row() -> None:
             parts.clock.ms += 1000
             assert poller.health.failures == 1
             assert poller._watch._tries == {work.id: 1}
+
+
+@pytest.mark.parametrize("once", [True, False])
+async def test_a_failed_visit_waits_for_no_question_that_has_no_place_yet(once: bool) -> None:
+    """Three requests may go out: the fourth page waits while the third is refused for a minute."""
+    refused = (429, {})
+    async with Parts("avaamo", avaamo(1, "a", total=5), avaamo(2, "b", total=5), refused,
+                     per_page=1, limits={"requests": 3, "per": "60s", "concurrency": 3}
+                     ) as parts:  # fmt: skip
+        poller = AccountPoller(parts.asker, once=once)
+        work = await parts.put(feed_work(parts.clock))
+        with anyio.fail_after(5):
+            visit = await poller._feed.advance(work, None)
+        assert visit.failed is not None
+        assert pages(parts) == [1, 2, 3]
+
+
+async def test_once_does_not_ask_on_where_the_account_fails() -> None:
+    """The run ends; the next one goes on."""
+    async with one_page(avaamo(1, "a")) as parts:
+        poller = AccountPoller(parts.asker, once=True)
+        work = await parts.put(feed_work(parts.clock))
+        poller.health.failing = "down"
+        with anyio.fail_after(5):
+            visit = await poller._feed.advance(work, None)
+        assert (visit.failed, visit.more, visit.answered) == (None, True, False)
+        assert pages(parts) == []
+        poller._after_visit([work], visit)
+        assert poller.health.failing == "down"
 
 
 def messangi(*, total: int = 0) -> tuple[int, dict[str, Any]]:

@@ -366,11 +366,15 @@ def joined(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[
 
 
 def _login_refused(head: Head) -> Outcome:
-    """A login without a token: the provider's trouble, or wrong credentials."""
-    if head.status == 429 or head.status >= 500:
+    """A login without a token: the provider's trouble, what stands before it, or wrong credentials.
+
+    A redirect and a page for people say nothing of the credentials: a proxy gives them.
+    """
+    page = head.status < 400 and "html" in head.headers.get("content-type", "").lower()
+    if 300 <= head.status < 400 or head.status in (408, 429) or head.status >= 500 or page:
         return Outcome(
             verb=Verb.RETRY,
-            cause=f"the login answered HTTP {head.status}",
+            cause=f"the login answered HTTP {head.status}" + (" with a page" if page else ""),
             hold=head.status in (429, 503),
         )
     return Outcome(verb=Verb.PAUSE, cause=f"the login was refused (HTTP {head.status})")

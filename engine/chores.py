@@ -29,6 +29,16 @@ PRUNE_S = 60.0
 PRUNE_MAX = 5000
 
 
+class Probe(msgspec.Struct, frozen=True):
+    """A harmless request for another process. `id` names the note in which the result is left."""
+
+    id: str
+
+
+# What other processes ask, by the kind of their inbox row.
+QUESTIONS: dict[str, type[msgspec.Struct]] = {"probe": Probe, "replay": Order}
+
+
 class Chores:
     """The chores of one engine."""
 
@@ -62,10 +72,10 @@ class Chores:
         now_ms = self._engine.clock.now_ms()
         accounts = {account.name: account for account in self._engine.config.accounts}
         taken = await self._engine.store.write(
-            lambda tx: digest_inbox(tx, accounts, self._engine.redactors, now_ms, chance)
+            lambda tx: digest_inbox(tx, accounts, self._engine.redactors, now_ms, chance, QUESTIONS)
         )
         for item in taken:
-            if item.kind in ("probe", "replay"):
+            if item.kind in QUESTIONS:
                 self._questions.append(item)
             else:
                 self._engine.pollers[item.account].wake()
@@ -77,7 +87,7 @@ class Chores:
 
     async def _probe(self, item: InboxItem) -> None:
         """`check --connect` of another process, made inside this worker's limits."""
-        nonce = orjson.loads(item.payload)["id"]
+        nonce = msgspec.json.decode(item.payload, type=Probe).id
         passed, cause = await self._engine.pollers[item.account].probe(nonce)
         note = orjson.dumps({"ok": passed, "cause": cause})
         await self._engine.store.write(lambda tx: tx.put_note(item.account, f"probe:{nonce}", note))

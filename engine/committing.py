@@ -17,7 +17,7 @@ import msgspec
 from anyio import get_cancelled_exc_class
 from msgspec.structs import replace
 
-from engine.config.model import AccountConfig
+from engine.config.model import AccountConfig, tracking_ladder
 from engine.core.clock import Clock
 from engine.core.contracts import Flaw, Form, Head, Outcome
 from engine.core.errors import StoreError
@@ -58,6 +58,7 @@ class Committer:
         self._telemetry = telemetry
         self._clock = clock
         self._redactor = redactor
+        self._ladder = tracking_ladder(account)
         known = (account.options, account.headers, account.push_secret)
         self._mask = Mask(secret for value in known for secret in secrets_in(value))
 
@@ -67,6 +68,7 @@ class Committer:
             provider=self._account.provider.name,
             traits=self._account.provider.traits,
             observed_ms=self._clock.now_ms(),
+            ladder=self._ladder,
         )
 
     async def commit(self, page: Page) -> Committed:

@@ -12,6 +12,7 @@ import anyio.abc
 import msgspec
 
 from engine.asking import Asker, Reply
+from engine.config.model import tracking_ladder
 from engine.core.contracts import Kind, Poll, Verb
 from engine.core.errors import StoreError
 from engine.core.schedule import NEVER_MS, Ladder
@@ -22,7 +23,6 @@ from engine.limits import Slot
 from engine.near import NearQueue
 from engine.rescans import Rescans
 from engine.stores.tracked import only_open, refit
-from engine.tracking import tracking_ladder
 from engine.verdicts import Verdicts
 from engine.windowed import Visit, WindowReader
 
@@ -31,6 +31,7 @@ SPREAD_MAX_MS = 300_000
 HERD_MIN = 10  # fewer polls at once trouble nobody
 
 UNCOMMITTED_MAX = 64  # answers that may wait for the store beside the requests in flight
+UNREAD_LOOK_MS = 60_000  # a verdict that waits for a drained feed is looked at again, at the latest
 WAIT_MAX_S = 1.0  # then a wait is looked at again, so that a stepped wall clock is noticed
 
 
@@ -55,12 +56,15 @@ class AccountPoller:
         self.on_commit: Callable[[], None] = lambda: None
         self._asker = asker
         self._clock = asker.clock
-        self._reader = WindowReader(asker)
+        self._watch = Watch(asker)
+        self._reader = WindowReader(
+            asker, self._watch.answered, lambda: self._watch.place(once=once)
+        )
         self._feed = Feed(asker, self._reader, self.rescans)
         self._again = Rescans(asker, self._reader, self.rescans)
         self._verdicts = Verdicts(asker, self.ladder)
-        self._watch = Watch(asker)
         self._near = NearQueue(self.name, asker.store, asker.clock)
+        self._unread: set[int] = set()  # tracked works whose verdicts wait for the feed
         self._once = once
         self._once_ms: int | None = None  # with `once`: what is due by then is done
         self._wake = anyio.Event()
@@ -236,7 +240,7 @@ class AccountPoller:
         if first is None:
             return WAIT_MAX_S
         due_ms, work = first
-        if self.waits is not None or (self._once and held(self.limiter) is not None):
+        if self.waits is not None or (self._once and self._watch.leaves):
             return WAIT_MAX_S
         if self.health.paused_until_ms is not None and self._near.busy:
             return WAIT_MAX_S  # one request at a time finds out whether it is mended
@@ -291,6 +295,8 @@ class AccountPoller:
         self._after_visit([work], visit)
         if visit.failed is None and not visit.more:
             self.feed_began_ms = began_ms
+            self._near.recall(self._unread)
+            self._unread.clear()
 
     async def _visit_windows(self, work: Work) -> None:
         """All windows that are due together, so that neighbours are read as one."""
@@ -307,8 +313,13 @@ class AccountPoller:
         self._near.look_again()  # the visit has moved the schedule
         now_ms = self._clock.now_ms()
         if visit.failed is not None:
-            for work in visit.left or works:
-                self._near.again(work, now_ms + self._watch.retry_ms(work))
+            left = visit.left or works
+            if visit.answered:  # it got on: this is the first failure in a row
+                self._watch.ended([work.id for work in left if work.id is not None])
+            # Together, as they were read: windows that come apart are read one by one.
+            delay_ms = max(self._watch.retry_ms(work) for work in left)
+            for work in left:
+                self._near.again(work, now_ms + delay_ms)
             self._near.done(works)
             return
         for work in works:
@@ -391,8 +402,18 @@ class AccountPoller:
     async def _end(self, work: Work) -> None:
         """What is not asked for by id has come to the end of its ladder."""
         over_ms = work.start_ms + self.ladder.last_ms
-        unread = self.feed_began_ms is None or self.feed_began_ms < over_ms
-        unread = unread or bool(self.health.failing or self.health.paused)
-        done = await self._asker.commit(await self._verdicts.page(work, unread=unread))
+        if self.traits.feed == "drained" and self._is_unread(over_ms):
+            # Nothing to commit: it stays due, and is looked at when the feed has been read.
+            self._unread.add(work.id or 0)
+            self._near.again(work, self._clock.now_ms() + UNREAD_LOOK_MS)
+            return
+        done = await self._asker.commit(await self._verdicts.page(work))
         self.on_commit()
         self._finish(work, done)
+
+    def _is_unread(self, since_ms: int) -> bool:
+        """Whether a drained feed was not read to its end since then, or fails: what has been
+        waiting at the provider, or is being read, goes before any verdict."""
+        if self.feed_began_ms is None or self.feed_began_ms < since_ms:
+            return True
+        return bool(self.health.failing or self.health.paused)

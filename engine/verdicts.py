@@ -18,20 +18,13 @@ class Verdicts:
         self._asker = asker
         self._ladder = ladder
 
-    async def page(self, work: Work, *, unread: bool) -> Page:
-        """What to commit at the end of a tracked item's ladder: its verdict, or a later time.
-
-        `unread`: a drained feed has not been read to its end since the ladder's, or fails: what
-        has been waiting at the provider, or is being read, goes first.
-        """
+    async def page(self, work: Work) -> Page:
+        """What to commit at the end of a tracked item's ladder: its verdict, or a later time."""
         page = self._asker.page()
         now_ms = page.observed_ms
-        schedule = self._asker.account.schedule
-        pause_ms = max(round(schedule.interval_s * 1000), LOOK_AGAIN_MIN_MS)
+        pause_ms = max(round(self._asker.account.schedule.interval_s * 1000), LOOK_AGAIN_MIN_MS)
         later_ms = None
-        if self._asker.traits.feed == "drained":
-            later_ms = now_ms + pause_ms if unread else None
-        elif self._asker.traits.feed == "windowed":
+        if self._asker.traits.feed == "windowed":
             later_ms = await self._told_ms(work, now_ms, pause_ms)
         if later_ms is None:
             page.settle = Settle(work=work, ladder=self._ladder, now_ms=now_ms, over=True)

@@ -17,6 +17,7 @@ from engine.core.units import iso, iso_ms
 from engine.core.work import Committed, Page, Work
 
 from .posting import Change, Posting, Standing
+from .reopening import reopen
 from .settling import batch_over, expire, settle
 from .transaction import Transaction
 
@@ -100,6 +101,7 @@ def _take_reports(post: Posting) -> None:
     observed_ms, observed_at = page.observed_ms, iso(page.observed_ms)
     unlisted, replayed = page.unlisted, page.source == REPLAY
     moves: dict[tuple[Standing | None, Standing], int] = {}
+    again: list[Known] = []  # pending once more, after a verdict
     for index, (key, report) in enumerate(zip(ids, page.reports, strict=True)):
         known = found.get(key)
         before: Standing | None = None
@@ -127,6 +129,8 @@ def _take_reports(post: Posting) -> None:
             moves[move] = moves.get(move, 0) + 1
             if index in unlisted:
                 post.change.add("unlisted")
+            if before is not None and before[2] is not None and not known.final:
+                again.append(known)
         elif result.lost:
             done.lost += 1
             touched[key] = known
@@ -141,6 +145,7 @@ def _take_reports(post: Posting) -> None:
     if page.span is not None:
         _note_opened(post, touched.values())
     _end_tracked(post, touched.values(), batches)
+    reopen(post, [known for known in again if not known.final])
 
 
 def _note_opened(post: Posting, touched: Iterable[Known]) -> None:
@@ -203,7 +208,7 @@ def _discover(
     known = Known(account=account, message_id=key[0], direction=key[1], mark=mark)
     if batches and report.batch_id is not None and report.batch_id in batches:
         work = batches[report.batch_id]
-        known.sent_ms = work.start_ms
+        known.sent_ms = work.data.get("sent", work.start_ms)
         known.reference = work.data.get("reference")
     return known
 

@@ -15,6 +15,7 @@ import orjson
 from engine.core.contracts import Kind
 from engine.core.work import LogRow, Work
 
+from .sqlite_dead import SqliteDeadLetters
 from .sqlite_messages import SqliteMessages
 from .sqlite_troubles import SqliteTroubles
 from .transaction import InboxItem, Place
@@ -30,7 +31,7 @@ RETURNING id
 _SEQ_BITS = 40
 
 
-class SqliteTransaction(SqliteMessages, SqliteTroubles):
+class SqliteTransaction(SqliteMessages, SqliteTroubles, SqliteDeadLetters):
     """Primitives over one connection; `accounts` maps names to row numbers and is shared."""
 
     # The schedule
@@ -172,6 +173,22 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles):
             )
         return len(gone)
 
+    def log_since(self, account: str, at_ms: int) -> int:
+        base = self._peek_account(account) << _SEQ_BITS
+        row = self._db.execute(
+            "SELECT id FROM log WHERE id >= ? AND id < ? AND at_ms >= ? ORDER BY id LIMIT 1",
+            (base, base + (1 << _SEQ_BITS), at_ms),
+        ).fetchone()
+        return row[0] - base if row is not None else self.log_bounds().get(account, (1, 1))[1]
+
+    def log_records(self, account: str, from_seq: int) -> int:
+        base = self._peek_account(account) << _SEQ_BITS
+        row = self._db.execute(
+            "SELECT coalesce(sum(length(states)), 0) FROM log WHERE id >= ? AND id < ?",
+            (base + from_seq, base + (1 << _SEQ_BITS)),
+        ).fetchone()
+        return int(row[0])
+
     # Sinks
 
     def places(self) -> dict[str, dict[str, Place]]:
@@ -188,6 +205,9 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles):
             " record = excluded.record",
             [(sink, self._account(name), seq, index) for name, (seq, index) in places.items()],
         )
+
+    def drop_places(self, sink: str) -> int:
+        return self._db.execute("DELETE FROM place WHERE sink = ?", (sink,)).rowcount
 
     def backlog(self) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {}

@@ -14,8 +14,9 @@ import orjson
 from engine.replaying import Order, Replayer
 from engine.reports import REPORTS_NAME
 from engine.room import Consumer, Disk
+from engine.sink_orders import SinkOrders
 from engine.stores.ledger import prune
-from engine.stores.transaction import InboxItem, Transaction
+from engine.stores.transaction import SINK_KINDS, InboxItem, Transaction
 from engine.tracking import digest_inbox
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Chores:
         self._chance = chance
         self._group: anyio.abc.TaskGroup | None = None
         self._questions: list[InboxItem] = []
+        self._sink_orders = SinkOrders(engine.dispatchers, engine.store, reads=engine.read_as)
         self._statuses: dict[tuple[str, str], bytes] = {}  # by whose and kind
         self._noting = anyio.Lock()
         self.scope = anyio.CancelScope()
@@ -65,15 +67,15 @@ class Chores:
             lambda tx: digest_inbox(tx, accounts, self._engine.redactors, now_ms, chance)
         )
         for item in taken:
-            if item.kind in ("probe", "replay"):
+            if item.kind in ("probe", "replay", *SINK_KINDS):
                 self._questions.append(item)
             else:
                 self._engine.pollers[item.account].wake()
         if self._group is not None:
             while self._questions:
                 item = self._questions.pop()
-                answer = self._probe if item.kind == "probe" else self._replay
-                self._group.start_soon(answer, item)
+                answers = {"probe": self._probe, "replay": self._replay}
+                self._group.start_soon(answers.get(item.kind, self._sink_orders.obey), item)
 
     async def _probe(self, item: InboxItem) -> None:
         """`check --connect` of another process, made inside this worker's limits."""

@@ -18,7 +18,7 @@ from engine.core.schedule import Ladder
 from engine.core.work import Work
 from engine.redacting import redacted_item
 from engine.stores.tracked import Tracked, track
-from engine.stores.transaction import InboxItem, Transaction
+from engine.stores.transaction import SINK_KINDS, InboxItem, Transaction
 
 # Items that one transaction takes out of the inbox.
 INBOX_MAX = 200
@@ -108,8 +108,11 @@ def digest_inbox(
 ) -> list[InboxItem]:
     """Take what other processes handed over. Returns the items, tracked ones in the books."""
     taken = tx.take_inbox(INBOX_MAX)
+    mine = [item for item in taken if item.account in accounts or item.kind in SINK_KINDS]
     for item in taken:
         account = accounts.get(item.account)
+        if item.kind in SINK_KINDS:
+            continue
         if account is None:
             flaw = Flaw("no such account in this worker's configuration", "inbox", item.payload)
             tx.put_flaws(item.account, f"inbox {item.kind}", [flaw], now_ms)
@@ -117,7 +120,7 @@ def digest_inbox(
             items = msgspec.json.decode(item.payload, type=list[Tracked])
             redactor = redactors.get(account.name)
             take_tracked(tx, account, items, redactor=redactor, now_ms=now_ms, chance=chance)
-    return [item for item in taken if item.account in accounts]
+    return mine
 
 
 def inbox_item(

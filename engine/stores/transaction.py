@@ -26,11 +26,15 @@ CODE_OF = {state: bytes([code]) for code, state in enumerate(STATE_CODES)}
 Place = tuple[int, int]  # in an account's log: (row, index in the row) of the next record
 
 
+# What is asked of a sink; `retry` and `forget` are of no account: any owner may do them.
+SINK_KINDS = frozenset({"retry", "rewind", "forget"})
+
+
 class InboxItem(msgspec.Struct, kw_only=True):
     """Something handed over by a process that does not own the account."""
 
-    account: str
-    kind: str  # "track", "probe", "replay"; of a sink: "retry", "rewind", "forget"
+    account: str  # "" for what is of no account
+    kind: str  # "track", "probe", "replay", or one of SINK_KINDS
     payload: bytes
     at_ms: int
     id: int = 0

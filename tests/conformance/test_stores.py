@@ -631,9 +631,7 @@ async def test_the_oldest_dead_letters_go_first(store: Store) -> None:
         (9, 99, {}, 8), (6, 60, {"a": 1, "b": 1}, 6), (99, 39, {"a": 2, "b": 1}, 3),
         (0, 99, {"a": 1, "b": 2}, 0),
     ):  # fmt: skip
-        went = await store.write(
-            lambda tx, keep=keep, size=size: tx.trim_dead_letters("s", keep, size)  # type: ignore[misc]
-        )
+        went = await store.write(lambda tx, k=keep, b=size: tx.trim_dead_letters("s", k, b))
         assert went == gone
         found = await store.read(letters_of)
         assert [one.revision for one in found] == list(range(8 - left, 8))

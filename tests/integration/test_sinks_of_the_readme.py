@@ -41,7 +41,7 @@ def answer(standin: Standin) -> str:
 async def test_all_of_it_at_once(
     tmp_path: Path, standin: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with tables("postgres") as schema, receiver("webhook") as hook:
+    async with tables() as schema, receiver() as hook:
         monkeypatch.setenv("WAREHOUSE_URL", schema.options["url"])
         monkeypatch.setenv("CRM_URL", hook.options["url"])
         monkeypatch.setenv("CRM_SECRET", SECRET)

@@ -91,7 +91,7 @@ class LogReader:
     ) -> None:
         self.name = name
         self._store = store
-        self._accounts = tuple(accounts)
+        self.accounts = tuple(accounts)
         self._states = states
         self._start = start
         self.places: dict[str, Place] = {}
@@ -104,7 +104,7 @@ class LogReader:
         places = dict(tx.places().get(self.name, {}))
         bounds = tx.log_bounds()
         new: dict[str, Place] = {}
-        for account in self._accounts:
+        for account in self.accounts:
             if account not in places:
                 start, end = bounds.get(account, (1, 1))
                 new[account] = (start if self._start == "oldest" else end, 0)
@@ -124,7 +124,7 @@ class LogReader:
         portion = Portion()
         bounds = tx.log_bounds()
         size = scanned = 0
-        for account in self._accounts:
+        for account in self.accounts:
             seq, index = self.places[account]
             start, end = bounds.get(account, (1, 1))
             if seq < start:
@@ -157,7 +157,7 @@ class LogReader:
             if (seq, index) != self.places[account]:
                 portion.places[account] = (seq, index)
             if portion.full:
-                self._accounts = (*self._accounts[1:], self._accounts[0])
+                self.accounts = (*self.accounts[1:], self.accounts[0])
                 break
         return portion
 
@@ -174,7 +174,7 @@ class LogReader:
         bounds = await self._store.read(lambda tx: tx.log_bounds())
         return any(
             self.places.get(account, (0, 0))[0] < bounds.get(account, (1, 1))[1]
-            for account in self._accounts
+            for account in self.accounts
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from engine.core.clock import Clock
 from engine.core.errors import SinkError
 from engine.dead_letters import Retried
 from engine.dispatcher import Dispatcher
@@ -22,6 +23,7 @@ class SinkOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     sink: str
+    until_ms: int  # how long the answer is waited for: it is not begun later
     to_ms: int | None = None  # of a rewind; None: the oldest record kept
 
 
@@ -46,16 +48,20 @@ class SinkOrders:
         dispatchers: Sequence[Dispatcher],
         store: Store,
         *,
+        clock: Clock,
         reads: Callable[[], str | None],
     ) -> None:
         """`reads`: the name under which the program around the engine reads the log, if it does."""
         self._dispatchers = dispatchers
         self._store = store
+        self._clock = clock
         self._reads = reads
 
     async def obey(self, item: InboxItem) -> None:
-        """Do it, and leave word of what came of it."""
+        """Do it, and leave word of what came of it; unless it is too late for anybody to know."""
         order = msgspec.json.decode(item.payload, type=SinkOrder)
+        if self._clock.now_ms() > order.until_ms:
+            return
         try:
             answer = await self._answer(item, order)
         except SinkError as error:
@@ -75,6 +81,6 @@ class SinkOrders:
             raise SinkError("the running worker does not know it yet: restart the worker first")
         if item.kind == "retry":
             return SinkAnswer(retried=await dispatcher.retry())
-        if item.account not in dispatcher.reader.places:
+        if item.account not in dispatcher.reader.accounts:
             raise SinkError("the running worker does not give it this account's records")
         return SinkAnswer(again=await dispatcher.rewind(item.account, order.to_ms))

@@ -48,8 +48,10 @@ async def ask_worker(
     Raises EngineError where the worker is not through in time; `look` says what shows how far.
     """
     order_id, now_ms = str(uuid4()), RealClock().now_ms()
+    until_ms = now_ms + round(WORKER_MAX_S * 1000)
     for sink in sinks:
-        payload = msgspec.json.encode(SinkOrder(id=order_id, sink=sink, to_ms=to_ms))
+        order = SinkOrder(id=order_id, sink=sink, to_ms=to_ms, until_ms=until_ms)
+        payload = msgspec.json.encode(order)
         for account in accounts:
             item = InboxItem(account=account, kind=kind, payload=payload, at_ms=now_ms)
             await store.write(lambda tx, item=item: tx.put_inbox(item))  # type: ignore[misc]
@@ -70,7 +72,7 @@ async def ask_worker(
     await store.write(forget)
     if len(found) < wanted:
         raise EngineError(
-            f"the running worker was not through within {WORKER_MAX_S:g} s; it goes on, `{look}`"
-            " shows how far"
+            f"the running worker was not through within {WORKER_MAX_S:g} s; what it has begun it"
+            f" ends, `{look}` shows how far it is"
         )
     return found

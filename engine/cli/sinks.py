@@ -23,6 +23,7 @@ from .show import stored
 
 if TYPE_CHECKING:
     from engine.config.model import Config, SinkConfig
+    from engine.stores.burying import Lag
     from engine.stores.transaction import Transaction
 
 
@@ -86,28 +87,20 @@ async def _read(config: Config) -> list[dict[str, Any]]:
 
 
 def _tables(tx: Transaction, config: Config, now_ms: int) -> list[dict[str, Any]]:
-    from engine.stores.burying import lag
+    from engine.stores.burying import lags
 
     places, counts, notes = tx.places(), tx.count_dead_letters(), tx.notes("sink")
     configured = {sink.name: sink for sink in config.sinks}
-    tables = []
+    wanted: dict[str, tuple[list[str], str]] = {}
     for name in chosen(config, None, sorted(places.keys() | counts.keys())):
+        if (sink := configured.get(name)) is not None:
+            wanted[name] = (_accounts(config, sink), sink.start)
+        else:
+            wanted[name] = (sorted(places.get(name, {})), "oldest")
+    behind = lags(tx, wanted)
+    tables = []
+    for name in wanted:
         sink = configured.get(name)
-        accounts = _accounts(config, sink) if sink is not None else sorted(places.get(name, {}))
-        start = sink.start if sink is not None else "oldest"
-        positions = []
-        for account in accounts:
-            behind = lag(tx, name, account, start=start)
-            age_ms = now_ms - behind.oldest_ms if behind.oldest_ms is not None else 0
-            positions.append(
-                {
-                    "account": account,
-                    "place": list(behind.place) if behind.place is not None else None,
-                    "behind_records": behind.records,
-                    "behind_bytes": behind.bytes,
-                    "behind_s": max(0, round(age_ms / 1000)),
-                }
-            )
         note = notes.get(name)
         trouble = orjson.loads(note)["trouble"] if note is not None else None
         tables.append(
@@ -116,11 +109,22 @@ def _tables(tx: Transaction, config: Config, now_ms: int) -> list[dict[str, Any]
                 "type": sink.type if sink is not None else None,
                 "state": _state(sink, trouble, begun=name in places),
                 "trouble": trouble,
-                "positions": positions,
+                "positions": [_position(one, now_ms) for one in behind.get(name, [])],
                 "dead_letters": count_table(config, name, counts.get(name)),
             }
         )
     return tables
+
+
+def _position(behind: Lag, now_ms: int) -> dict[str, Any]:
+    age_ms = now_ms - behind.oldest_ms if behind.oldest_ms is not None else 0
+    return {
+        "account": behind.account,
+        "place": list(behind.place) if behind.place is not None else None,
+        "behind_records": behind.records,
+        "behind_bytes": behind.bytes,
+        "behind_s": max(0, round(age_ms / 1000)),
+    }
 
 
 def _accounts(config: Config, sink: SinkConfig) -> list[str]:

@@ -6,7 +6,7 @@ the oldest go first. A position goes back by itself only where it is told to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -48,9 +48,9 @@ class Lag(msgspec.Struct, kw_only=True):
 
     account: str
     place: Place | None  # None: it has not been there yet
-    records: int
-    bytes: int
-    oldest_ms: int | None  # when the oldest record that it has not taken was written
+    records: int = 0
+    bytes: int = 0  # of the log's rows that it has not taken whole
+    oldest_ms: int | None = None  # when the earliest of these rows was written
 
 
 def letter(
@@ -101,8 +101,8 @@ def rewind(tx: Transaction, sink: str, account: str, to_ms: int | None) -> tuple
     if wanted >= (seq, index):
         return (seq, index), 0
     tx.put_places(sink, {account: wanted})
-    again = tx.log_records(account, wanted[0]) - tx.log_records(account, seq) + index
-    return wanted, again
+    before, after = (tx.log_records(account, one)[0] for one in (wanted[0], seq))
+    return wanted, before - after + index
 
 
 def forget(tx: Transaction, sink: str) -> Gone:
@@ -112,17 +112,22 @@ def forget(tx: Transaction, sink: str) -> Gone:
     return Gone(accounts=tx.drop_places(sink), dead_letters=letters)
 
 
-def lag(tx: Transaction, sink: str, account: str, *, start: str) -> Lag:
-    """How far behind a sink is; `start` is where it begins in a log that it has not seen yet."""
-    first, end = tx.log_bounds().get(account, (1, 1))
-    place = tx.places().get(sink, {}).get(account)
-    seq, index = place or (first if start == "oldest" else end, 0)
-    if seq < first:
-        seq, index = first, 0
-    rows = tx.log_rows(account, seq, 1, bytes_max=1) if seq < end else []
-    behind = Lag(account=account, place=place, records=0, bytes=0, oldest_ms=None)
-    if rows:
-        behind.records = tx.log_records(account, seq) - index
-        behind.oldest_ms = rows[0].at_ms
-        behind.bytes = tx.backlog().get(sink, {}).get(account, 0)
-    return behind
+def lags(tx: Transaction, sinks: Mapping[str, tuple[Sequence[str], str]]) -> dict[str, list[Lag]]:
+    """By sink and account, how far behind it is. `sinks`: the accounts that each takes, and where
+    it begins in a log that it has not seen yet, "oldest" or "now"."""
+    places, bounds, waiting = tx.places(), tx.log_bounds(), tx.backlog()
+    found: dict[str, list[Lag]] = {}
+    for sink, (accounts, start) in sinks.items():
+        for account in accounts:
+            first, end = bounds.get(account, (1, 1))
+            place = places.get(sink, {}).get(account)
+            seq, index = place or (first if start == "oldest" else end, 0)
+            if seq < first:
+                seq, index = first, 0
+            behind = Lag(account=account, place=place)
+            if seq < end:
+                records, behind.oldest_ms = tx.log_records(account, seq)
+                behind.records = records - index
+                behind.bytes = waiting.get(sink, {}).get(account, 0)
+            found.setdefault(sink, []).append(behind)
+    return found

@@ -313,10 +313,10 @@ class _MemoryTransaction:
         seqs = range(first, end)
         return next((seq for seq in seqs if self._tables.log[account, seq].at_ms >= at_ms), end)
 
-    def log_records(self, account: str, from_seq: int) -> int:
+    def log_records(self, account: str, from_seq: int) -> tuple[int, int | None]:
         first, end = self._tables.log_bounds.get(account, (1, 1))
-        seqs = range(max(first, from_seq), end)
-        return sum(len(self._tables.log[account, seq].states) for seq in seqs)
+        rows = [self._tables.log[account, seq] for seq in range(max(first, from_seq), end)]
+        return sum(len(row.states) for row in rows), min((row.at_ms for row in rows), default=None)
 
     def places(self) -> dict[str, dict[str, Place]]:
         return _nested(self._tables.places)

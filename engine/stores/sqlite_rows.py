@@ -181,13 +181,13 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles, SqliteDeadLetters):
         ).fetchone()
         return row[0] - base if row is not None else self.log_bounds().get(account, (1, 1))[1]
 
-    def log_records(self, account: str, from_seq: int) -> int:
+    def log_records(self, account: str, from_seq: int) -> tuple[int, int | None]:
         base = self._peek_account(account) << _SEQ_BITS
         row = self._db.execute(
-            "SELECT coalesce(sum(length(states)), 0) FROM log WHERE id >= ? AND id < ?",
+            "SELECT coalesce(sum(length(states)), 0), min(at_ms) FROM log WHERE id >= ? AND id < ?",
             (base + from_seq, base + (1 << _SEQ_BITS)),
         ).fetchone()
-        return int(row[0])
+        return row[0], row[1]
 
     # Sinks
 

@@ -178,8 +178,9 @@ class Transaction(Protocol):
         """The first row kept that was written then or later; the next number where none was."""
         ...
 
-    def log_records(self, account: str, from_seq: int) -> int:
-        """How many records there are in the rows from this one on."""
+    def log_records(self, account: str, from_seq: int) -> tuple[int, int | None]:
+        """How many records there are in the rows from this one on, and when the earliest of these
+        rows was written; None where there is none."""
         ...
 
     def places(self) -> dict[str, dict[str, Place]]:

@@ -670,15 +670,19 @@ async def test_a_sink_goes_back_and_never_forward(store: Store) -> None:
     await store.write(lambda tx: tx.drop_log("a", 2, T0 + 1, 9))
     for at, seq in ((T0 - 1, 2), (T0 + 10, 2), (T0 + 11, 3), (T0 + 30, 4), (T0 + 31, 5)):
         assert await store.read(lambda tx, at=at: tx.log_since("a", at)) == seq
-    for seq, count in ((0, 15), (2, 15), (3, 10), (5, 0)):
-        assert await store.read(lambda tx, seq=seq: tx.log_records("a", seq)) == count
-    assert await store.read(lambda tx: (tx.log_since("z", 0), tx.log_records("z", 0))) == (1, 0)
+    for seq, count, at in ((0, 15, 10), (2, 15, 10), (3, 10, 20), (4, 5, 30)):
+        assert await store.read(lambda tx, seq=seq: tx.log_records("a", seq)) == (count, T0 + at)
+    for account, seq in (("a", 5), ("z", 0)):
+        records = await store.read(lambda tx, a=account, seq=seq: tx.log_records(a, seq))
+        assert records == (0, None)
+    assert await store.read(lambda tx: tx.log_since("z", 0)) == 1
 
     async def back(to: int | None, sink: str = "s") -> Any:
         return await store.write(lambda tx: burying.rewind(tx, sink, "a", to))
 
     async def behind(sink: str = "s", start: str = "oldest") -> Any:
-        found = await store.read(lambda tx: burying.lag(tx, sink, "a", start=start))
+        lags = await store.read(lambda tx: burying.lags(tx, {sink: (["a"], start)}))
+        (found,) = lags[sink]
         return (found.place, found.records, found.oldest_ms)
 
     assert await behind() == (None, 15, T0 + 10)
@@ -690,8 +694,8 @@ async def test_a_sink_goes_back_and_never_forward(store: Store) -> None:
     assert await back(T0 + 11) == ((3, 0), 5)
     assert await back(None) == ((2, 0), 5)
     assert await behind() == ((2, 0), 15, T0 + 10)
-    waits = await store.read(lambda tx: burying.lag(tx, "s", "a", start="oldest").bytes)
-    assert waits == sum(len(row.body) for row in await store.read(rows_of))
+    lags = await store.read(lambda tx: burying.lags(tx, {"s": (["a"], "oldest")}))
+    assert lags["s"][0].bytes == sum(len(row.body) for row in await store.read(rows_of))
     assert await back(None, "new") == ((2, 0), 15)
     assert (await store.read(lambda tx: tx.places()))["new"] == {"a": (2, 0)}
     await store.write(lambda tx: tx.put_note("s", "sink", b"{}"))

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 from anyio import to_thread
 
+from engine.clock import RealClock
 from engine.config import load
 from engine.core.contracts import Batch
 from engine.core.errors import PartialWrite, SinkError
@@ -23,9 +24,10 @@ from engine.core.units import iso
 from engine.idle import until_idle
 from engine.registry import providers, sinks
 from engine.reports import REPORTS_NAME
+from engine.sink_orders import SinkOrder
 from engine.stores import burying
 from engine.stores.sqlite import SqliteStore
-from engine.stores.transaction import DeadLetter, Store
+from engine.stores.transaction import DeadLetter, InboxItem, Store
 from engine.worker import Engine
 from tests.integration.harness import bulksms, configured, hasty, tallies, until
 from tests.integration.standin import Standin
@@ -451,3 +453,27 @@ async def test_a_sink_that_is_gone_is_forgotten(desk: Desk, receiver: Receiver) 
         == f"sink {REPORTS_NAME}: forgotten: its position in 1 accounts, 0 dead letters\n"
     )
     assert {one["sink"] for one in (await desk.told("sinks", "list"))["sinks"]} == {"crm", "newer"}
+
+
+async def test_an_order_that_comes_too_late_is_not_begun(desk: Desk, receiver: Receiver) -> None:
+    """Left in the inbox by a command that has given up, it would surprise everybody."""
+    async with desk.worker():
+        pass
+    store = SqliteStore(desk.folder / "state.db")
+    await store.open(own=True)
+    now_ms = RealClock().now_ms()
+    for until_ms in (now_ms - 1, now_ms + 60_000):
+        order = SinkOrder(id=f"{until_ms}", sink="crm", until_ms=until_ms)
+        item = InboxItem(
+            account="bulk", kind="rewind", payload=msgspec.json.encode(order), at_ms=now_ms
+        )
+        await store.write(lambda tx, item=item: tx.put_inbox(item))  # type: ignore[misc]
+    await store.close()
+    async with desk.worker(through=False) as poller:
+        await until(lambda: len(receiver.taken) >= 2 * len(STEPS))
+        late, timely = await poller.store.read(
+            lambda tx: [tx.notes(f"rewind:{ms}") for ms in (now_ms - 1, now_ms + 60_000)]
+        )
+        assert late == {}
+        assert msgspec.json.decode(timely["bulk"])["again"] == len(STEPS)
+    assert len(receiver.taken) == 2 * len(STEPS)

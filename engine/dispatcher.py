@@ -91,7 +91,7 @@ class LogReader:
     ) -> None:
         self.name = name
         self._store = store
-        self.accounts = tuple(accounts)
+        self._accounts = tuple(accounts)
         self._states = states
         self._start = start
         self.places: dict[str, Place] = {}
@@ -104,13 +104,16 @@ class LogReader:
         places = dict(tx.places().get(self.name, {}))
         bounds = tx.log_bounds()
         new: dict[str, Place] = {}
-        for account in self.accounts:
+        for account in self._accounts:
             if account not in places:
                 start, end = bounds.get(account, (1, 1))
                 new[account] = (start if self._start == "oldest" else end, 0)
         if new:
             tx.put_places(self.name, new)
         return places | new
+
+    def reads(self, account: str) -> bool:
+        return account in self._accounts
 
     async def read(self, records_max: int, bytes_max: int) -> Portion:
         """The next records, at most so many and about so many bytes, accounts in turn."""
@@ -124,7 +127,7 @@ class LogReader:
         portion = Portion()
         bounds = tx.log_bounds()
         size = scanned = 0
-        for account in self.accounts:
+        for account in self._accounts:
             seq, index = self.places[account]
             start, end = bounds.get(account, (1, 1))
             if seq < start:
@@ -157,7 +160,7 @@ class LogReader:
             if (seq, index) != self.places[account]:
                 portion.places[account] = (seq, index)
             if portion.full:
-                self.accounts = (*self.accounts[1:], self.accounts[0])
+                self._accounts = (*self._accounts[1:], self._accounts[0])
                 break
         return portion
 
@@ -174,7 +177,7 @@ class LogReader:
         bounds = await self._store.read(lambda tx: tx.log_bounds())
         return any(
             self.places.get(account, (0, 0))[0] < bounds.get(account, (1, 1))[1]
-            for account in self.accounts
+            for account in self._accounts
         )
 
 

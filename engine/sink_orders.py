@@ -81,6 +81,6 @@ class SinkOrders:
             raise SinkError("the running worker does not know it yet: restart the worker first")
         if item.kind == "retry":
             return SinkAnswer(retried=await dispatcher.retry())
-        if item.account not in dispatcher.reader.accounts:
+        if not dispatcher.reader.reads(item.account):
             raise SinkError("the running worker does not give it this account's records")
         return SinkAnswer(again=await dispatcher.rewind(item.account, order.to_ms))

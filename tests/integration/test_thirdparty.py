@@ -90,6 +90,16 @@ def test_their_own_tests_pass(site: Path, tmp_path: Path, name: str, least: int)
     assert "skipped" not in done.stdout
 
 
+def test_they_are_typed(tmp_path: Path) -> None:
+    """What is public is typed enough to be checked against."""
+    for name in PACKAGES:
+        for file in (ROOT / "tests" / "thirdparty" / name).glob("*.py"):
+            shutil.copy(file, tmp_path)
+    command = ("-m", "mypy", "--strict", "--cache-dir", str(ROOT / ".mypy_cache"), ".")
+    done = run(tmp_path, *command, cwd=tmp_path, MYPYPATH=str(ROOT))
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_plugin_that_breaks_its_word_fails(site: Path, tmp_path: Path) -> None:
     """The suites are no formality: a sink that drops records, a provider that loses its place."""
     (tmp_path / "test_broken.py").write_text(BROKEN)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import ClassVar
 
 import msgspec
 
@@ -24,8 +25,8 @@ class LinePostOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class LinePost:
-    name = "linepost"
-    Options = LinePostOptions
+    name: ClassVar[str] = "linepost"
+    Options: ClassVar[type[msgspec.Struct]] = LinePostOptions
 
     def __init__(self, options: LinePostOptions) -> None:
         self._options = options

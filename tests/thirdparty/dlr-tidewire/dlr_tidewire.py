@@ -11,7 +11,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ from engine import (
     JsonItems,
     Limit,
     Outcome,
+    Parser,
     Poll,
     Report,
     Request,
@@ -60,8 +61,8 @@ class Receipt(msgspec.Struct):
 
 
 class Tidewire:
-    name = "tidewire"
-    Options = TidewireOptions
+    name: ClassVar[str] = "tidewire"
+    Options: ClassVar[type[msgspec.Struct]] = TidewireOptions
     traits = Traits(
         feed="drained",
         one_time=True,
@@ -94,7 +95,8 @@ class Tidewire:
 
 class _Reader:
     def __init__(self, head: Head) -> None:
-        self.parser = JsonItems("receipts")
+        self._items = JsonItems("receipts")
+        self.parser: Parser = self._items
         self._head = head
         self._flaws: list[Flaw] = []
 
@@ -117,7 +119,7 @@ class _Reader:
             return bad
         if not self.parser.complete:
             return Outcome(verb=Verb.RETRY, cause=self.parser.cause or "the answer was cut short")
-        return Outcome(verb=Verb.MORE if self.parser.envelope.get("more") is True else Verb.DONE)
+        return Outcome(verb=Verb.MORE if self._items.envelope.get("more") is True else Verb.DONE)
 
 
 def _report(record: dict[str, Any], receipt: Receipt) -> Report:

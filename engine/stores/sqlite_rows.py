@@ -174,20 +174,27 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles, SqliteDeadLetters):
         return len(gone)
 
     def log_since(self, account: str, at_ms: int) -> int:
-        base = self._peek_account(account) << _SEQ_BITS
+        number, first, end = self._kept_log(account)
         row = self._db.execute(
             "SELECT id FROM log WHERE id >= ? AND id < ? AND at_ms >= ? ORDER BY id LIMIT 1",
-            (base, base + (1 << _SEQ_BITS), at_ms),
+            (number << _SEQ_BITS | first, number + 1 << _SEQ_BITS, at_ms),
         ).fetchone()
-        return row[0] - base if row is not None else self.log_bounds().get(account, (1, 1))[1]
+        return row[0] - (number << _SEQ_BITS) if row is not None else end
 
     def log_records(self, account: str, from_seq: int) -> tuple[int, int | None]:
-        base = self._peek_account(account) << _SEQ_BITS
+        number, first, _ = self._kept_log(account)
         row = self._db.execute(
             "SELECT coalesce(sum(length(states)), 0), min(at_ms) FROM log WHERE id >= ? AND id < ?",
-            (base + from_seq, base + (1 << _SEQ_BITS)),
+            (number << _SEQ_BITS | max(first, from_seq), number + 1 << _SEQ_BITS),
         ).fetchone()
         return row[0], row[1]
+
+    def _kept_log(self, account: str) -> tuple[int, int, int]:
+        """An account's number, its first row still kept, and the number of its next."""
+        row = self._db.execute(
+            "SELECT id, log_start, log_next FROM account WHERE name = ?", (account,)
+        ).fetchone()
+        return row if row is not None else (-1, 1, 1)
 
     # Sinks
 

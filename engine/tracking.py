@@ -18,7 +18,7 @@ from engine.core.units import MS_MAX, MS_MIN
 from engine.core.work import Work
 from engine.redacting import redacted_item
 from engine.stores.tracked import Tracked, track
-from engine.stores.transaction import InboxItem, Transaction
+from engine.stores.transaction import SINK_KINDS, InboxItem, Transaction
 
 # Items that one transaction takes out of the inbox.
 INBOX_MAX = 200
@@ -105,6 +105,10 @@ def digest_inbox(
     for item in tx.take_inbox(INBOX_MAX):
         account = accounts.get(item.account)
         try:
+            if item.kind in SINK_KINDS:
+                msgspec.json.decode(item.payload, type=questions[item.kind])
+                taken.append(item)
+                continue
             if account is None:
                 raise ValueError("no such account in this worker's configuration")
             tracked = _tracked(account, item, questions)

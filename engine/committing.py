@@ -29,6 +29,7 @@ from engine.core.work import Asked, Committed, Page
 from engine.stores.ledger import commit
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
+from engine.together import Together
 
 # What is kept of an answer's headers, and which of them are not.
 HEADERS_MAX = 64
@@ -60,6 +61,7 @@ class Committer:
         self._redactor = redactor
         known = (account.options, account.headers, account.push_secret)
         self._mask = Mask(secret for value in known for secret in secrets_in(value))
+        self._together = Together(self._store_page)
 
     def page(self) -> Page:
         return Page(
@@ -74,7 +76,9 @@ class Committer:
         if page.flaws:
             page.asked = self._without_secrets(page.asked)
         try:
-            done = await self._store_page(page)
+            done = await self._together.commit(page) if Together.takes(page) else None
+            if done is None:
+                done = await self._store_page(page)
         except StoreError:  # not the page's fault: the end has come
             self._tell_unstored(page)
             raise

@@ -240,6 +240,8 @@ class Asker:
 
     def _retry_after_s(self, head: Head) -> float | None:
         """A date is meant by the provider's own clock, which its answer tells."""
+        if "retry-after" not in head.headers:
+            return None
         now_s = http_date_s(head.headers.get("date", "").strip())
         if now_s is None:
             now_s = self.clock.now_ms() / 1000

@@ -13,7 +13,7 @@ import asyncio
 import ssl
 from base64 import b64encode
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, cast
 from urllib.parse import quote_plus, urlencode
 
@@ -70,6 +70,7 @@ class Place:
         secure = url.scheme == "https"
         self.connection_key = ConnectionKey(self.host, self.port, secure, True, None, None, None)
         self.target = url.raw_path_qs
+        self.lines: tuple[tuple[tuple[str, str], ...], str] | None = None  # of the last request
         self.headers = {"host": ("Host", _plain(url.host_port_subcomponent or ""))}
         if url.user is not None:
             pair = f"{url.user}:{url.password or ''}".encode()
@@ -120,7 +121,7 @@ class Pool:
 
         Raises TimeoutError, or what aiohttp raises where there is none to be had.
         """
-        timeout = aiohttp.ClientTimeout(connect=patience_s)
+        timeout = _patience(patience_s)
         while True:
             # A place answers all that is asked of a request here.
             found = await self._connector.connect(cast("Any", place), [], timeout)
@@ -131,19 +132,25 @@ class Pool:
 
     def head(self, place: Place, request: Request, body: bytes | None, kind: str) -> bytes:
         """The request up to its body. Raises ValueError where a header would break out of it."""
-        lines = self._headers | place.headers
-        if body is not None:
-            lines["content-type"] = ("Content-Type", kind)
-        for name, value in request.headers:
-            lines[name.lower()] = (name, value)
-        if body is not None:
-            lines["content-length"] = ("Content-Length", str(len(body)))
         target = place.target
         if request.params:
             query = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in request.params)
             target = f"{target}{'&' if '?' in target else '?'}{query}"
-        text = "\r\n".join(f"{name}: {_plain(value)}" for name, value in lines.values())
-        return f"{_plain(request.method)} {target} HTTP/1.1\r\n{text}\r\n\r\n".encode()
+        if body is not None:
+            lines = self._lines(place, request, (("Content-Type", kind),))
+            lines += f"Content-Length: {len(body)}\r\n"
+        elif place.lines is not None and place.lines[0] == request.headers:
+            lines = place.lines[1]
+        else:
+            lines = self._lines(place, request, ())
+            place.lines = request.headers, lines
+        return f"{_plain(request.method)} {target} HTTP/1.1\r\n{lines}\r\n".encode()
+
+    def _lines(self, place: Place, request: Request, more: tuple[tuple[str, str], ...]) -> str:
+        lines = self._headers | place.headers
+        lines |= {name.lower(): (name, value) for name, value in (*more, *request.headers)}
+        lines.pop("content-length", None)  # that is counted
+        return "".join(f"{_plain(name)}: {_plain(value)}\r\n" for name, value in lines.values())
 
 
 class Exchange:
@@ -225,6 +232,11 @@ class Exchange:
             self._connection.release()
         else:
             self._connection.close()
+
+
+@lru_cache(maxsize=64)
+def _patience(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(connect=seconds)
 
 
 def form(request: Request) -> tuple[bytes | None, str]:

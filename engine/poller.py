@@ -69,7 +69,9 @@ class AccountPoller:
         self._once = once
         self._once_ms: int | None = None  # with `once`: what is due by then is done
         self._alarm = Alarm()
-        self._hands = Hands(self._work, self._drop, idle_max=asker.account.limits.concurrency)
+        self._hands = Hands(
+            self._work, self._drop, idle_max=asker.account.limits.concurrency + UNCOMMITTED_MAX
+        )
         self._stopping = False
         self._loop_scope = anyio.CancelScope()
 

@@ -106,7 +106,10 @@ class Mask:
 
     def holds(self, piece: bytes) -> bool:
         """Whether the bytes may hold a secret: quick, and never wrong where it says no."""
-        return any(needle in piece for needle in self._needles)
+        for needle in self._needles:  # noqa: SIM110 - any() takes twice as long for a small answer
+            if needle in piece:
+                return True
+        return False
 
     def report(self, report: Report) -> Report:
         """A report whose texts may hold a secret."""

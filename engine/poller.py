@@ -20,7 +20,7 @@ from engine.feeds import REPEATS_MAX, Feed
 from engine.hands import Hands
 from engine.health import Health, Watch, held
 from engine.limits import Slot
-from engine.near import NearQueue
+from engine.near import NearQueue, near_max
 from engine.rescans import Rescans
 from engine.stores.tracked import only_open
 from engine.tracking import fit_schedule
@@ -65,7 +65,9 @@ class AccountPoller:
         self._again = Rescans(asker, self._reader, self.rescans)
         self._verdicts = Verdicts(asker, self.ladder)
         self._watch = Watch(asker)
-        self._near = NearQueue(self.name, asker.store, asker.clock)
+        self._near = NearQueue(
+            self.name, asker.store, asker.clock, queue_max=near_max(asker.account.limits.rates)
+        )
         self._once = once
         self._once_ms: int | None = None  # with `once`: what is due by then is done
         self._alarm = Alarm()

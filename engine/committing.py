@@ -185,9 +185,10 @@ class Committer:
             cause = self._redactor.prose(cause)
         return outcome if cause == outcome.cause else replace(outcome, cause=cause)
 
-    def redacted(self, flaw: Flaw) -> Flaw:
-        """A set-aside piece: an answer may repeat what was asked, a password included."""
-        raw = self._mask.raw(flaw.raw, cut=flaw.truncated)
+    def redacted(self, flaw: Flaw, watch: Watch | None = None) -> Flaw:
+        """A set-aside piece: an answer may repeat what was asked, a password included. `watch`
+        has looked at all of it."""
+        raw = self._mask.raw(flaw.raw, cut=flaw.truncated, watch=watch)
         cause = self._mask.text(flaw.cause, cut=True)
         if self._redactor is not None:
             raw = self._redactor.raw(raw, truncated=flaw.truncated)

@@ -7,6 +7,7 @@ the reports of a one-time answer are durable before the next request goes out.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
@@ -129,8 +130,7 @@ class Asker:
 
         Never another task's: what that has read may still wait for the store.
         """
-        kept = self._kept.pop(anyio.get_current_task().id, None)
-        if kept is not None:
+        if self._kept and (kept := self._kept.pop(_this_task(), None)) is not None:
             kept.release()
 
     async def ask(self, poll: Poll, slot: Slot | None = None) -> Reply:
@@ -184,7 +184,8 @@ class Asker:
 
     async def _once(self, poll: Poll, slot: Slot | None) -> Reply:
         request = self.provider.request(poll, self._token)
-        request = msgspec.structs.replace(request, headers=(*self._headers, *request.headers))
+        if self._headers:
+            request = msgspec.structs.replace(request, headers=(*self._headers, *request.headers))
         for _ in range(REDIRECTS_MAX + 1):
             reply, target = await self._send(poll, request, slot)
             slot = None
@@ -232,13 +233,15 @@ class Asker:
         finally:
             self._judge(poll, reply)  # before the place is free: whoever waits for it is held, too
             if whole:  # nothing more is asked before this is durable
-                self._kept[anyio.get_current_task().id] = slot
+                self._kept[_this_task()] = slot
             else:
                 slot.release()
         return reply, None
 
     def _retry_after_s(self, head: Head) -> float | None:
         """A date is meant by the provider's own clock, which its answer tells."""
+        if "retry-after" not in head.headers:
+            return None
         now_s = http_date_s(head.headers.get("date", "").strip())
         if now_s is None:
             now_s = self.clock.now_ms() / 1000
@@ -356,6 +359,10 @@ class Asker:
             return None, b"", Outcome(verb=Verb.RETRY, cause=f"the login: {error.cause}")
         finally:
             slot.release()
+
+
+def _this_task() -> int:
+    return id(asyncio.current_task())
 
 
 def joined(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -29,6 +29,7 @@ from engine.core.work import Asked, Committed, Page
 from engine.stores.ledger import commit
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
+from engine.together import Together
 
 # What is kept of an answer's headers, and which of them are not.
 HEADERS_MAX = 64
@@ -61,6 +62,7 @@ class Committer:
         self._ladder = tracking_ladder(account)
         known = (account.options, account.headers, account.push_secret)
         self._mask = Mask(secret for value in known for secret in secrets_in(value))
+        self._together = Together(self._store_page)
 
     def page(self) -> Page:
         return Page(
@@ -76,7 +78,9 @@ class Committer:
         if page.flaws:
             page.asked = self._without_secrets(page.asked)
         try:
-            done = await self._store_page(page)
+            done = await self._together.commit(page) if Together.takes(page) else None
+            if done is None:
+                done = await self._store_page(page)
         except StoreError:  # not the page's fault: the end has come
             self._tell_unstored(page)
             raise
@@ -188,9 +192,10 @@ class Committer:
             cause = self._redactor.prose(cause)
         return outcome if cause == outcome.cause else replace(outcome, cause=cause)
 
-    def redacted(self, flaw: Flaw) -> Flaw:
-        """A set-aside piece: an answer may repeat what was asked, a password included."""
-        raw = self._mask.raw(flaw.raw, cut=flaw.truncated)
+    def redacted(self, flaw: Flaw, watch: Watch | None = None) -> Flaw:
+        """A set-aside piece: an answer may repeat what was asked, a password included. `watch`
+        has looked at all of it."""
+        raw = self._mask.raw(flaw.raw, cut=flaw.truncated, watch=watch)
         cause = self._mask.text(flaw.cause, cut=True)
         if self._redactor is not None:
             raw = self._redactor.raw(raw, truncated=flaw.truncated)

@@ -322,7 +322,7 @@ class Digestion:
         self._held.clear()
         flaw = Flaw(cause, self._where(), raw, not whole, Form.ANSWER)
         page.asked = self._asked
-        page.flaws = [*page.flaws, self._intake.committer.redacted(flaw)]
+        page.flaws = [*page.flaws, self._intake.committer.redacted(flaw, self._watch)]
 
     def _where(self) -> str:
         poll = self._poll

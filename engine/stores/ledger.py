@@ -36,7 +36,7 @@ def commit(tx: Transaction, page: Page) -> Committed:
     done, change = post.done, post.change
     _take_reports(post)
     if page.settle is not None:
-        settle(post, page.settle)
+        settle(post, page.settles)
     if page.expire is not None:
         expire(post, page.expire)
     _note_troubles(post)
@@ -228,15 +228,15 @@ def _end_tracked(post: Posting, touched: Iterable[Known], batches: dict[str, Wor
     A batch that is asked for by id ends in `_settle`, which knows what its answer held.
     """
     tx, page = post.tx, post.page
-    asked = page.settle.work.id if page.settle is not None else None
+    asked = {step.work.id for step in page.settles}
     finals = [known.message_id for known in touched if known.tracked and known.final]
     over = [
         work.id
         for work in (tx.find_works(page.account, Kind.MESSAGE, finals) if finals else [])
-        if work.id is not None and work.id != asked
+        if work.id is not None and work.id not in asked
     ]
     for work in batches.values():
-        if work.id is None or work.id == asked or "batch" in page.traits.asks:
+        if work.id is None or work.id in asked or "batch" in page.traits.asks:
             continue
         if batch_over(tx, work, page.traits, rows=1, all_final=True):
             over.append(work.id)

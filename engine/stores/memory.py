@@ -214,6 +214,9 @@ class _MemoryTransaction:
         open_ = [known for known in batch if not known.final]
         return len(batch), len(open_), sum(known.tracked for known in open_)
 
+    def open_batches(self, account: str, batch_ids: Sequence[str]) -> set[str]:
+        return {batch_id for batch_id in batch_ids if self.batch_counts(account, batch_id)[2]}
+
     def open_in_span(
         self, account: str, from_ms: int, to_ms: int, *, pending: bool, limit: int
     ) -> list[Known]:
@@ -242,6 +245,10 @@ class _MemoryTransaction:
     def work(self, work_id: int) -> Work | None:
         found = self._tables.works.get(work_id)
         return _copy_work(found, found.id) if found is not None else None
+
+    def works(self, ids: Sequence[int]) -> dict[int, Work]:
+        found = {work_id: self.work(work_id) for work_id in ids}
+        return {work_id: work for work_id, work in found.items() if work is not None}
 
     def works_due(
         self, account: str, until_ms: int, limit: int, *, after: tuple[int, int] = (-(1 << 62), 0)
@@ -278,6 +285,9 @@ class _MemoryTransaction:
             tables.move(work_id, before, _work_marks(kept))
             stored.append(_copy_work(kept, work_id))
         return stored
+
+    def move_works(self, works: Sequence[Work]) -> None:
+        self.put_works([work for work in works if work.id in self._tables.works])
 
     def drop_works(self, ids: Sequence[int]) -> None:
         tables = self._tables

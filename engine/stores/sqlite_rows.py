@@ -30,6 +30,15 @@ ON CONFLICT (account, kind, key) DO UPDATE SET due_ms = excluded.due_ms,
     start_ms = excluded.start_ms, answered_ms = excluded.answered_ms, data = excluded.data
 RETURNING id
 """
+_MOVE_WORKS = """
+UPDATE work SET due_ms = moved.due_ms, answered_ms = moved.answered_ms, data = moved.data
+FROM (
+    SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS due_ms,
+        json_extract(value, '$[2]') AS answered_ms,
+        CAST(json_extract(value, '$[3]') AS BLOB) AS data
+    FROM json_each(?)
+) AS moved WHERE work.id = moved.id
+"""
 
 
 class SqliteTransaction(SqliteMessages, SqliteTroubles, SqliteDeadLetters):
@@ -52,6 +61,13 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles, SqliteDeadLetters):
     def work(self, work_id: int) -> Work | None:
         row = self._db.execute(f"SELECT {_WORK} FROM work WHERE id = ?", (work_id,)).fetchone()
         return self._work(row) if row is not None else None
+
+    def works(self, ids: Sequence[int]) -> dict[int, Work]:
+        rows = self._db.execute(
+            f"SELECT {_WORK} FROM work WHERE id IN (SELECT value FROM json_each(?))",
+            (orjson.dumps(list(ids)).decode(),),
+        )
+        return {row[7]: self._work(row) for row in rows.fetchall()}
 
     def works_due(
         self, account: str, until_ms: int, limit: int, *, after: tuple[int, int] = (-(1 << 62), 0)
@@ -103,8 +119,18 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles, SqliteDeadLetters):
             work.id = int(row[0])
         return list(works)
 
+    def move_works(self, works: Sequence[Work]) -> None:
+        rows = [
+            (work.id, work.due_ms, work.answered_ms, orjson.dumps(work.data).decode())
+            for work in works
+        ]
+        self._db.execute(_MOVE_WORKS, (orjson.dumps(rows).decode(),))
+
     def drop_works(self, ids: Sequence[int]) -> None:
-        self._db.executemany("DELETE FROM work WHERE id = ?", [(work_id,) for work_id in ids])
+        self._db.execute(
+            "DELETE FROM work WHERE id IN (SELECT value FROM json_each(?))",
+            (orjson.dumps(list(ids)).decode(),),
+        )
 
     def count_works(self, now_ms: int) -> dict[str, dict[Kind, tuple[int, int, int]]]:
         counts: dict[str, dict[Kind, tuple[int, int, int]]] = {}

@@ -148,7 +148,15 @@ class Transaction(Protocol):
         way; those that went (without records)."""
         ...
 
+    def open_batches(self, account: str, batch_ids: Sequence[str]) -> set[str]:
+        """Those of which a tracked message is not final."""
+        ...
+
     def work(self, work_id: int) -> Work | None: ...
+
+    def works(self, ids: Sequence[int]) -> dict[int, Work]:
+        """Those that are there."""
+        ...
 
     def works_due(
         self, account: str, until_ms: int, limit: int, *, after: tuple[int, int] = (-(1 << 62), 0)
@@ -166,6 +174,10 @@ class Transaction(Protocol):
 
     def put_works(self, works: Sequence[Work]) -> list[Work]:
         """New ones (`id` is None) get an id; returns them all."""
+        ...
+
+    def move_works(self, works: Sequence[Work]) -> None:
+        """Works that are there: `due_ms`, `answered_ms` and `data` as they are now."""
         ...
 
     def drop_works(self, ids: Sequence[int]) -> None: ...

@@ -108,7 +108,10 @@ async def claim(base: Path) -> dict[str, Any]:
             one.answered_ms = ladder.offsets_ms[4]
             one.due_ms = ladder.next_due_ms(one.start_ms, one.answered_ms, 0.0) or 0
             one.due_ms += 10 * DAY_MS
-        await store.write(lambda tx, moved=works: tx.move_works(moved), lazy=True)  # type: ignore[misc]
+        await store.write(
+            lambda tx, moved=works: tx.move_works(moved),  # type: ignore[misc]
+            lazy=True,
+        )
         near.done(works)
         count += len(works)
     took, used = time.perf_counter() - began, time.process_time() - cpu

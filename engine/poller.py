@@ -3,6 +3,8 @@
 Work is not claimed: what was not answered is simply still due.
 """
 
+# one file: a poll, from its due time to its commit, is one story
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

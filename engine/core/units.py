@@ -139,6 +139,8 @@ def utc_texts(times: Sequence[str | None], suffix: str) -> list[str] | None:
     mask = f"0000-00-00T00:00:00.000{suffix.translate(_ZEROS)}\n"
     if joined.translate(_ZEROS) != (mask * len(times))[:-1] or "T24" in joined:
         return None
+    if joined.count(suffix) != len(times):  # +0530 looks like it, too
+        return None
     try:
         deque(map(datetime.fromisoformat, times), maxlen=0)
     except ValueError:

@@ -186,9 +186,9 @@ class SqliteMessages(SqliteAccounts):
         if not batch_ids:
             return set()
         rows = self._by_text(
-            "SELECT DISTINCT batch_id FROM message WHERE batch_id IN",
+            "SELECT DISTINCT batch FROM message WHERE batch IN",
             batch_ids,
-            "AND account = ? AND final = 0 AND tracked = 1",
+            "AND account = ? AND pending = 2",
             (self._peek_account(account),),
         )
         return {row[0] for row in rows}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from .sqlite_messages import SqliteAccounts
+from .sqlite_accounts import SqliteAccounts
 from .transaction import DeadCount, DeadLetter
 
 _PUT = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -221,6 +222,7 @@ class Receiver:
     def __init__(self) -> None:
         self.refuse: set[str] = set()
         self.down = False
+        self.hold: anyio.Event | None = None  # no answer before
         self.taken: list[dict[str, Any]] = []
         self.url = ""
 
@@ -231,6 +233,8 @@ class Receiver:
         if any(one["state"] in self.refuse for one in records):
             return web.Response(status=422, text="unknown state")
         self.taken += records
+        if self.hold is not None:
+            await self.hold.wait()
         return web.Response()
 
 
@@ -354,6 +358,25 @@ async def test_the_commands_list_and_retry(desk: Desk, receiver: Receiver, besid
         await look_and_retry()
     found = {one["event_id"] for one in receiver.taken}
     assert len(found) == len(receiver.taken) == len(STEPS)
+
+
+async def test_a_retry_that_is_killed_loses_nothing(desk: Desk, receiver: Receiver) -> None:
+    receiver.refuse = {"enroute", "delivered"}
+    async with desk.worker():
+        pass
+    receiver.refuse, receiver.hold = set(), anyio.Event()
+    before = len(receiver.taken)
+    words = [sys.executable, "-m", "engine", "dead-letter", "--config", "engine.toml", "retry"]
+    async with await anyio.open_process(words, cwd=desk.folder) as retry:
+        await until(lambda: len(receiver.taken) == before + 4, 20)  # taken, and not acknowledged
+        retry.kill()
+    receiver.hold.set()
+    receiver.hold = None
+    assert len((await desk.told("dead-letter", "list"))["letters"]) == 4
+    assert (await desk.run("dead-letter", "retry")).stdout.startswith("sink crm: 4 taken")
+    again = [one["event_id"] for one in receiver.taken[before:]]
+    assert again[:4] == again[4:]
+    assert (await desk.told("dead-letter", "list"))["letters"] == []
 
 
 async def test_a_sink_that_is_not_there_is_a_fault_of_the_command_line(desk: Desk) -> None:

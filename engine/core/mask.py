@@ -138,9 +138,12 @@ class Watch:
         self.seen = False
 
     def look(self, piece: bytes) -> None:
-        if not self.seen and self._mask.reach:
-            self.seen = self._mask.holds(self._tail + piece)
-            self._tail = (self._tail + piece)[-self._mask.reach :]
+        reach = self._mask.reach
+        if self.seen or not reach:
+            return
+        # Nothing is copied but what stands across two pieces.
+        self.seen = self._mask.holds(self._tail + piece[:reach]) or self._mask.holds(piece)
+        self._tail = (self._tail + piece)[-reach:] if len(piece) < reach else piece[-reach:]
 
 
 def _spelled(secret: str) -> bytes:

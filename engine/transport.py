@@ -20,7 +20,7 @@ import io
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
 from typing import Any, cast
@@ -56,6 +56,7 @@ KEEPALIVE_S = 15.0  # shorter than common servers', so that an idle connection i
 DNS_CACHE_S = 60  # a provider that moves is found again within a minute
 HEAD_LINE_MAX = 16 * 1024  # one header, or the status line
 HEADERS_MAX = 128
+URLS_KEPT = 1024  # one an account, mostly: taking one apart costs more than looking it up
 LAST_LOOK_S = 0.05  # what has arrived by the end of the patience is read before it ends
 PAUSE_EVERY = READ  # inflated bytes between two turns for the other tasks
 try:
@@ -172,7 +173,9 @@ class Answer:
         """Pieces of the inflated body. A `TransportError` comes after all that had arrived."""
         exchange, room = self._exchange, self._exchange.timeouts.body_max
         turn = PAUSE_EVERY
-        async for piece in self._inflated():
+        coding = self.head.headers.get("content-encoding", "").strip().lower()
+        plain = coding in ("", "identity")
+        async for piece in self._raw() if plain else self._inflated(coding):
             if len(piece) > room:
                 if room:
                     yield piece[:room]
@@ -186,12 +189,7 @@ class Answer:
                 turn = PAUSE_EVERY
                 await asyncio.sleep(0)
 
-    async def _inflated(self) -> AsyncIterator[bytes]:
-        coding = self.head.headers.get("content-encoding", "").strip().lower()
-        if coding in ("", "identity"):
-            async for data in self._raw():
-                yield data
-            return
+    async def _inflated(self, coding: str) -> AsyncIterator[bytes]:
         if coding not in CODINGS:
             raise self._exchange.fail(BadEncoding, "body is in an encoding that was not asked for")
         inflater = Inflater(coding)
@@ -236,6 +234,17 @@ class Answer:
                 return
             self._exchange.received += len(data)
             yield data
+
+
+@lru_cache(maxsize=URLS_KEPT)
+def _url(text: str) -> URL:
+    return URL(text)
+
+
+@lru_cache(maxsize=URLS_KEPT)
+def _timeout(timeouts: Timeouts) -> aiohttp.ClientTimeout:
+    patience = timeouts.connect_or_byte_s
+    return aiohttp.ClientTimeout(total=timeouts.total_s, connect=patience, sock_read=patience)
 
 
 async def _send_once(
@@ -377,7 +386,7 @@ class Transport:
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("the transport is not open")
-        url = URL(request.url or base_url.rstrip("/") + request.path)
+        url = _url(request.url or base_url.rstrip("/") + request.path)
         if url.scheme not in ("http", "https"):
             raise ValueError
         headers = dict(request.headers)
@@ -388,15 +397,12 @@ class Transport:
         elif request.method == "POST" and request.form:
             body = urlencode(request.form).encode()
             headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
-        patience = exchange.timeouts.connect_or_byte_s
         return await self._session.request(
             request.method,
             url.extend_query(request.params) if request.params else url,
             data=body,
             headers=headers,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=exchange.timeouts.total_s, connect=patience, sock_read=patience
-            ),
+            timeout=_timeout(exchange.timeouts),
             trace_request_ctx=exchange,
         )

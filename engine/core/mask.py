@@ -73,7 +73,10 @@ class Mask:
         self._secrets = dict.fromkeys(filter(None, secrets))
         self._pattern = None
         self._letters = {s: self._letters[s] for s in self._letters.keys() & self._secrets.keys()}
-        needles = {needle for secret in self._secrets for needle in _needles(secret)}
+        # Where a secret stands that has another in it (`Bearer …`), the other is found.
+        inner = [s for s in self._secrets if len(s) >= ENCODED_MIN]
+        enough = (s for s in self._secrets if not any(o in s and o != s for o in inner))
+        needles = {needle for secret in enough for needle in _needles(secret)}
         self._needles = tuple(sorted(needles))
         self.reach = max(map(len, needles), default=0)
 

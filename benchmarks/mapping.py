@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import Any
 
 import msgspec
@@ -193,7 +192,7 @@ def main() -> None:
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     chosen = {name: case for name, case in cases().items() if name.startswith(wanted)}
     best: dict[tuple[str, str], float] = {}
-    for _, (name, (provider, body)) in zip(count(), chosen.items(), strict=False):
+    for name, (provider, body) in chosen.items():
         chunks = pieces(body)
         for _ in range(ROUNDS):
             for way in (parsed, one_by_one, mapped):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from types import TracebackType
 from typing import Any
 
@@ -46,6 +47,10 @@ BEGINNING_MAX = 64 << 10
 
 # A one-time answer of more than this has something in it, also where the reader finds nothing.
 EMPTY_MAX = 1024
+
+_is_final = attrgetter("final")
+_sent_at = attrgetter("sent_at")
+_message_id = attrgetter("message_id")
 
 Mapped = tuple[list[Report], list[int]]  # reports, and the indexes of those with unlisted codes
 
@@ -227,11 +232,11 @@ class Digestion:
         committer = self._intake.committer
         reports = self._reader.reports(committer.records(records))
         reports = committer.reports(reports, self._watch)
-        lists = self._intake.provider.lists
+        lists, unknown = self._intake.provider.lists, State.UNKNOWN
         unlisted = [
             index
             for index, report in enumerate(reports)
-            if report.state is State.UNKNOWN and not lists(report)
+            if report.state is unknown and not lists(report)
         ]
         return reports, unlisted
 
@@ -271,17 +276,16 @@ class Digestion:
             page.unlisted = page.unlisted.union(base + index for index in unlisted)
         page.reports.extend(reports)
         taken.reports += len(reports)
-        taken.finals += sum(report.final for report in reports)
+        taken.finals += sum(map(_is_final, reports))
         if traits.feed == "windowed":
             self._note_times(reports)
         if traits.paged:
-            taken.keys.update(hash(report.message_id) for report in reports)
+            taken.keys.update(map(hash, map(_message_id, reports)))
 
     def _note_times(self, reports: list[Report]) -> None:
         """Times are RFC 3339 in UTC with milliseconds: their text sorts as they do."""
         taken = self._taken
-        times = [report.sent_at for report in reports if report.sent_at is not None]
-        if times:
+        if times := list(filter(None, map(_sent_at, reports))):
             taken.first_at = min(times) if taken.first_at is None else min(taken.first_at, *times)
             taken.last_at = max(times) if taken.last_at is None else max(taken.last_at, *times)
 

@@ -94,7 +94,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "nested too deep"
     text = str(error)
-    if isinstance(error, UnicodeDecodeError) or "UTF-8" in text:  # until msgspec 0.22, and since
+    if isinstance(error, UnicodeDecodeError) or "UTF-8" in text:  # the latter since msgspec 0.23
         return "not valid UTF-8 in a string"
     if isinstance(error, orjson.JSONDecodeError):
         return "nested too deep" if "depth" in text else f"not valid JSON at byte {error.pos}"

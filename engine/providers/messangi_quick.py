@@ -7,7 +7,6 @@ meaning is asked of the reader once, and looked up by the very bytes from then o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from ..core.report import Report, msisdns
-from ..core.units import utc_texts
+from ..core.units import iso_ms, utc_texts
 from ..parsing.json_decode import Misfit, decode_value
 from ..parsing.json_shape import ID, RAW, TEXT, Shape
 
@@ -155,8 +154,7 @@ def _times(
 ) -> tuple[Sequence[str | None], Sequence[int | None]]:
     """Times as the record writes them, and in epoch ms."""
     if (times := utc_texts(texts, "Z")) is not None:
-        seconds = map(datetime.timestamp, map(datetime.fromisoformat, times))
-        return times, [round(s * 1000) for s in seconds]
+        return times, list(map(iso_ms, times))
     read = [reading.time(text) if text else (None, None) for text in texts]
     if any(text and time[0] is None for text, time in zip(texts, read, strict=True)):
         raise Misfit  # it belongs into `extra`

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import drain, durability, ladder, memory, sinks, throughput
+from benchmarks import drain, durability, ladder, mapping, memory, sinks, throughput
 from benchmarks.__main__ import CASES, main
 from benchmarks.harness import Row, each_once, machine, table
 from tests.services import require
@@ -86,3 +86,12 @@ def test_a_record_that_is_missing_or_there_twice_is_a_fault(tmp_path: Path) -> N
 def test_a_fault_stands_below_its_table() -> None:
     text = table("t", [Row(name="a", values={"n": 1000}, faults=["too slow"])])
     assert text.splitlines() == ["t", "       n", "a  1,000", "  FAULT a: too slow"]
+
+
+def test_mapping_reads_every_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its answers by both ways; twice, since what an account's records have is learnt."""
+    monkeypatch.setattr(mapping, "RECORDS", 400)
+    for provider, body in mapping.cases().values():
+        chunks = mapping.pieces(body)
+        ways = (mapping.parsed, mapping.one_by_one, mapping.mapped, mapping.mapped)
+        assert [way(provider, chunks) for way in ways] == [400] * 4

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ import engine
 from benchmarks.harness import SECRET, ask, config, hwm_kib, server
 from engine.clock import RealClock
 from engine.core.schedule import Ladder
+from engine.core.work import Work
 from engine.near import NearQueue
 from engine.stores.sqlite import SqliteStore, prepare
+from engine.stores.transaction import Transaction
 from engine.worker import Engine
 
 SIZE = 10_000_000
@@ -108,15 +111,16 @@ async def claim(base: Path) -> dict[str, Any]:
             one.answered_ms = ladder.offsets_ms[4]
             one.due_ms = ladder.next_due_ms(one.start_ms, one.answered_ms, 0.0) or 0
             one.due_ms += 10 * DAY_MS
-        await store.write(
-            lambda tx, moved=works: tx.move_works(moved),  # type: ignore[misc]
-            lazy=True,
-        )
+        await store.write(partial(_move, works), lazy=True)
         near.done(works)
         count += len(works)
     took, used = time.perf_counter() - began, time.process_time() - cpu
     await store.close()
     return {"claimed": count, "seconds": took, "cpu_s": used}
+
+
+def _move(works: list[Work], tx: Transaction) -> None:
+    tx.move_works(works)
 
 
 class _Ahead(RealClock):

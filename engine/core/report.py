@@ -25,7 +25,10 @@ Reason = Literal[
 
 
 class Report(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One state of one message. Times are RFC 3339 in UTC with milliseconds and `Z`."""
+    """One state of one message. Times are RFC 3339 in UTC with milliseconds and `Z`.
+
+    Reports may share one `extra`: it is replaced, never changed.
+    """
 
     event_id: str = ""
     account: str = ""

@@ -1,8 +1,8 @@
 """What is measured, in a process of its own: `python -m benchmarks.child JOB`, its spec on stdin.
 
 `engine` runs an engine until its sink has written what is expected, `counting` the same while it
-counts syncs, `sink` a sink alone until it has taken all; the `bare-…` jobs are what stands beside
-them. The last line of stdout is what was measured, as JSON.
+counts syncs, `sink` a sink alone until it has taken all; the `bare-…` and `blind` jobs are what
+stands beside them. The last line of stdout is what was measured, as JSON.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import anyio
 import uvloop
 
 import engine
-from benchmarks import bare, sinks
+from benchmarks import bare, blind, parse, schedule, sinks
 from benchmarks.harness import hwm_kib
 from benchmarks.vfs import watched
 from engine.stores.tracked import Tracked
@@ -62,33 +64,63 @@ async def _engine(spec: dict[str, Any]) -> dict[str, Any]:
     start_kib = hwm_kib()
     track = spec.get("track")
     due_ms: list[int] = []
-    began, cpu = time.perf_counter(), time.process_time()
+    began, cpu = time.monotonic(), time.process_time()
     async with engine.open(config) as poller:
         if track is not None:
             due_ms = _due(track)
             sent_ms = [at_ms - round(track["rung_s"] * 1000) for at_ms in due_ms]
             await _track(poller, track["account"], track["first"], sent_ms)
-            tracked_in = time.perf_counter() - began
+            tracked_in = time.monotonic() - began
             if tracked_in > track["lead_s"]:
                 raise RuntimeError(f"tracking took {tracked_in:.1f} s: a longer lead_s is needed")
             await anyio.sleep(due_ms[0] / 1000 - time.time())
-            began, cpu = time.perf_counter(), time.process_time()
+            began, cpu = time.monotonic(), time.process_time()
         with anyio.fail_after(spec["patience_s"]):
+            stored_s, samples = await _until_stored(poller, spec, began, cpu)
             while poller.telemetry.total("written") < spec["expected"]:  # noqa: ASYNC110
                 await anyio.sleep(LOOK_S)
-        seconds, used = time.perf_counter() - began, time.process_time() - cpu
+        seconds, used = time.monotonic() - began, time.process_time() - cpu
         await anyio.sleep(spec.get("settle_s", 0.0))
         counts = {f"{name} {of}": n for (name, of), n in poller.telemetry.counts.items()}
         tallies = await poller.store.read(lambda tx: tx.tallies())
     return {
+        "began": began,
         "seconds": seconds,
+        "stored_s": stored_s,
         "cpu_s": used,
         "start_kib": start_kib,
         "peak_kib": hwm_kib(),
         "counts": counts,
         "tallies": tallies,
         "due_ms": due_ms,
+        "samples": samples,
     }
+
+
+async def _until_stored(
+    poller: Engine, spec: dict[str, Any], began: float, cpu: float
+) -> tuple[float, list[tuple[int, float, float]]]:
+    """When the store had all of it; and on the way, each `every` records: (records, s, CPU s)."""
+    every = spec.get("every", spec["expected"])
+    samples: list[tuple[int, float, float]] = []
+    while (done := poller.telemetry.total("records")) < spec["expected"]:
+        if done >= every * (len(samples) + 1):
+            samples.append((done, time.monotonic() - began, time.process_time() - cpu))
+        await anyio.sleep(LOOK_S)
+    stored_s = time.monotonic() - began
+    return stored_s, [*samples, (done, stored_s, time.process_time() - cpu)]
+
+
+async def _idle(spec: dict[str, Any]) -> dict[str, Any]:
+    """An engine that has asked and has nothing to do."""
+    config = engine.configure(spec["config"], base=Path(spec["base"]))
+    began = time.monotonic()
+    async with engine.open(config) as poller:
+        with anyio.fail_after(60):
+            while poller.telemetry.total("requests") < spec["requests"]:  # noqa: ASYNC110
+                await anyio.sleep(LOOK_S)
+        await anyio.sleep(spec["settle_s"])
+    return {"began": began, "peak_kib": hwm_kib()}
 
 
 def _records(poller: Engine, accounts: list[str]) -> int:
@@ -99,6 +131,7 @@ async def _isolation(spec: dict[str, Any]) -> dict[str, Any]:
     """Rungs of many accounts in turn at a steady rate, then a burst of them at one moment."""
     config = engine.configure(spec["config"], base=Path(spec["base"]))
     healthy: list[str] = spec["healthy"]
+    began = time.monotonic()
     async with engine.open(config) as poller:
         for number, name in enumerate(spec["sick"]):
             await _track(poller, name, number * 100, [time.time_ns() // 1_000_000] * 50)
@@ -127,37 +160,49 @@ async def _isolation(spec: dict[str, Any]) -> dict[str, Any]:
             for name in poller.pollers
             if name not in healthy
         }
-    return {"due_ms": due_ms, "cpu_s": used, "sick_requests": sick}
+    return {"began": began, "due_ms": due_ms, "cpu_s": used, "sick_requests": sick}
 
 
-async def _bare(job: str, spec: dict[str, Any]) -> dict[str, Any]:
-    loop = {
-        "bare-infobip": bare.drain,
-        "bare-avaamo": bare.pages,
-        "bare-bulksms": bare.polls,
-    }[job]
-    began, cpu = time.perf_counter(), time.process_time()
+Loop = Callable[[dict[str, Any]], Awaitable[int]]
+LOOPS: dict[str, Loop] = {
+    "bare-infobip": bare.drain,
+    "bare-avaamo": bare.pages,
+    "bare-bulksms": bare.polls,
+    "blind": blind.take,
+}
+
+
+async def _loop(loop: Loop, spec: dict[str, Any]) -> dict[str, Any]:
+    began, cpu = time.monotonic(), time.process_time()
     records = await loop(spec)
     return {
-        "seconds": time.perf_counter() - began,
+        "began": began,
+        "seconds": time.monotonic() - began,
         "cpu_s": time.process_time() - cpu,
         "peak_kib": hwm_kib(),
         "records": records,
     }
 
 
+JOBS = {
+    "engine": _engine,
+    "idle": _idle,
+    "isolation": _isolation,
+    "counting": _counting,
+    "parse": parse.parse,
+    "one-batch": schedule.one_batch,
+    "claims": schedule.claims,
+    "sink": sinks.sink,
+    "bare-sink": sinks.bare,
+    **{name: partial(_loop, loop) for name, loop in LOOPS.items()},
+}
+
+
 def main() -> None:
     job, spec = sys.argv[1], json.load(sys.stdin)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        jobs = {
-            "engine": _engine,
-            "isolation": _isolation,
-            "counting": _counting,
-            "sink": sinks.sink,
-            "bare-sink": sinks.bare,
-        }
-        done = runner.run(jobs[job](spec) if job in jobs else _bare(job, spec))
-    print(json.dumps(done))
+        done = runner.run(JOBS[job](spec))
+    print(json.dumps({"began": 0.0, **done}))
 
 
 if __name__ == "__main__":

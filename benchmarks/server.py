@@ -22,11 +22,8 @@ from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import uvloop
-from aiohttp import web
 
 from benchmarks.shapes import Avaamo, BulkSMS, Infobip, Messangi
-from engine.sim.profile import AccountProfile, Generate, Limits, Profile
-from engine.sim.server import Simulator
 
 Handle = Callable[[str], bytes | Iterator[bytes]]
 
@@ -144,6 +141,9 @@ async def _serve(handle: Handle, certificate: str | None) -> None:
 
 
 async def _simulate(spec: dict[str, Any]) -> None:
+    from engine.sim.profile import AccountProfile, Generate, Limits, Profile
+    from engine.sim.server import Simulator
+
     os.nice(spec.get("nice", 0))
     accounts = [
         AccountProfile(
@@ -162,6 +162,7 @@ async def _simulate(spec: dict[str, Any]) -> None:
 
 async def _receive() -> None:
     """Takes whatever is posted, and looks at none of it."""
+    from aiohttp import web
 
     async def take(request: web.Request) -> web.Response:
         await request.read()

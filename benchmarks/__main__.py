@@ -171,13 +171,16 @@ WRONG, MISSED = 1, 3
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the cases; print a table each and that of the goals; keep what was measured."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.add and (given.json is None or not given.json.exists()):
+        parser.error("--add goes with a --json FILE that is there")
     if given.unpinned:
         os.environ["DLR_BENCH_UNPINNED"] = "1"
     names: list[str] = given.case or [case.name for case in CASES]
     here = machine()
     print(f"{here['cores']} x {here['cpu']}, Python {here['python']}, {here['system']}\n")
-    cases: dict[str, dict[str, Any]] = {}
+    cases: dict[str, dict[str, Any]] = _before(given.json) if given.add else {}
     for case in CASES:
         if case.name in names:
             cases[case.name] = _measured(case, given)
@@ -208,6 +211,11 @@ def _measured(case: Case, given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _before(file: Path) -> dict[str, dict[str, Any]]:
+    kept: dict[str, dict[str, Any]] = msgspec.json.decode(file.read_bytes())["cases"]
+    return kept
+
+
 def _keep(file: Path | None, names: list[str], result: dict[str, Any]) -> None:
     """Into the file asked for, else into `results/latest.json` or that of the one case; and the
     plots beside it."""
@@ -231,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--full", action="store_true", help="the size that the goals are about")
     parser.add_argument("--runs", type=int, help="whose medians count")
     parser.add_argument("--json", type=Path, help="where the result is kept")
+    parser.add_argument("--add", action="store_true", help="keep the other cases of that file")
     parser.add_argument("--unpinned", action="store_true", help="any core for any process")
     return parser
 

@@ -98,5 +98,12 @@ def summary(found: Sequence[Verdict]) -> list[list[str]]:
     return lines
 
 
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown, its head first."""
+    head, *rest = lines
+    rule = ["---"] * len(head)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rest)) + "\n"
+
+
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

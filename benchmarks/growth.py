@@ -39,6 +39,8 @@ def run(size: int, runs: int) -> list[Row]:
         "at the end": _end(clock),
         "end / start": _end(clock) / _start(clock),
         "CPU end / start": _end(cost) / _start(cost),
+        "state bytes/message": measured["state_bytes"] / work.count,
+        "sink bytes/record": measured["sink_bytes"] / work.count,
         "peak MiB": measured["peak_kib"] / 1024,
     }
     series = {"us a record": clock, "CPU us a record": cost}

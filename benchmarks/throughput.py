@@ -216,6 +216,8 @@ def ours(work: Work, turn: str, every: int = 0) -> tuple[Done, list[str]]:
             "every": every or work.count,
         }
         measured = child("engine", spec)
+        measured["sink_bytes"] = (base / "reports.jsonl").stat().st_size
+        measured["state_bytes"] = sum(file.stat().st_size for file in base.glob("state.db*"))
         return measured, _compared(work, measured, base / "reports.jsonl")
 
 
@@ -249,6 +251,7 @@ def _row(name: str, done: Sequence[Done], work: Work, bare: Sequence[Done]) -> R
         "until ended, s": median([one["ended_s"] for one in done]),
         "ended ratio": ratio("ended_s"),
         "CPU us/record": median([one["cpu_s"] for one in done]) / count * 1e6,
+        "CPU ratio": ratio("cpu_s"),
         "peak MiB": median([one["peak_kib"] for one in done]) / 1024,
     }
     return Row(name=name, values=values)

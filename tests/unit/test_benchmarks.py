@@ -18,10 +18,12 @@ from benchmarks import (
     parse,
     plots,
     rivals,
+    scale,
     schedule,
     shapes,
     sinks,
     throughput,
+    written,
 )
 from benchmarks.__main__ import CASES, main
 from benchmarks.harness import Row, each_once, machine, table
@@ -164,6 +166,17 @@ def test_a_records_wrong_field_is_a_fault(tmp_path: Path) -> None:
     del given[1]
     given.append(given[0])
     assert faults() == ["records: 1 are missing", "records: 1 are there twice"]
+
+
+def test_the_pages_show_the_recorded_result() -> None:
+    for file, text in written.pages(msgspec.json.decode(written.RESULT.read_bytes())).items():
+        assert file.read_text(encoding="utf-8") == text, "run `python -m benchmarks.written`"
+
+
+def test_twice_the_messages_are_twice_the_disk() -> None:
+    cost = scale.Costs(**dict.fromkeys(scale.Costs.__struct_fields__, 100.0))
+    once, twice = (scale.disk(scale.Assumed(messages=n), cost)[1][3] for n in (1e9, 2e9))
+    assert (once, twice) == ("3.0 TB", "6.0 TB")
 
 
 def test_plots_are_drawn_beside_the_result(tmp_path: Path) -> None:

@@ -52,12 +52,14 @@ GOALS = (
 
 
 class Verdict(msgspec.Struct):
-    """A goal, what was measured, at which size, and what that means."""
+    """A goal, what was measured, at which size, and what that means. `cpu`: the ratio by processor
+    time, which other work on the machine disturbs less."""
 
     goal: Goal
     measured: float
     size: str
     says: str
+    cpu: float | None = None
 
 
 def verdicts(cases: dict[str, Any]) -> list[Verdict]:
@@ -76,13 +78,14 @@ def verdicts(cases: dict[str, Any]) -> list[Verdict]:
             says = "aim"
         else:
             says = "least" if goal.met(figure, goal.least) else "missed"
-        found.append(Verdict(goal, figure, f"{case['size']:,} {case['unit']}", says))
+        cpu = values[0].get("CPU ratio") if goal.value == "ratio" else None
+        found.append(Verdict(goal, figure, f"{case['size']:,} {case['unit']}", says, cpu))
     return found
 
 
 def summary(found: Sequence[Verdict]) -> list[list[str]]:
     """The table of goals, its head first."""
-    lines = [["what", "size", "against", "at least", "aim", "measured", ""]]
+    lines = [["what", "size", "against", "at least", "aim", "measured", "", "by CPU time"]]
     for one in found:
         goal = one.goal
         sign = "<= " if goal.less else ""
@@ -94,6 +97,7 @@ def summary(found: Sequence[Verdict]) -> list[list[str]]:
             f"{sign}{goal.aim:,g} {goal.unit}".strip(),
             f"{_figure(one.measured)} {goal.unit}".strip(),
             {"aim": "reached", "least": "enough", "missed": "MISSED"}[one.says],
+            "" if one.cpu is None else _figure(one.cpu),
         ])  # fmt: skip
     return lines
 

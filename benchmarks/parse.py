@@ -41,7 +41,7 @@ def _rows(ways: tuple[str, str], spec: dict[str, Any], runs: int) -> list[Row]:
             taken.append(child("parse", {**spec, "way": way}))
     rows = []
     for way, taken in done.items():
-        pairs = zip(taken, done[ways[1]], strict=True)
+        pairs = list(zip(taken, done[ways[1]], strict=True))
         seconds = median([one["seconds"] for one in taken])
         faults = [
             f"expected {one['made']} records, got {one['records']}"
@@ -53,6 +53,7 @@ def _rows(ways: tuple[str, str], spec: dict[str, Any], runs: int) -> list[Row]:
             "MB": taken[0]["bytes"] / 1e6,
             "MB/s": taken[0]["bytes"] / seconds / 1e6,
             "records/s": taken[0]["records"] / seconds,
+            "CPU ratio": median([bare["cpu_s"] / one["cpu_s"] for one, bare in pairs]),
             "ratio": median([bare["seconds"] / one["seconds"] for one, bare in pairs]),
             "memory, MiB": median([one["grown_kib"] for one in taken]) / 1024,
         }
@@ -71,11 +72,12 @@ async def parse(spec: dict[str, Any]) -> dict[str, Any]:
     else:
         body, made = _text(spec["lines"])
     before = hwm_kib()
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
     records = WAYS[way](body)
     return {
         "began": began,
         "seconds": time.monotonic() - began,
+        "cpu_s": time.process_time() - cpu,
         "records": records,
         "made": made,
         "bytes": len(body),

@@ -15,6 +15,13 @@ HEIGHT, MARGIN, BELOW = 300, 74, 52
 OTHERS, OURS = "#8c959f", COLOURS[0]
 GRID = "#d0d7de"
 
+LOOPS = {
+    "throughput": "one-time pages of 1,000, 8 accounts",
+    "avaamo-pages": "avaamo pages of 100, one after the other",
+    "bulksms-polls": "one-row polls, 16 at once",
+    "bulksms-tls": "one-row polls over TLS, 16 at once",
+}
+
 Point = tuple[float, float]
 Bars = list[tuple[str, float, str]]  # a bar's name, its length, and what stands at its end
 
@@ -46,10 +53,10 @@ def draw(cases: dict[str, Any], folder: Path, stem: str) -> list[Path]:
 def _ratios(cases: dict[str, Any]) -> str:
     """Each case beside its bare loop, which is 1."""
     groups: list[tuple[str, Bars]] = []
-    for name in ("throughput", "avaamo-pages", "bulksms-polls", "bulksms-tls"):
+    for name, title in LOOPS.items():
         if name in cases:
             rows = [row for row in cases[name]["rows"] if "ratio" in row["values"]]
-            groups.append((name, [_bar(row) for row in rows]))
+            groups.append((title, [_bar(row) for row in rows]))
     return bars("Throughput beside a bare loop that keeps nothing (= 1)", groups) if groups else ""
 
 

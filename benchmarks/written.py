@@ -39,10 +39,15 @@ def filled(text: str, part: str) -> str:
 def _machine(result: dict[str, Any]) -> str:
     here = result["machine"]
     loads = [case["load_before"] for case in result["cases"].values()]
+    busy = (
+        " It did other work beside it: times say little, ratios by processor time a little more."
+        if max(loads) > int(here["cores"])
+        else ""
+    )
     return (
         f"Recorded on {result['at'][:10]}, {here['cores']} x {here['cpu']}, Python"
         f" {here['python']}, {here['system']}; load of the machine before each case"
-        f" {min(loads):g} to {max(loads):g}.\n"
+        f" {min(loads):g} to {max(loads):g}.{busy}\n"
     )
 
 

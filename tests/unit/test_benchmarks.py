@@ -146,7 +146,7 @@ def test_lateness_is_better_when_it_is_less() -> None:
     row = {"name": "80%, run 1", "values": {"p99 ms": 101.0}}
     (verdict,) = goals.verdicts({"lateness": {"rows": [row], "size": 1, "unit": "polls"}})
     assert verdict.says == "missed"
-    assert goals.summary([verdict])[1][-2:] == ["101 ms", "MISSED"]
+    assert goals.summary([verdict])[1][-3:] == ["101 ms", "MISSED", ""]
 
 
 def test_a_records_wrong_field_is_a_fault(tmp_path: Path) -> None:

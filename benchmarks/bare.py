@@ -2,7 +2,7 @@
 
 They remember nothing, and nothing of them is durable: what they cost is what asking and parsing
 cost whoever writes them by hand. With `mapped` they write the contract's fields, as far as a short
-table goes (`mapping.py`); without, what the provider gave.
+table goes (`by_hand.py`); without, what the provider gave.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from benchmarks import mapping
+from benchmarks import by_hand
 
 Of = Callable[[dict[str, Any]], dict[str, Any]]
 BUFFER = 1 << 20
@@ -26,7 +26,7 @@ BUFFER = 1 << 20
 
 async def drain(spec: dict[str, Any]) -> int:
     """One-time pages, account beside account, until an empty one."""
-    of = mapping.infobip if spec["mapped"] else None
+    of = by_hand.infobip if spec["mapped"] else None
     with _file(spec) as file:
         async with aiohttp.ClientSession() as session:
             counts = await asyncio.gather(*(_drain(session, url, file, of) for url in spec["urls"]))
@@ -47,7 +47,7 @@ async def _drain(
 
 async def pages(spec: dict[str, Any]) -> int:
     """Numbered pages, one after the other, up to the last."""
-    of = mapping.avaamo if spec["mapped"] else None
+    of = by_hand.avaamo if spec["mapped"] else None
     with _file(spec) as file:
         async with aiohttp.ClientSession() as session:
             counts = await asyncio.gather(*(_pages(session, url, file, of) for url in spec["urls"]))
@@ -71,7 +71,7 @@ async def _pages(
 async def polls(spec: dict[str, Any]) -> int:
     """A batch after the other, so many at once."""
     numbers = iter(range(spec["first"], spec["first"] + spec["count"]))
-    of = mapping.bulksms if spec["mapped"] else None
+    of = by_hand.bulksms if spec["mapped"] else None
     trusted = ssl.create_default_context(cafile=spec["ca_file"]) if spec["ca_file"] else True
     with _file(spec) as file:
         connector = aiohttp.TCPConnector(ssl=trusted)

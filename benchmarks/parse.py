@@ -25,8 +25,15 @@ LINES = 100_000  # of text that are made at once
 
 
 def run_json(size: int, runs: int) -> list[Row]:
-    """A body of `size` MB."""
-    return _rows(("json stream", "json whole"), {"mb": size}, runs)
+    """A body of `size` MB: one-time reports; and, a tenth of it, flat items of a log, and records
+    with 200 objects in each, among which a boundary is hard to tell."""
+    rows = _rows(("json stream", "json whole"), {"mb": size, "kind": "reports"}, runs)
+    for kind in ("flat", "nested"):
+        some = _rows(("json stream", "json whole"), {"mb": max(1, size // 10), "kind": kind}, runs)
+        for row in some:
+            row.name = f"{kind}: {row.name}"
+        rows += some
+    return rows
 
 
 def run_pipe(size: int, runs: int) -> list[Row]:
@@ -68,7 +75,7 @@ async def parse(spec: dict[str, Any]) -> dict[str, Any]:
     """One way, once. Making the body is not counted."""
     way = spec["way"]
     if way.startswith("json"):
-        body, made = _body(spec["mb"] * 1_000_000)
+        body, made = BODIES[spec["kind"]](spec["mb"] * 1_000_000)
     else:
         body, made = _text(spec["lines"])
     before = hwm_kib()
@@ -91,6 +98,25 @@ def _body(size: int) -> tuple[bytes, int]:
     pages = max(1, size // page)
     inner = [shape.body("account", n)[len(b'{"results":[') : -2] for n in range(pages)]
     return b'{"results":[%b]}' % b",".join(inner), pages * PAGE
+
+
+def _flat(size: int) -> tuple[bytes, int]:
+    """Under the key of reports, so that the same reader takes it."""
+    item = '{"a":"S","b":"SHOP","c":"+5255%08d","i":"11111","j":"SENT","p":null}'
+    return _items(item, size)
+
+
+def _nested(size: int) -> tuple[bytes, int]:
+    parts = ",".join(f'{{"id":{part}}}' for part in range(200))
+    return _items('{"id":%d,"parts":[' + parts + "]}", size)
+
+
+def _items(item: str, size: int) -> tuple[bytes, int]:
+    count = max(1, size // len(item % 0))
+    return f'{{"results":[{",".join(item % n for n in range(count))}]}}'.encode(), count
+
+
+BODIES = {"reports": _body, "flat": _flat, "nested": _nested}
 
 
 def _text(lines: int) -> tuple[bytes, int]:

@@ -1,7 +1,7 @@
 """The arithmetic of `SCALE.md`; `benchmarks.written` puts its tables into the page.
 
-Everything comes out of a result's measured costs and the assumptions below. What is not measured (a
-database elsewhere) is not in it.
+Everything comes out of a result's measured costs and the assumptions below. What a result has not
+measured (`postgres-store`, say) is not in it.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Costs(msgspec.Struct, frozen=True):
     pending_mib: float
     reports_a_s: float  # that one process took in, all told
     polls_a_s: float
+    database_a_s: float = 0.0  # new messages a second that one PostgreSQL took; 0: not measured
+    wal_bytes: float = 0.0  # a report there
 
 
 def costs(cases: dict[str, Any]) -> Costs:
@@ -59,6 +61,7 @@ def costs(cases: dict[str, Any]) -> Costs:
     pages, small = values("throughput", "engine"), values("avaamo-pages", "engine")
     polls, state = values("bulksms-tls", "engine"), values("growth", "state")
     schedule = values("schedule", "")
+    database = values("postgres-store", "new, 4") if "postgres-store" in cases else {}
     record, whole = state["sink bytes/record"], state["state bytes/message"]
     return Costs(
         report_us=pages["CPU us/record"],
@@ -70,6 +73,8 @@ def costs(cases: dict[str, Any]) -> Costs:
         pending_mib=schedule["worker, MiB"],
         reports_a_s=pages["records/s"],
         polls_a_s=polls["records/s"],
+        database_a_s=database.get("reports/s", 0.0),
+        wal_bytes=database.get("wal bytes/report", 0.0),
     )
 
 
@@ -109,6 +114,8 @@ def disk(given: Assumed, cost: Costs) -> list[list[str]]:
     records = given.messages * given.records
     log, state = records * cost.record_bytes, given.messages * cost.state_bytes
     written = records * cost.record_bytes * 3 + state * 2  # the log twice (WAL), the sink once
+    wal = records * cost.wal_bytes
+    database = [["WAL of a PostgreSQL store instead", f"{wal / TB:.2f} TB", "", ""]] if wal else []
     return [
         ["", "a day", "kept", "in all"],
         ["messages in the store", f"{state / TB:.2f} TB", f"{given.retention_days} days",
@@ -118,6 +125,7 @@ def disk(given: Assumed, cost: Costs) -> list[list[str]]:
         ["a jsonl sink, uncompressed", f"{log / TB:.2f} TB", "as you like", ""],
         ["written, at least", f"{written / TB:.2f} TB", "",
          f"{written / DAY_S / 1e6:,.0f} MB a second"],
+        *database,
     ]  # fmt: skip
 
 
@@ -140,6 +148,8 @@ def breaks(given: Assumed, cost: Costs) -> list[list[str]]:
         (f"the providers' limits, batches of {given.batch}", limited / given.polls * given.batch),
         ("1 TB of disk for one store", TB / each_state),
     ]
+    if cost.database_a_s:
+        rows.append(("one PostgreSQL", carried(cost.database_a_s, given.records)))
     rows.sort(key=lambda row: row[1])
     shown = [[name, f"{n / 1e6:,.0f} million"] for name, n in rows]
     return [["what", "messages a day"], *shown]

@@ -32,7 +32,6 @@ class Assumed(msgspec.Struct, frozen=True):
     limit: float = 10.0  # requests a second that a provider allows an account
     full: float = 0.7  # of a core, at the peak, before answers begin to wait
     retention_days: int = 30
-    log_days: int = 1
 
 
 class Costs(msgspec.Struct, frozen=True):
@@ -41,8 +40,8 @@ class Costs(msgspec.Struct, frozen=True):
     report_us: float  # of a page of 1,000
     poll_us: float  # with one row, over TLS
     row_us: float  # a report in a small page
-    record_bytes: float  # in the sink, and in the log
-    state_bytes: float  # a message in the store, without the log
+    record_bytes: float  # in a jsonl sink
+    state_bytes: float  # a message in the store, its log row included
     claims: float  # due polls a second that the schedule gives
     pending_mib: float
     reports_a_s: float  # that one process took in, all told
@@ -62,13 +61,12 @@ def costs(cases: dict[str, Any]) -> Costs:
     polls, state = values("bulksms-tls", "engine"), values("growth", "state")
     schedule = values("schedule", "")
     database = values("postgres-store", "new, 4") if "postgres-store" in cases else {}
-    record, whole = state["sink bytes/record"], state["state bytes/message"]
     return Costs(
         report_us=pages["CPU us/record"],
         poll_us=polls["CPU us/record"],
         row_us=small["CPU us/record"],
-        record_bytes=record,
-        state_bytes=max(whole - record, 0.0),
+        record_bytes=state["sink bytes/record"],
+        state_bytes=state["state bytes/message"],
         claims=schedule["claimed and put again/s"],
         pending_mib=schedule["worker, MiB"],
         reports_a_s=pages["records/s"],
@@ -112,17 +110,15 @@ def load(given: Assumed, cost: Costs) -> list[list[str]]:
 def disk(given: Assumed, cost: Costs) -> list[list[str]]:
     """What lies there, and what is written."""
     records = given.messages * given.records
-    log, state = records * cost.record_bytes, given.messages * cost.state_bytes
-    written = records * cost.record_bytes * 3 + state * 2  # the log twice (WAL), the sink once
+    sink, state = records * cost.record_bytes, given.messages * cost.state_bytes
+    written = sink + state * 2  # the store once into the WAL, once into the database
     wal = records * cost.wal_bytes
     database = [["WAL of a PostgreSQL store instead", f"{wal / TB:.2f} TB", "", ""]] if wal else []
     return [
         ["", "a day", "kept", "in all"],
-        ["messages in the store", f"{state / TB:.2f} TB", f"{given.retention_days} days",
+        ["the store, log included", f"{state / TB:.2f} TB", f"{given.retention_days} days",
          f"{state * given.retention_days / TB:.1f} TB"],
-        ["log", f"{log / TB:.2f} TB", f"{given.log_days} day",
-         f"{log * given.log_days / TB:.1f} TB"],
-        ["a jsonl sink, uncompressed", f"{log / TB:.2f} TB", "as you like", ""],
+        ["a jsonl sink, uncompressed", f"{sink / TB:.2f} TB", "as you like", ""],
         ["written, at least", f"{written / TB:.2f} TB", "",
          f"{written / DAY_S / 1e6:,.0f} MB a second"],
         *database,
@@ -136,9 +132,7 @@ def breaks(given: Assumed, cost: Costs) -> list[list[str]]:
     def carried(a_second: float, each: float) -> float:
         return a_second * share / each
 
-    each_state = cost.state_bytes * given.retention_days + (
-        cost.record_bytes * given.records * given.log_days
-    )
+    each_state = cost.state_bytes * given.retention_days
     limited = given.accounts * given.limit / given.peak * DAY_S
     rows = [
         ("one process, a batch a message", carried(cost.polls_a_s, given.polls)),
@@ -163,8 +157,8 @@ def page(cases: dict[str, Any], given: Assumed = Assumed()) -> str:  # noqa: B00
         ["a report of a page of 1,000", f"{cost.report_us:.1f} us of processor time"],
         ["a report of a page of 100", f"{cost.row_us:.1f} us"],
         ["a poll with one row, over TLS", f"{cost.poll_us:,.0f} us"],
-        ["a record in log and sink", f"{cost.record_bytes:,.0f} bytes"],
-        ["a message in the store", f"{cost.state_bytes:,.0f} bytes"],
+        ["a record in a jsonl sink", f"{cost.record_bytes:,.0f} bytes"],
+        ["a message in the store, log included", f"{cost.state_bytes:,.0f} bytes"],
         ["due polls that the schedule gives", f"{cost.claims:,.0f} a second"],
     ]
     assumed = [["assumed", ""]] + [

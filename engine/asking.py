@@ -129,9 +129,10 @@ class Asker:
 
         Never another task's: what that has read may still wait for the store.
         """
-        kept = self._kept.pop(anyio.get_current_task().id, None)
-        if kept is not None:
-            kept.release()
+        if self._kept:
+            kept = self._kept.pop(anyio.get_current_task().id, None)
+            if kept is not None:
+                kept.release()
 
     async def ask(self, poll: Poll, slot: Slot | None = None) -> Reply:
         """Ask, following redirects on the same origin and logging in where that is needed.
@@ -152,8 +153,10 @@ class Asker:
         return reply
 
     def _judge(self, poll: Poll, reply: Reply) -> None:
-        """Let the account feel a failure, once. A probe's is only told to who asked."""
-        if reply.failed and not reply.judged and poll.kind is not Kind.PROBE:
+        """Let the account feel a failure, once. A probe's is only told to who asked, unless the
+        provider wants to be left alone: that is meant for the whole account."""
+        felt = poll.kind is not Kind.PROBE or reply.outcome.hold
+        if reply.failed and not reply.judged and felt:
             reply.judged = True
             self.on_failure(reply)
 

@@ -66,8 +66,15 @@ class Chores:
             await self._engine.clock.sleep(seconds)
 
     async def digest_inbox(self) -> None:
-        if not await self._engine.store.read(lambda tx: tx.inbox_waits()):
-            return
+        if await self._engine.store.read(lambda tx: tx.inbox_waits()):
+            await self._take_inbox()
+        if self._group is not None:  # what was found at the start has to wait for it
+            while self._questions:
+                item = self._questions.pop()
+                answer = self._probe if item.kind == "probe" else self._replay
+                self._group.start_soon(answer, item)
+
+    async def _take_inbox(self) -> None:
         chance = self._chance()
         now_ms = self._engine.clock.now_ms()
         accounts = {account.name: account for account in self._engine.config.accounts}
@@ -79,11 +86,6 @@ class Chores:
                 self._questions.append(item)
             else:
                 self._engine.pollers[item.account].wake()
-        if self._group is not None:
-            while self._questions:
-                item = self._questions.pop()
-                answer = self._probe if item.kind == "probe" else self._replay
-                self._group.start_soon(answer, item)
 
     async def _probe(self, item: InboxItem) -> None:
         """`check --connect` of another process, made inside this worker's limits."""

@@ -6,6 +6,7 @@ own the store. Both end in `ledger.track`, with the ladder that their account ha
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -14,16 +15,39 @@ from engine.config.model import AccountConfig, tracking_ladder
 from engine.core.contracts import Flaw
 from engine.core.errors import ConfigError
 from engine.core.redact import Redactor, spells
+from engine.core.schedule import Ladder
 from engine.core.units import MS_MAX, MS_MIN
 from engine.core.work import Work
 from engine.redacting import redacted_item
-from engine.stores.tracked import Tracked, track
-from engine.stores.transaction import InboxItem, Transaction
+from engine.stores.tracked import Tracked, refit, track
+from engine.stores.transaction import InboxItem, Store, Transaction
 
 # Items that one transaction takes out of the inbox.
 INBOX_MAX = 200
 
 CAUSE_MAX = 300  # characters of why one was set aside
+
+
+async def fit_schedule(
+    store: Store, account: AccountConfig, rescans: Ladder, rand: random.Random
+) -> None:
+    """Where the ladder or the rescans were edited, put what is under way on its next rung."""
+    name, traits = account.name, account.provider.traits
+    tracking = tracking_ladder(account)
+    fits = msgspec.json.encode([tracking, rescans])
+    notes = await store.read(lambda tx: tx.notes("schedule"))
+    if notes.get(name) == fits:
+        return
+    after_id: int | None = 0 if name in notes else None
+    chance = rand.random()
+    while after_id is not None:
+        start_id = after_id
+        after_id = await store.write(
+            lambda tx, start=start_id: refit(  # type: ignore[misc]
+                tx, name, traits, tracking, rescans, after_id=start, chance=chance
+            )
+        )
+    await store.write(lambda tx: tx.put_note(name, "schedule", fits))
 
 
 def check_tracked(account: AccountConfig, items: Sequence[Tracked]) -> None:

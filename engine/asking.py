@@ -152,8 +152,10 @@ class Asker:
         return reply
 
     def _judge(self, poll: Poll, reply: Reply) -> None:
-        """Let the account feel a failure, once. A probe's is only told to who asked."""
-        if reply.failed and not reply.judged and poll.kind is not Kind.PROBE:
+        """Let the account feel a failure, once. A probe's is only told to who asked, unless the
+        provider wants to be left alone: that is meant for the whole account."""
+        felt = poll.kind is not Kind.PROBE or reply.outcome.hold
+        if reply.failed and not reply.judged and felt:
             reply.judged = True
             self.on_failure(reply)
 

@@ -3,11 +3,10 @@
 Work is not claimed: what was not answered is simply still due.
 """
 
-# one file: a poll, from its due time to its commit, is one story
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -26,7 +25,7 @@ from engine.near import NearQueue, near_max
 from engine.rescans import Rescans
 from engine.stores.tracked import only_open
 from engine.tracking import fit_schedule
-from engine.verdicts import Verdicts
+from engine.verdicts import UNREAD_LOOK_MS, Verdicts
 from engine.windowed import Visit, WindowReader
 
 # Overdue work found at a start is spread over at most this.
@@ -34,7 +33,6 @@ SPREAD_MAX_MS = 300_000
 HERD_MIN = 10  # fewer polls at once trouble nobody
 
 UNCOMMITTED_MAX = 64  # answers that may wait for the store beside the requests in flight
-UNREAD_LOOK_MS = 60_000  # a verdict that waits for a drained feed is looked at again, at the latest
 WAIT_MAX_S = 1.0  # then a wait is looked at again, so that a stepped wall clock is noticed
 
 
@@ -64,16 +62,14 @@ class AccountPoller:
         self._asker = asker
         self._clock = asker.clock
         self._watch = Watch(asker)
-        self._reader = WindowReader(
-            asker, self._watch.answered, lambda: self._watch.place(once=once)
-        )
+        place = partial(self._watch.place, once=once)
+        self._reader = WindowReader(asker, self._watch.answered, place)
         self._feed = Feed(asker, self._reader, self.rescans)
         self._again = Rescans(asker, self._reader, self.rescans)
         self._verdicts = Verdicts(asker, self.ladder)
         self._near = NearQueue(
             self.name, asker.store, asker.clock, queue_max=near_max(asker.account.limits.rates)
         )
-        self._unread: set[int] = set()  # tracked works whose verdicts wait for the feed
         self._once = once
         self._once_ms: int | None = None  # with `once`: what is due by then is done
         self._alarm = Alarm()
@@ -163,7 +159,7 @@ class AccountPoller:
             # Not later than from now on: its interval may have been edited, the clock set back.
             latest_ms = now_ms + round(self.account.schedule.idle_interval_s * 1000)
             self._near.push(feed, feed.due_ms if self.feed_ended else min(feed.due_ms, latest_ms))
-        await fit_schedule(self._asker.store, self.account, self.rescans, self._asker.rand.random())
+        await fit_schedule(self._asker.store, self.account, self.rescans, self._asker.rand)
         await self._near.refill()
         if self._once:
             self._once_ms = self._clock.now_ms()
@@ -287,8 +283,7 @@ class AccountPoller:
         self._after_visit([work], visit)
         if visit.failed is None and not visit.more:
             self.feed_began_ms = began_ms
-            self._near.recall(self._unread)
-            self._unread.clear()
+            self._near.recall(self._verdicts.take_waiting())
 
     async def _visit_windows(self, work: Work) -> None:
         """All windows that are due together, so that neighbours are read as one."""
@@ -394,18 +389,10 @@ class AccountPoller:
     async def _end(self, work: Work) -> None:
         """What is not asked for by id has come to the end of its ladder."""
         over_ms = work.start_ms + self.ladder.last_ms
-        if self.traits.feed == "drained" and self._is_unread(over_ms):
-            # Nothing to commit: it stays due, and is looked at when the feed has been read.
-            self._unread.add(work.id or 0)
+        well = not (self.health.failing or self.health.paused)
+        if self._verdicts.waits(work, self.feed_began_ms, over_ms, well=well):
             self._near.again(work, self._clock.now_ms() + UNREAD_LOOK_MS)
             return
         done = await self._asker.commit(await self._verdicts.page(work))
         self.on_commit()
         self._finish(work, done)
-
-    def _is_unread(self, since_ms: int) -> bool:
-        """Whether a drained feed was not read to its end since then, or fails: what has been
-        waiting at the provider, or is being read, goes before any verdict."""
-        if self.feed_began_ms is None or self.feed_began_ms < since_ms:
-            return True
-        return bool(self.health.failing or self.health.paused)

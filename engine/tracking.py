@@ -6,6 +6,7 @@ own the store. Both end in `ledger.track`, with the ladder that their account ha
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -28,17 +29,17 @@ CAUSE_MAX = 300  # characters of why one was set aside
 
 
 async def fit_schedule(
-    store: Store, account: AccountConfig, rescans: Ladder, chance: float
+    store: Store, account: AccountConfig, rescans: Ladder, rand: random.Random
 ) -> None:
     """Where the ladder or the rescans were edited, put what is under way on its next rung."""
-    name = account.name
+    name, traits = account.name, account.provider.traits
     tracking = tracking_ladder(account)
     fits = msgspec.json.encode([tracking, rescans])
     notes = await store.read(lambda tx: tx.notes("schedule"))
     if notes.get(name) == fits:
         return
-    traits = account.provider.traits
     after_id: int | None = 0 if name in notes else None
+    chance = rand.random()
     while after_id is not None:
         start_id = after_id
         after_id = await store.write(

@@ -556,9 +556,7 @@ class Checks(Watcher):
         text = f"{who}: known as {known and (known.state.value, known.provider_status)}"
         if plan.provider in ("avaamo", "messangi"):
             # Its feed goes back by the overlap, which is longer than any entry here takes to show.
-            hold(
-                "nothing-lost", known is not None, lambda: f"{text}, sent at {message.sent_at:.3f}"
-            )
+            hold("nothing-lost", known is not None, lambda: f"{text}; sent {message.sent_at:.3f}")
         if plan.provider != "infobip":
             hold("nothing-lost", known is not None or not told, lambda: f"{text}; told: {told}")
             if known is not None and finals:

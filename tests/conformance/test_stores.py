@@ -933,6 +933,17 @@ async def test_a_batch_climbs_its_ladder_to_its_verdicts(store: Store) -> None:
     assert (await tallies(store))["verdict:never_reported"] == 0
 
 
+async def test_a_verdict_on_what_the_last_answer_has_just_brought(store: Store) -> None:
+    """The record that it follows from is in the same page, and in no log row yet."""
+    (work,) = await track(store, tracked("b1"), traits=ASKED)
+    told = [report(f"m{n}", batch_id="b1", extra={"n": n}) for n in range(1200)]
+    done = await settle(store, work, *told, traits=ASKED, after_s=1800)
+    assert (done.records, done.verdicts) == (2400, 1200)
+    last = {one.message_id: one for one in await records(store)}
+    assert {one.verdict for one in last.values()} == {"last_known"}
+    assert all(one.extra == {"n": int(name[1:])} for name, one in last.items())
+
+
 @pytest.mark.parametrize("short", ["fewer rows", "a flaw", "no row of the one asked for"])
 async def test_no_verdict_on_an_answer_that_is_visibly_not_whole(store: Store, short: str) -> None:
     """Its end is missing, and nothing else says so: the last rung is asked for again, twice."""

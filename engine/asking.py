@@ -152,8 +152,10 @@ class Asker:
         return reply
 
     def _judge(self, poll: Poll, reply: Reply) -> None:
-        """Let the account feel a failure, once. A probe's is only told to who asked."""
-        if reply.failed and not reply.judged and poll.kind is not Kind.PROBE:
+        """Let the account feel a failure, once. A probe's is only told to who asked, unless the
+        provider wants to be left alone: that is meant for the whole account."""
+        felt = poll.kind is not Kind.PROBE or reply.outcome.hold
+        if reply.failed and not reply.judged and felt:
             reply.judged = True
             self.on_failure(reply)
 
@@ -373,11 +375,15 @@ def joined(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[
 
 
 def _login_refused(head: Head) -> Outcome:
-    """A login without a token: the provider's trouble, or wrong credentials."""
-    if head.status == 429 or head.status >= 500:
+    """A login without a token: the provider's trouble, what stands before it, or wrong credentials.
+
+    A redirect and a page for people say nothing of the credentials: a proxy gives them.
+    """
+    page = head.status < 400 and "html" in head.headers.get("content-type", "").lower()
+    if 300 <= head.status < 400 or head.status in (408, 429) or head.status >= 500 or page:
         return Outcome(
             verb=Verb.RETRY,
-            cause=f"the login answered HTTP {head.status}",
+            cause=f"the login answered HTTP {head.status}" + (" with a page" if page else ""),
             hold=head.status in (429, 503),
         )
     return Outcome(verb=Verb.PAUSE, cause=f"the login was refused (HTTP {head.status})")

@@ -17,7 +17,7 @@ import msgspec
 from anyio import get_cancelled_exc_class
 from msgspec.structs import replace
 
-from engine.config.model import AccountConfig
+from engine.config.model import AccountConfig, tracking_ladder
 from engine.core.clock import Clock
 from engine.core.contracts import Flaw, Form, Head, Outcome
 from engine.core.errors import StoreError
@@ -59,6 +59,7 @@ class Committer:
         self._telemetry = telemetry
         self._clock = clock
         self._redactor = redactor
+        self._ladder = tracking_ladder(account)
         known = (account.options, account.headers, account.push_secret)
         self._mask = Mask(secret for value in known for secret in secrets_in(value))
         self._together = Together(self._store_page)
@@ -69,6 +70,7 @@ class Committer:
             provider=self._account.provider.name,
             traits=self._account.provider.traits,
             observed_ms=self._clock.now_ms(),
+            ladder=self._ladder,
         )
 
     async def commit(self, page: Page) -> Committed:
@@ -165,6 +167,11 @@ class Committer:
     def watch(self) -> Watch:
         """Looks out for secrets in one answer."""
         return Watch(self._mask)
+
+    @property
+    def redacts(self) -> bool:
+        """Whether records are changed before they are read."""
+        return self._redactor is not None
 
     def records(self, records: Sequence[Any]) -> Sequence[Any]:
         """An answer's records as they are read: without the numbers that are to be redacted."""

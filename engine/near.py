@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 
 from engine.core.clock import Clock
 from engine.core.contracts import Kind
@@ -148,6 +148,15 @@ class NearQueue:
             for due_ms, n, work in self._heap
         ]
         heapq.heapify(self._heap)
+
+    def recall(self, ids: Set[int]) -> None:
+        """These are due at their own times again, whatever they were put off to."""
+        if ids & self._queued:
+            self._heap = [
+                (work.due_ms if work.id in ids else due_ms, n, work)
+                for due_ms, n, work in self._heap
+            ]
+            heapq.heapify(self._heap)
 
     def spread(self, overdue: Iterable[Work], when_ms: Callable[[int], int]) -> None:
         """The n-th of the overdue items is due at `when_ms(n)`."""

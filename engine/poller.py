@@ -6,6 +6,7 @@ Work is not claimed: what was not answered is simply still due.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -24,7 +25,7 @@ from engine.near import NearQueue, near_max
 from engine.rescans import Rescans
 from engine.stores.tracked import only_open
 from engine.tracking import fit_schedule
-from engine.verdicts import Verdicts
+from engine.verdicts import UNREAD_LOOK_MS, Verdicts
 from engine.windowed import Visit, WindowReader
 
 # Overdue work found at a start is spread over at most this.
@@ -60,11 +61,12 @@ class AccountPoller:
         self.on_commit: Callable[[], None] = lambda: None
         self._asker = asker
         self._clock = asker.clock
-        self._reader = WindowReader(asker)
+        self._watch = Watch(asker)
+        place = partial(self._watch.place, once=once)
+        self._reader = WindowReader(asker, self._watch.answered, place)
         self._feed = Feed(asker, self._reader, self.rescans)
         self._again = Rescans(asker, self._reader, self.rescans)
         self._verdicts = Verdicts(asker, self.ladder)
-        self._watch = Watch(asker)
         self._near = NearQueue(
             self.name, asker.store, asker.clock, queue_max=near_max(asker.account.limits.rates)
         )
@@ -157,7 +159,7 @@ class AccountPoller:
             # Not later than from now on: its interval may have been edited, the clock set back.
             latest_ms = now_ms + round(self.account.schedule.idle_interval_s * 1000)
             self._near.push(feed, feed.due_ms if self.feed_ended else min(feed.due_ms, latest_ms))
-        await fit_schedule(self._asker.store, self.account, self.rescans, self._asker.rand.random())
+        await fit_schedule(self._asker.store, self.account, self.rescans, self._asker.rand)
         await self._near.refill()
         if self._once:
             self._once_ms = self._clock.now_ms()
@@ -227,7 +229,7 @@ class AccountPoller:
         if first is None:
             return WAIT_MAX_S
         due_ms, work = first
-        if self.waits is not None or (self._once and held(self.limiter) is not None):
+        if self.waits is not None or (self._once and self._watch.leaves):
             return WAIT_MAX_S
         if self.health.paused_until_ms is not None and self._near.busy:
             return WAIT_MAX_S  # one request at a time finds out whether it is mended
@@ -281,6 +283,7 @@ class AccountPoller:
         self._after_visit([work], visit)
         if visit.failed is None and not visit.more:
             self.feed_began_ms = began_ms
+            self._near.recall(self._verdicts.take_waiting())
 
     async def _visit_windows(self, work: Work) -> None:
         """All windows that are due together, so that neighbours are read as one."""
@@ -297,8 +300,13 @@ class AccountPoller:
         self._near.look_again()  # the visit has moved the schedule
         now_ms = self._clock.now_ms()
         if visit.failed is not None:
-            for work in visit.left or works:
-                self._near.again(work, now_ms + self._watch.retry_ms(work))
+            left = visit.left or works
+            if visit.answered:  # it got on: this is the first failure in a row
+                self._watch.ended([work.id for work in left if work.id is not None])
+            # Together, as they were read: windows that come apart are read one by one.
+            delay_ms = max(self._watch.retry_ms(work) for work in left)
+            for work in left:
+                self._near.again(work, now_ms + delay_ms)
             self._near.done(works)
             return
         for work in works:
@@ -381,8 +389,10 @@ class AccountPoller:
     async def _end(self, work: Work) -> None:
         """What is not asked for by id has come to the end of its ladder."""
         over_ms = work.start_ms + self.ladder.last_ms
-        unread = self.feed_began_ms is None or self.feed_began_ms < over_ms
-        unread = unread or bool(self.health.failing or self.health.paused)
-        done = await self._asker.commit(await self._verdicts.page(work, unread=unread))
+        well = not (self.health.failing or self.health.paused)
+        if self._verdicts.waits(work, self.feed_began_ms, over_ms, well=well):
+            self._near.again(work, self._clock.now_ms() + UNREAD_LOOK_MS)
+            return
+        done = await self._asker.commit(await self._verdicts.page(work))
         self.on_commit()
         self._finish(work, done)

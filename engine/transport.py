@@ -162,7 +162,9 @@ class Answer:
             if whole:
                 yield whole
             return
-        async for piece in self._inflated():
+        coding = self.head.headers.get("content-encoding", "").strip().lower()
+        plain = coding in ("", "identity")
+        async for piece in self._raw() if plain else self._inflated(coding):
             if len(piece) > room:
                 if room:
                     yield piece[:room]
@@ -185,12 +187,7 @@ class Answer:
             return None
         return b"" if content.at_eof() else content.read_nowait(-1)
 
-    async def _inflated(self) -> AsyncIterator[bytes]:
-        coding = self.head.headers.get("content-encoding", "").strip().lower()
-        if coding in ("", "identity"):
-            async for data in self._raw():
-                yield data
-            return
+    async def _inflated(self, coding: str) -> AsyncIterator[bytes]:
         if coding not in CODINGS:
             raise self._exchange.fail(BadEncoding, "body is in an encoding that was not asked for")
         inflater = Inflater(coding)

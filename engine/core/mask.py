@@ -73,7 +73,10 @@ class Mask:
         self._secrets = dict.fromkeys(filter(None, secrets))
         self._pattern = None
         self._letters = {s: self._letters[s] for s in self._letters.keys() & self._secrets.keys()}
-        needles = {needle for secret in self._secrets for needle in _needles(secret)}
+        # Where a secret stands that has another in it (`Bearer …`), the other is found.
+        inner = [s for s in self._secrets if len(s) >= ENCODED_MIN]
+        enough = (s for s in self._secrets if not any(o in s and o != s for o in inner))
+        needles = {needle for secret in enough for needle in _needles(secret)}
         self.needles = tuple(sorted(needles))
         self.reach = max(map(len, needles), default=0)
 
@@ -151,9 +154,12 @@ class Watch:
         return not self.seen and self._needles is self._mask.needles
 
     def look(self, piece: bytes) -> None:
-        if not self.seen and self._mask.reach:
-            self.seen = self._mask.holds(self._tail + piece)
-            self._tail = (self._tail + piece)[-self._mask.reach :]
+        reach = self._mask.reach
+        if self.seen or not reach:
+            return
+        # Nothing is copied but what stands across two pieces.
+        self.seen = self._mask.holds(self._tail + piece[:reach]) or self._mask.holds(piece)
+        self._tail = (self._tail + piece)[-reach:] if len(piece) < reach else piece[-reach:]
 
 
 def _spelled(secret: str) -> bytes:

@@ -77,6 +77,7 @@ class Page(msgspec.Struct, kw_only=True):
     provider: str
     traits: Traits
     observed_ms: int
+    ladder: Ladder = Ladder(())  # after which a message gets its verdict
     reports: list[Report] = []
     span: tuple[int, int] | None = None  # the window that was asked for, both ends included
     unlisted: frozenset[int] = frozenset()  # indexes of reports whose code no table lists

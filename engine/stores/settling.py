@@ -14,7 +14,8 @@ from .transaction import Transaction
 # Messages of one batch that one transaction ends; a batch is rarely larger.
 BATCH_MAX = 200_000
 
-# Where the last answer of a ladder is visibly not whole, it is asked for once more after these.
+# Where the last answer of a ladder, or the last reading of a window, is visibly not whole, it is
+# asked for once more after these.
 SHORT_WAITS_MS = (1_000, 30_000)
 
 

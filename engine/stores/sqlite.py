@@ -39,7 +39,7 @@ from .transaction import Transaction
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 # Jobs that one commit makes durable together, and how many may wait before callers do.
 GROUP_MAX = 64

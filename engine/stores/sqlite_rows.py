@@ -17,6 +17,7 @@ from engine.core.work import LogRow, Work
 
 from .kept import pack_log, unpack_log
 from .sqlite_accounts import SEQ_BITS, SEQ_MAX
+from .sqlite_dead import SqliteDeadLetters
 from .sqlite_messages import SqliteMessages
 from .sqlite_troubles import SqliteTroubles
 from .transaction import NOTHING, InboxItem, Place
@@ -40,7 +41,7 @@ FROM (
 """
 
 
-class SqliteTransaction(SqliteMessages, SqliteTroubles):
+class SqliteTransaction(SqliteMessages, SqliteTroubles, SqliteDeadLetters):
     """Primitives over one connection; `accounts` maps names to row numbers and is shared."""
 
     # The schedule
@@ -220,6 +221,31 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles):
                 )
         return len(gone)
 
+    def log_since(self, account: str, at_ms: int) -> int:
+        number, first, end = self._kept_log(account)
+        base = number << SEQ_BITS
+        row = self._db.execute(
+            "SELECT id FROM log WHERE id >= ? AND id < ? AND at_ms >= ? ORDER BY id LIMIT 1",
+            (base | first, base | end, at_ms),
+        ).fetchone()
+        return row[0] - base if row is not None else end
+
+    def log_records(self, account: str, from_seq: int) -> tuple[int, int | None]:
+        number, first, end = self._kept_log(account)
+        base = number << SEQ_BITS
+        row = self._db.execute(
+            "SELECT coalesce(sum(length(states)), 0), min(at_ms) FROM log WHERE id >= ? AND id < ?",
+            (base | max(first, from_seq), base | end),
+        ).fetchone()
+        return row[0], row[1]
+
+    def _kept_log(self, account: str) -> tuple[int, int, int]:
+        """An account's number, its first row still kept, and the number of its next."""
+        row = self._db.execute(
+            "SELECT id, log_start, log_next FROM account WHERE name = ?", (account,)
+        ).fetchone()
+        return row if row is not None else (-1, 1, 1)
+
     # Sinks
 
     def places(self) -> dict[str, dict[str, Place]]:
@@ -236,6 +262,9 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles):
             " record = excluded.record",
             [(sink, self._account(name), seq, index) for name, (seq, index) in places.items()],
         )
+
+    def drop_places(self, sink: str) -> int:
+        return self._db.execute("DELETE FROM place WHERE sink = ?", (sink,)).rowcount
 
     def backlog(self) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {}

@@ -1,6 +1,11 @@
 -- The PostgreSQL store, version 1. Times are epoch milliseconds, but for those of workers, which the
 -- server's own clock tells. Texts are compared byte by byte: the same order on every server.
 
+CREATE TABLE dlr_schema (
+    version integer PRIMARY KEY,
+    made timestamptz NOT NULL
+);
+
 CREATE TABLE account (
     name text COLLATE "C" PRIMARY KEY,
     log_start bigint NOT NULL DEFAULT 1,  -- the first row still kept

@@ -59,6 +59,7 @@ class _Job:
         self.lazy = lazy
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.accounts: frozenset[str] = frozenset()  # those that it has to wait for, as is known
         self.doubt: Doubt | None = None
         self.result: Any = None  # of the run that is in doubt
 
@@ -176,10 +177,9 @@ class Desk:
             for job in jobs:
                 self._fail(job, error)
         except (Refused, _Spoiled) as error:
-            self._session.roll_back()
-            retry = isinstance(error, Refused) and error.taken
-            if len(jobs) == 1 and not (retry and not careful):
-                fault = error.fault if isinstance(error, _Spoiled) else error
+            fault = error.fault if isinstance(error, _Spoiled) else error
+            retry = isinstance(fault, Busy) or (not careful and _taken(fault))
+            if len(jobs) == 1 and not retry:
                 jobs[0].settle(None, self._last_word(fault))
                 return
             for job in jobs:
@@ -187,7 +187,7 @@ class Desk:
 
     def _last_word(self, fault: BaseException) -> BaseException:
         """Another connection has written the same at the same time: the next try sees it."""
-        if isinstance(fault, Refused) and fault.taken:
+        if _taken(fault):
             return StoreTrouble(f"the store {self._shown}: another worker has written the same")
         return fault
 
@@ -232,6 +232,7 @@ class Desk:
             tx = PostgresTransaction(
                 self._session, self._fences(), writes=self._writes, careful=careful
             )
+            tx.enter({account for job in jobs for account in job.accounts})
             outcomes, later = self._do_all(tx, jobs)
             if tx.wrote:
                 self._number += 1
@@ -263,6 +264,8 @@ class Desk:
             try:
                 result = job.run(tx)
             except (Exception, Busy) as fault:
+                if isinstance(fault, Busy):
+                    job.accounts = fault.accounts
                 if self._session.failed:
                     raise  # the server or the line, not the job's own fault
                 if tx.dirty:
@@ -292,3 +295,7 @@ class Desk:
                     self._fail(job, trouble)
             return False
         return True
+
+
+def _taken(fault: BaseException) -> bool:
+    return isinstance(fault, Refused) and fault.taken

@@ -86,14 +86,17 @@ _HOLD = """
 
 
 class Busy(BaseException):
-    """Another transaction has the account's rows: the job is to be begun anew later. No job is to
-    take this for an error."""
+    """Another transaction has an account's rows: the job is to be begun anew, once all of its
+    `accounts` are free. No job is to take this for an error."""
+
+    def __init__(self, accounts: frozenset[str]) -> None:
+        super().__init__()
+        self.accounts = accounts
 
 
 class PostgresRows:
     """One transaction. `fences` are the leases that this process holds, None where there are none
-    to hold. `careful`: the one job in it waits for accounts that are busy, and what seems to be
-    new may be there already."""
+    to hold; `careful`: what seems to be new may be there already."""
 
     def __init__(
         self,
@@ -110,6 +113,7 @@ class PostgresRows:
         self._group = Pending()  # of jobs that are done
         self._job = Pending()
         self._entered: set[str] = set()  # accounts whose rows are ours alone
+        self._asked: set[str] = set()  # those that the present job has looked at
         self._held: set[str] = set()  # accounts whose lease is locked
         self.wrote = False  # something was written, or waits to be
         self.dirty = False  # something of the present job is with the server
@@ -117,6 +121,7 @@ class PostgresRows:
     def start(self) -> None:
         """Another job begins; what the one before has left unfinished is forgotten."""
         self._job = Pending()
+        self._asked = set()
         self.dirty = False
 
     def accept(self) -> None:
@@ -152,22 +157,34 @@ class PostgresRows:
                 raise LeaseLost(account)
         return self._job
 
+    def enter(self, accounts: Iterable[str]) -> None:
+        """Wait for all of them before anything else: in one order, so that no two transactions
+        wait for each other."""
+        for account in sorted(accounts):
+            self._lock(account, _WAIT)
+
     def _enter(self, *accounts: str) -> None:
         """Before a job looks at rows that it may change: nobody else changes them meanwhile.
 
-        Raises Busy. To wait for an account while others are held may end in waiting for each other.
+        Raises Busy rather than wait while other accounts, or rows, are held.
         """
         if not self._writes:
             return
+        self._asked.update(accounts)
         for account in set(accounts) - self._entered:
-            wait = self._careful or not (self._entered or self.wrote)
-            fence = self._fences.get(account) if self._fences is not None else None
-            row = self._session.fetch(_WAIT if wait else _TRY, account, fence)[0]
-            if row[0] == "false":
-                raise Busy
-            self._entered.add(account)
-            if row[1]:
-                self._held.add(account)
+            alone = not (self._entered or self.wrote)
+            if not self._lock(account, _WAIT if alone else _TRY):
+                raise Busy(frozenset(self._asked))
+
+    def _lock(self, account: str, statement: str) -> bool:
+        fence = self._fences.get(account) if self._fences is not None else None
+        row = self._session.fetch(statement, account, fence)[0]
+        if row[0] == "false":
+            return False
+        self._entered.add(account)
+        if row[1]:
+            self._held.add(account)
+        return True
 
     def _write_now(self, *accounts: str) -> None:
         """Before a write that does not wait."""

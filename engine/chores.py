@@ -14,8 +14,9 @@ import orjson
 from engine.replaying import Order, Replayer
 from engine.reports import REPORTS_NAME
 from engine.room import Consumer, Disk
+from engine.sink_orders import SinkOrder, SinkOrders
 from engine.stores.ledger import prune
-from engine.stores.transaction import InboxItem, Transaction
+from engine.stores.transaction import SINK_KINDS, InboxItem, Transaction
 from engine.tracking import digest_inbox
 
 if TYPE_CHECKING:
@@ -29,6 +30,20 @@ PRUNE_S = 60.0
 PRUNE_MAX = 5000
 
 
+class Probe(msgspec.Struct, frozen=True):
+    """A harmless request for another process. `id` names the note in which the result is left."""
+
+    id: str
+
+
+# What other processes ask, by the kind of their inbox row.
+QUESTIONS: dict[str, type[msgspec.Struct]] = {
+    "probe": Probe,
+    "replay": Order,
+    **dict.fromkeys(SINK_KINDS, SinkOrder),
+}
+
+
 class Chores:
     """The chores of one engine."""
 
@@ -37,6 +52,9 @@ class Chores:
         self._chance = chance
         self._group: anyio.abc.TaskGroup | None = None
         self._questions: list[InboxItem] = []
+        self._sink_orders = SinkOrders(
+            engine.dispatchers, engine.store, clock=engine.clock, reads=engine.read_as
+        )
         self._statuses: dict[tuple[str, str], bytes] = {}  # by whose and kind
         self._noting = anyio.Lock()
         self.scope = anyio.CancelScope()
@@ -56,28 +74,30 @@ class Chores:
             await self._engine.clock.sleep(seconds)
 
     async def digest_inbox(self) -> None:
-        if not await self._engine.store.read(lambda tx: tx.inbox_waits()):
-            return
+        if await self._engine.store.read(lambda tx: tx.inbox_waits()):
+            await self._take_inbox()
+        if self._group is not None:  # what came before it was there has waited for it
+            while self._questions:
+                item = self._questions.pop()
+                answers = {"probe": self._probe, "replay": self._replay}
+                self._group.start_soon(answers.get(item.kind, self._sink_orders.obey), item)
+
+    async def _take_inbox(self) -> None:
         chance = self._chance()
         now_ms = self._engine.clock.now_ms()
         accounts = {account.name: account for account in self._engine.config.accounts}
         taken = await self._engine.store.write(
-            lambda tx: digest_inbox(tx, accounts, self._engine.redactors, now_ms, chance)
+            lambda tx: digest_inbox(tx, accounts, self._engine.redactors, now_ms, chance, QUESTIONS)
         )
         for item in taken:
-            if item.kind in ("probe", "replay"):
+            if item.kind in QUESTIONS:
                 self._questions.append(item)
             else:
                 self._engine.pollers[item.account].wake()
-        if self._group is not None:
-            while self._questions:
-                item = self._questions.pop()
-                answer = self._probe if item.kind == "probe" else self._replay
-                self._group.start_soon(answer, item)
 
     async def _probe(self, item: InboxItem) -> None:
         """`check --connect` of another process, made inside this worker's limits."""
-        nonce = orjson.loads(item.payload)["id"]
+        nonce = msgspec.json.decode(item.payload, type=Probe).id
         passed, cause = await self._engine.pollers[item.account].probe(nonce)
         note = orjson.dumps({"ok": passed, "cause": cause})
         await self._engine.store.write(lambda tx: tx.put_note(item.account, f"probe:{nonce}", note))

@@ -98,10 +98,10 @@ class Engine:
         self._transports: dict[str | None, Transport] = {}
         self._given_transport = transport
         self._group: anyio.abc.TaskGroup | None = None
-        self._chores = Chores(self, self._rand.random)
         self._polling = 0
         self._delivering = 0
         self._reports: Reports | None = None
+        self._chores = Chores(self, self._rand.random)
         self._polls_ended = anyio.Event()
         self._sinks_ended = anyio.Event()
 
@@ -368,6 +368,10 @@ class Engine:
             )
         )
         self.pollers[account].accept(works)
+
+    def read_as(self) -> str | None:
+        """The name under which the program around the engine reads the log, where it does."""
+        return REPORTS_NAME if self._reports is not None else None
 
     def reports(self, *, accounts: Sequence[str] | None = None) -> Reports:
         """Every record, from the oldest kept on; acknowledged when the next one is asked for.

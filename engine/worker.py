@@ -74,7 +74,11 @@ class Engine:
         self.clock: Clock = clock or RealClock()
         self.telemetry = Telemetry()
         self._store = store or make_store(
-            config.store.scheme, config.store.path, config.store.shown, config.store.synchronous
+            config.store.scheme,
+            config.store.path,
+            config.store.shown,
+            config.store.synchronous,
+            url=config.store.url,
         )
         self.store = PatientStore(self._store, self.telemetry, self.clock)
         self.room = Room(

@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import tempfile
+import uuid
 from collections.abc import AsyncIterator
 from typing import NoReturn
 
@@ -46,6 +47,23 @@ def require_package(module: str, extra: str) -> None:
     """A package that an extra brings."""
     if importlib.util.find_spec(module) is None:
         missing(f"{module} is not installed: pip install dlr-engine[{extra}]")
+
+
+@contextlib.asynccontextmanager
+async def own_schema() -> AsyncIterator[str]:
+    """The URL of a schema in the shared PostgreSQL that is there for one test."""
+    require_package("asyncpg", "postgres")
+    import asyncpg
+
+    host, port = require("postgres")
+    url, schema = f"postgresql://postgres@{host}:{port}/test", f"dlr_test_{uuid.uuid4().hex[:12]}"
+    database = await asyncpg.connect(url)
+    try:
+        await database.execute(f"CREATE SCHEMA {schema}")
+        yield f"{url}?search_path={schema}"
+    finally:
+        await database.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+        await database.close()
 
 
 class Line:
@@ -98,8 +116,15 @@ class Line:
             end.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._ends.add(writer)
+        if self._listener is None:  # cut just as it came
+            writer.transport.abort()
         there, back = await asyncio.open_connection(*self._server)
-        self._ends |= {writer, back}
+        if writer.transport.is_closing():
+            back.transport.abort()
+            self._ends.discard(writer)
+            return
+        self._ends.add(back)
         for source, target, counted in ((reader, back, True), (there, writer, False)):
             task = asyncio.create_task(self._move(source, target, counted))
             self._tasks.add(task)

@@ -68,7 +68,9 @@ def chosen(config: Config, name: str | None, others: Sequence[str] = ()) -> list
 async def _list(config: Config, name: str | None, *, as_json: bool) -> None:
     from engine.stores.opening import make_store
 
-    store = make_store(config.store.scheme, config.store.path, config.store.shown)
+    store = make_store(
+        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
+    )
     await store.open(own=False)
     try:
         counts = await store.read(lambda tx: tx.count_dead_letters())

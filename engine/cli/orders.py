@@ -25,7 +25,9 @@ WORKER_LOOK_S = 0.2
 
 async def open_store(config: Config) -> tuple[Store, bool]:
     """The store, and whether it is ours: no worker owns it."""
-    store = make_store(config.store.scheme, config.store.path, config.store.shown)
+    store = make_store(
+        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
+    )
     try:
         await store.open(own=True)
     except StoreBusy:

@@ -11,6 +11,7 @@ import anyio.abc
 import msgspec
 import orjson
 
+from engine.core.errors import LeaseLost, StoreError
 from engine.replaying import Order, Replayer
 from engine.reports import REPORTS_NAME
 from engine.room import Consumer, Disk
@@ -39,6 +40,7 @@ class Chores:
         self._questions: list[InboxItem] = []
         self._statuses: dict[tuple[str, str], bytes] = {}  # by whose and kind
         self._noting = anyio.Lock()
+        self._news = anyio.Event()
         self.scope = anyio.CancelScope()
 
     async def run(self) -> None:
@@ -46,45 +48,84 @@ class Chores:
             async with anyio.create_task_group() as chores:
                 self._group = chores
                 chores.start_soon(self._every, INBOX_S, self.digest_inbox)
+                chores.start_soon(self._on_news)
                 chores.start_soon(self._every, STATUS_S, self.note_status)
                 chores.start_soon(self._every, ROOM_S, self.look_for_room)
                 chores.start_soon(self._every, PRUNE_S, self._prune)
 
+    def hear_inbox(self) -> None:
+        """Something was handed over: it is not to wait for the next look."""
+        self._news.set()
+
+    async def _on_news(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news = anyio.Event()
+            try:
+                await self.digest_inbox()
+            except LeaseLost as lost:
+                self._engine.lost(lost.account)
+
     async def _every(self, seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await chore()
+            try:
+                await chore()
+            except LeaseLost as lost:
+                self._engine.lost(lost.account)
             await self._engine.clock.sleep(seconds)
 
     async def digest_inbox(self) -> None:
         if not await self._engine.store.read(lambda tx: tx.inbox_waits()):
             return
-        chance = self._chance()
-        now_ms = self._engine.clock.now_ms()
-        accounts = {account.name: account for account in self._engine.config.accounts}
-        taken = await self._engine.store.write(
-            lambda tx: digest_inbox(tx, accounts, self._engine.redactors, now_ms, chance)
-        )
+        try:
+            taken = await self._take_inbox(apart=False)
+        except (StoreError, LeaseLost):
+            raise
+        except Exception as fault:
+            self._engine.telemetry.debug(fault)
+            taken = await self._take_inbox(apart=True)
         for item in taken:
             if item.kind in ("probe", "replay"):
                 self._questions.append(item)
-            else:
-                self._engine.pollers[item.account].wake()
+            elif poller := self._engine.pollers.get(item.account):
+                poller.wake()
+                poller.on_commit()
         if self._group is not None:
             while self._questions:
                 item = self._questions.pop()
-                answer = self._probe if item.kind == "probe" else self._replay
-                self._group.start_soon(answer, item)
+                self._group.start_soon(self._answer, item)
+
+    async def _answer(self, item: InboxItem) -> None:
+        try:
+            await (self._probe if item.kind == "probe" else self._replay)(item)
+        except LeaseLost as lost:
+            self._engine.lost(lost.account)
+            await self._engine.store.write(lambda tx: tx.put_inbox(item))
+
+    async def _take_inbox(self, *, apart: bool) -> list[InboxItem]:
+        engine, chance, now_ms = self._engine, self._chance(), self._engine.clock.now_ms()
+        accounts = {account.name: account for account in engine.config.accounts}
+        return await engine.store.write(
+            lambda tx: digest_inbox(tx, accounts, engine.redactors, now_ms, chance, apart=apart)
+        )
 
     async def _probe(self, item: InboxItem) -> None:
         """`check --connect` of another process, made inside this worker's limits."""
         nonce = orjson.loads(item.payload)["id"]
-        passed, cause = await self._engine.pollers[item.account].probe(nonce)
+        poller = self._engine.pollers.get(item.account)
+        if poller is None:  # the account has gone to another worker meanwhile
+            await self._engine.store.write(lambda tx: tx.put_inbox(item))
+            return
+        passed, cause = await poller.probe(nonce)
         note = orjson.dumps({"ok": passed, "cause": cause})
         await self._engine.store.write(lambda tx: tx.put_note(item.account, f"probe:{nonce}", note))
 
     async def _replay(self, item: InboxItem) -> None:
         """`dlr-engine replay` of another process: what it brings goes to this worker's sinks."""
-        engine, poller = self._engine, self._engine.pollers[item.account]
+        engine, poller = self._engine, self._engine.pollers.get(item.account)
+        if poller is None:
+            await engine.store.write(lambda tx: tx.put_inbox(item))
+            return
         order = msgspec.json.decode(item.payload, type=Order)
         replayer = Replayer(
             poller.account,
@@ -104,8 +145,9 @@ class Chores:
         to look through all at each failure of one would make its trouble everybody's."""
         async with self._noting:  # what was looked at first is written first
             statuses: dict[tuple[str, str], bytes] = {}
-            for name in self._engine.pollers if account is None else (account,):
-                statuses[name, "status"] = orjson.dumps(self._engine.status(name))
+            for name in list(self._engine.pollers) if account is None else (account,):
+                if name in self._engine.pollers:
+                    statuses[name, "status"] = orjson.dumps(self._engine.status(name))
             for sink in self._engine.dispatchers if account is None else ():
                 sink.look()
                 statuses[sink.name, "sink"] = orjson.dumps({"trouble": sink.dead})

@@ -13,7 +13,7 @@ import msgspec
 
 from engine.asking import Asker, Reply
 from engine.core.contracts import Kind, Poll, Verb
-from engine.core.errors import StoreError
+from engine.core.errors import LeaseLost, StoreError
 from engine.core.schedule import NEVER_MS, Ladder
 from engine.core.work import NEVER_DUE_MS, Committed, Settle, Work
 from engine.feeds import REPEATS_MAX, Feed
@@ -53,6 +53,7 @@ class AccountPoller:
         )
         self.rescans = Ladder.of(schedule.rescan_s, jitter=schedule.jitter)
         self.on_commit: Callable[[], None] = lambda: None
+        self.on_lost: Callable[[str], None] = lambda account: None
         self._asker = asker
         self._clock = asker.clock
         self._reader = WindowReader(asker)
@@ -265,6 +266,9 @@ class AccountPoller:
                 await self._rung(work, slot)
             else:
                 await self._end(work)
+        except LeaseLost as lost:
+            self.stop()
+            self.on_lost(lost.account)
         except StoreError:
             if not self._stopping:  # else it has been told, and what is under way just ends
                 raise

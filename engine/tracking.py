@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from engine import late
 from engine.config.model import AccountConfig
 from engine.core.contracts import Flaw
 from engine.core.errors import ConfigError
@@ -105,8 +106,11 @@ def digest_inbox(
     redactors: Mapping[str, Redactor],
     now_ms: int,
     chance: float,
+    *,
+    apart: bool = False,
 ) -> list[InboxItem]:
-    """Take what other processes handed over. Returns the items, tracked ones in the books."""
+    """Take what other processes handed over. Returns the items, tracked ones in the books, and
+    late answers: these `apart` where something in them cannot be recorded."""
     taken = tx.take_inbox(INBOX_MAX)
     for item in taken:
         account = accounts.get(item.account)
@@ -117,6 +121,8 @@ def digest_inbox(
             items = msgspec.json.decode(item.payload, type=list[Tracked])
             redactor = redactors.get(account.name)
             take_tracked(tx, account, items, redactor=redactor, now_ms=now_ms, chance=chance)
+        elif item.kind == late.KIND:
+            late.take_late(tx, account, item, apart=apart)
     return [item for item in taken if item.account in accounts]
 
 

@@ -97,9 +97,15 @@ class _Protocol(ResponseHandler):
 class _Exchange:
     """What is known of a request on its way."""
 
-    def __init__(self, timeouts: Timeouts, on_sent: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        timeouts: Timeouts,
+        on_sent: Callable[[], None] | None,
+        may_send: Callable[[], bool],
+    ) -> None:
         self.timeouts = timeouts
         self.on_sent = on_sent
+        self.may_send = may_send
         self.sent = False
         self.received = 0
 
@@ -112,6 +118,8 @@ class _Exchange:
             error = error.error
         patience = f"{self.timeouts.connect_or_byte_s:g} s"
         match error:
+            case _Withheld():
+                return self.fail(Unreachable, "withheld: it may not be sent any more")
             case aiohttp.ConnectionTimeoutError():
                 return self.fail(Timeout, f"no connection after {patience}")
             case aiohttp.SocketTimeoutError():
@@ -238,6 +246,10 @@ class Answer:
             yield data
 
 
+class _Withheld(aiohttp.ClientError):
+    """At the last moment the request was not to go out."""
+
+
 async def _send_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
@@ -252,6 +264,8 @@ async def _on_headers_sent(
     session: aiohttp.ClientSession, context: SimpleNamespace, params: object
 ) -> None:
     exchange: _Exchange = context.trace_request_ctx
+    if not exchange.may_send():
+        raise _Withheld
     exchange.sent = True
     if exchange.on_sent is not None:
         # Told just before the bytes are written, and they may be written a turn of the loop later
@@ -337,12 +351,14 @@ class Transport:
         request: Request,
         timeouts: Timeouts,
         on_sent: Callable[[], None] | None = None,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> AsyncIterator[Answer]:
         """Send once; the block has the answer. `on_sent` is called when the request is out.
 
-        A body that was not read to its end costs its connection.
+        `may_send` is asked at the last moment, once there is a connection; where it says no,
+        nothing goes out. A body that was not read to its end costs its connection.
         """
-        exchange = _Exchange(timeouts, on_sent)
+        exchange = _Exchange(timeouts, on_sent, may_send)
         response = None
         try:
             response = await self._head(base_url, request, exchange)

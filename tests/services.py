@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import tempfile
+import uuid
 from collections.abc import AsyncIterator
 from typing import NoReturn
 
@@ -46,6 +47,23 @@ def require_package(module: str, extra: str) -> None:
     """A package that an extra brings."""
     if importlib.util.find_spec(module) is None:
         missing(f"{module} is not installed: pip install dlr-engine[{extra}]")
+
+
+@contextlib.asynccontextmanager
+async def own_schema() -> AsyncIterator[str]:
+    """The URL of a schema in the shared PostgreSQL that is there for one test."""
+    require_package("asyncpg", "postgres")
+    import asyncpg
+
+    host, port = require("postgres")
+    url, schema = f"postgresql://postgres@{host}:{port}/test", f"dlr_test_{uuid.uuid4().hex[:12]}"
+    database = await asyncpg.connect(url)
+    try:
+        await database.execute(f"CREATE SCHEMA {schema}")
+        yield f"{url}?search_path={schema}"
+    finally:
+        await database.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+        await database.close()
 
 
 class Line:

@@ -6,7 +6,8 @@ hold a URL or a secret.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 
 class EngineError(Exception):
@@ -29,11 +30,27 @@ class StoreError(EngineError):
 
 
 class StoreTrouble(StoreError):
-    """The disk or a lock stands in the way for now: nothing was written, try again."""
+    """The disk, a lock or the line to a server stands in the way for now: try again.
+
+    Nothing was written; or, where there is an `again`, that is not known: it looks up what became
+    of the job, and does it only where nothing did.
+    """
+
+    def __init__(self, cause: str, *, again: Callable[[], Awaitable[Any]] | None = None) -> None:
+        super().__init__(cause)
+        self.again = again
 
 
 class StoreBusy(StoreError):
     """Another worker owns the store."""
+
+
+class LeaseLost(EngineError):
+    """The account's lease is another worker's by now: nothing of the job was written."""
+
+    def __init__(self, account: str) -> None:
+        super().__init__(f"the lease of the account {account} is not this worker's any more")
+        self.account = account
 
 
 class SinkError(EngineError):

@@ -79,6 +79,7 @@ class PatientStore:
                 return await act()
             except StoreTrouble as error:
                 self._note(way, error)
+                act = error.again or act
         async with way.trying:
             while True:
                 if way.trouble is not None:
@@ -90,6 +91,7 @@ class PatientStore:
                     result = await act()
                 except StoreTrouble as error:
                     self._note(way, error)
+                    act = error.again or act
                     way.vain += self._hurried
                 else:
                     self._mended(way)

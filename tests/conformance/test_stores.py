@@ -11,7 +11,7 @@ import random
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from engine.core.errors import StoreBusy, StoreError
 from engine.core.reconcile import History, Known
 from engine.core.report import Report, decode, recipient_key
 from engine.core.schedule import Ladder
+from engine.core.secret import Secret
 from engine.core.state import FINAL, State
 from engine.core.units import iso
 from engine.core.work import Asked, Committed, Expire, Incident, LogRow, Page, Settle, Work
@@ -33,6 +34,7 @@ from engine.stores.sqlite import SqliteStore
 from engine.stores.tracked import Tracked
 from engine.stores.tracked import track as take_tracked
 from engine.stores.transaction import STATE_CODES, InboxItem, Piece, Store, Transaction
+from tests.services import own_schema
 
 T0 = 1_700_000_000_000
 DAY = 86_400_000
@@ -43,18 +45,39 @@ DERIVED = Traits(tracks=frozenset({"batch"}), asks=frozenset({"batch"}), derives
 WINDOWED = Traits(feed="windowed", tracks=frozenset({"message"}))
 LADDER = Ladder.of((300, 1800))
 R1, R2 = "447700900001", "447700900002"
-DRIVERS: dict[str, Callable[[Path], Store]] = {
-    "memory": lambda folder: MemoryStore(),
-    "sqlite": lambda folder: SqliteStore(folder / "state.db"),
+
+
+@asynccontextmanager
+async def memory(folder: Path) -> AsyncIterator[Store]:
+    yield MemoryStore()
+
+
+@asynccontextmanager
+async def sqlite(folder: Path) -> AsyncIterator[Store]:
+    yield SqliteStore(folder / "state.db")
+
+
+@asynccontextmanager
+async def postgres(folder: Path) -> AsyncIterator[Store]:
+    async with own_schema() as url:
+        from engine.stores.postgres import PostgresStore
+
+        yield PostgresStore(Secret(url))
+
+
+DRIVERS: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
+    "memory": memory,
+    "sqlite": sqlite,
+    "postgres": postgres,
 }
 
 
 @pytest.fixture(params=DRIVERS)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened = DRIVERS[request.param](tmp_path)
-    await opened.open(own=True)
-    yield opened
-    await opened.close()
+    async with DRIVERS[request.param](tmp_path) as opened:
+        await opened.open(own=True)
+        yield opened
+        await opened.close()
 
 
 def message(message_id: str = "m1", account: str = "a", **fields: Any) -> Known:
@@ -146,6 +169,7 @@ async def tallies(store: Store, account: str = "a") -> dict[str, int]:
 # The store around the transactions
 
 
+@pytest.mark.parametrize("store", ["memory", "sqlite"], indirect=True)
 async def test_one_worker_owns_a_store(store: Store) -> None:
     other = SqliteStore(store.path) if isinstance(store, SqliteStore) else store
     with pytest.raises(StoreBusy):
@@ -1017,23 +1041,22 @@ def balance(shot: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_a_random_life_balances_and_is_the_same_everywhere(tmp_path: Path, seed: int) -> None:
-    stores = {name: make(tmp_path) for name, make in DRIVERS.items()}
     dice = {name: random.Random(seed) for name in DRIVERS}
-    for one in stores.values():
-        await one.open(own=True)
-    try:
+    async with AsyncExitStack() as stack:
+        stores: dict[str, Store] = {}
+        for name, make in DRIVERS.items():
+            stores[name] = one = await stack.enter_async_context(make(tmp_path))
+            await one.open(own=True)
+            stack.push_async_callback(one.close)
         for step in range(150):
             now = T0 + step * 30_000
             results = [await live(one, dice[name], now) for name, one in stores.items()]
             if not isinstance(results[0], Committed):
-                assert results[1:] == results[:1], step
+                assert results[1:] == results[:1] * 2, step
             if step % 10 == 9:
                 shots = [
                     await one.read(lambda tx: picture(tx, IDS, "defg")) for one in stores.values()
                 ]
                 for account in LIVES:
                     balance(shots[0][account])
-                assert shots[1:] == shots[:1], step
-    finally:
-        for one in stores.values():
-            await one.close()
+                assert shots[1:] == shots[:1] * 2, step

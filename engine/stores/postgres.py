@@ -1,0 +1,92 @@
+"""The PostgreSQL store: for several workers, on one machine or on many.
+
+Writing and reading have a thread and a connection each. Who may write an account's rows is not
+decided here: `fences` holds the numbers of the leases that this process was given, and a
+transaction that touches an account's rows looks first whether the lease still carries that number,
+and keeps it from changing hands until it has ended. What lost its lease gets LeaseLost, and leaves
+nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from engine.core.errors import StoreError
+from engine.core.secret import Secret
+from engine.offload import Offload
+
+from .postgres_desk import Desk
+from .postgres_session import Session, prepare
+from .transaction import Transaction
+
+T = TypeVar("T")
+
+
+class PostgresStore:
+    """`Store` on a PostgreSQL database."""
+
+    def __init__(
+        self, url: Secret, synchronous: str = "full", *, shown: str = "postgresql://"
+    ) -> None:
+        """`shown`: what errors call it."""
+        self.url = url
+        # Account -> number of the lease that is held; None: there are no leases, all is ours.
+        self.fences: dict[str, int] | None = None
+        self._synchronous = synchronous
+        self._shown = shown
+        self._writer: Desk | None = None
+        self._reader: Desk | None = None
+
+    async def open(self, *, own: bool) -> None:
+        """Several workers may own it: which accounts are whose, their leases say."""
+        preparing = Offload("dlr-store-opening")
+        try:
+            await preparing.run(self._prepare)
+        finally:
+            await preparing.close()
+        self._writer = self._desk("dlr-store-writer", writes=True)
+        self._reader = self._desk("dlr-store-reader", writes=False)
+
+    def _desk(self, name: str, *, writes: bool) -> Desk:
+        return Desk(
+            self.url,
+            self._shown,
+            name,
+            writes=writes,
+            synchronous=self._synchronous,
+            fences=lambda: self.fences,
+        )
+
+    def _prepare(self) -> None:
+        session = Session(self.url, self._shown)
+        try:
+            session.connect()
+            prepare(session)
+        except StoreError as error:
+            raise StoreError(f"cannot open {error}") from None
+        finally:
+            session.close()
+
+    async def write(self, job: Callable[[Transaction], T], *, lazy: bool = False) -> T:
+        if self._writer is None:
+            raise StoreError(f"the store {self._shown} is closed")
+        return await self._writer.run(job, lazy=lazy)
+
+    async def sync(self) -> None:
+        if self._writer is not None and self._writer.unsynced:
+            # Its commit takes what was committed before it to the disk, too.
+            mark = os.urandom(8)
+            await self.write(lambda tx: tx.put_note("", "synced", mark))
+
+    async def read(self, job: Callable[[Transaction], T]) -> T:
+        if self._reader is None:
+            raise StoreError(f"the store {self._shown} is closed")
+        return await self._reader.run(job)
+
+    async def close(self) -> None:
+        desks, self._reader, self._writer = (self._reader, self._writer), None, None
+        for desk in desks:
+            if desk is not None:
+                await desk.close()

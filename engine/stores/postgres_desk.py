@@ -1,0 +1,269 @@
+"""One connection to PostgreSQL, the thread that uses it, and the jobs that wait for it.
+
+What waits is taken together: one transaction, one commit (one flush of the server's log) makes a
+group durable. What a job writes is mostly kept back until the group's end, so that a job which
+fails leaves nothing behind; one that has written before it failed is undone with its group, and
+the others are done again, each alone.
+
+Where the connection breaks while a commit is under way, nobody knows whether the server still made
+it. Each writing transaction has a number, kept in a row of its connection's own: the next
+connection looks it up before anything else is written, and waits there for a transaction that is
+still under way. Who asks again is told what was done, or has it done now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import anyio
+
+from engine.core.errors import StoreError, StoreTrouble
+from engine.core.secret import Secret
+from engine.offload import hand_over
+
+from .postgres_pending import STAGE
+from .postgres_rows import PostgresTransaction
+from .postgres_session import Refused, Session
+from .transaction import Transaction
+
+T = TypeVar("T")
+
+# Jobs that one commit makes durable together, and how many may wait before callers do.
+GROUP_MAX = 64
+QUEUE_MAX = 4096
+
+# A thread whose server does not answer is not waited for longer than this.
+CLOSE_S = 5.0
+
+_DOUBT = "; whether it has taken what was just written is looked up when it is there again"
+
+
+class Doubt:
+    """A transaction whose commit was not answered."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.committed: bool | None = None  # None: not known yet
+
+
+class _Job:
+    def __init__(self, run: Callable[[Transaction], Any], lazy: bool) -> None:
+        self.run = run
+        self.lazy = lazy
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.doubt: Doubt | None = None
+        self.result: Any = None  # of the run that is in doubt
+
+    def settle(self, result: Any, error: BaseException | None) -> None:
+        """Called on the desk's thread: hand the outcome to the loop that waits for it."""
+        hand_over(self.loop, self.future, result, error)
+
+
+class _Spoiled(Exception):
+    """A job has failed after it had written: its group is to be undone."""
+
+    def __init__(self, fault: BaseException) -> None:
+        super().__init__()
+        self.fault = fault
+
+
+class Desk:
+    """Runs jobs one after the other, in groups."""
+
+    def __init__(
+        self,
+        url: Secret,
+        shown: str,
+        name: str,
+        *,
+        writes: bool,
+        synchronous: str,
+        fences: Callable[[], Mapping[str, int] | None],
+    ) -> None:
+        self.unsynced = False  # a commit has been made that is not on the disk for certain
+        self._session = Session(url, shown)
+        self._shown = shown
+        self._writes = writes
+        self._synchronous = synchronous
+        self._fences = fences
+        self._writer = uuid.uuid4().hex
+        self._number = 0
+        self._doubt: Doubt | None = None
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._places = asyncio.Semaphore(QUEUE_MAX)
+        self._closed = False
+        self._on_end: Callable[[], object] = lambda: None
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    async def run(self, run: Callable[[Transaction], T], *, lazy: bool = False) -> T:
+        """The job's result. Raises what it raised, and StoreError."""
+        result: T = await self._put(_Job(run, lazy))
+        return result
+
+    async def _put(self, job: _Job) -> Any:
+        async with self._places:
+            if self._closed:
+                raise StoreError(f"the store {self._shown} is closed")
+            self._jobs.put(job)
+            return await job.future
+
+    async def close(self) -> None:
+        loop, ended = asyncio.get_running_loop(), anyio.Event()
+        self._on_end = lambda: loop.call_soon_threadsafe(ended.set)
+        self._closed = True
+        self._jobs.put(None)
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            await ended.wait()
+        if ended.is_set():  # else it waits for a server that is silent, and nobody can end it
+            self._thread.join()
+
+    # On the thread
+
+    def _work(self) -> None:
+        last = False
+        while not last:
+            jobs, last = self._take()
+            if jobs:
+                try:
+                    self._serve(jobs)
+                except BaseException as fault:  # the thread must live on: others wait for it
+                    for job in jobs:
+                        job.settle(None, fault)
+        self._session.close()
+        self._on_end()
+
+    def _take(self) -> tuple[list[_Job], bool]:
+        jobs: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) >= GROUP_MAX:
+                return jobs, False
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return jobs, False
+        return jobs, True
+
+    def _serve(self, jobs: list[_Job], *, careful: bool = False) -> None:
+        """Do jobs in one transaction; where one spoils it for the others, each in its own."""
+        try:
+            self._connect()
+            jobs = [job for job in jobs if not self._was_done(job)]
+            if jobs:
+                self._transact(jobs, careful=careful)
+        except StoreError as error:
+            for job in jobs:
+                self._fail(job, error)
+        except (Refused, _Spoiled) as error:
+            self._session.roll_back()
+            retry = isinstance(error, Refused) and error.taken
+            if len(jobs) == 1 and not (retry and not careful):
+                fault = error.fault if isinstance(error, _Spoiled) else error
+                jobs[0].settle(None, self._last_word(fault))
+                return
+            for job in jobs:
+                self._serve([job], careful=True)
+
+    def _last_word(self, fault: BaseException) -> BaseException:
+        """Another connection has written the same at the same time: the next try sees it."""
+        if isinstance(fault, Refused) and fault.taken:
+            return StoreTrouble(f"the store {self._shown}: another worker has written the same")
+        return fault
+
+    def _fail(self, job: _Job, error: StoreError) -> None:
+        """Trouble, for a job that may be in doubt."""
+        if isinstance(error, StoreTrouble) and job.doubt is not None:
+            error = StoreTrouble(str(error), again=lambda: self._put(self._again(job)))
+        job.settle(None, error)
+
+    def _again(self, job: _Job) -> _Job:
+        again = _Job(job.run, job.lazy)
+        again.doubt, again.result = job.doubt, job.result
+        return again
+
+    def _was_done(self, job: _Job) -> bool:
+        """Settle a job that was in doubt and was committed after all."""
+        if job.doubt is None or not job.doubt.committed:
+            job.doubt = None
+            return False
+        job.settle(job.result, None)
+        return True
+
+    def _connect(self) -> None:
+        """Be connected, and know what became of the transaction before. Raises StoreError."""
+        self._session.connect(STAGE if self._writes else "")
+        doubt = self._doubt
+        if doubt is not None:
+            # Its lock is held by that transaction for as long as it is under way.
+            rows = self._session.fetch(
+                "SELECT n FROM writer WHERE id = $1 FOR UPDATE", self._writer
+            )
+            doubt.committed = bool(rows) and rows[0][0] == doubt.number
+            self._doubt = None
+
+    def _transact(self, jobs: list[_Job], *, careful: bool) -> None:
+        lazy = self._synchronous == "off" or (
+            self._synchronous == "normal" and all(job.lazy for job in jobs)
+        )
+        self._session.begin(self._how(lazy=lazy))
+        try:
+            tx = PostgresTransaction(
+                self._session, self._fences(), writes=self._writes, careful=careful
+            )
+            outcomes = [(job, *self._do(tx, job)) for job in jobs]
+            if tx.wrote:
+                self._number += 1
+                tx.finish(self._writer, self._number)
+        except BaseException:
+            self._session.roll_back()
+            raise
+        if lazy and tx.wrote:
+            self.unsynced = True  # before anybody can read what the commit holds
+        if not self._commit(outcomes):
+            return
+        self.unsynced = self.unsynced and lazy
+        for job, result, error in outcomes:
+            job.settle(result, error)
+
+    def _how(self, *, lazy: bool) -> str:
+        if not self._writes:  # one picture for all that a job looks at
+            return " ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        return "; SET LOCAL synchronous_commit = off" if lazy else ""
+
+    def _do(self, tx: PostgresTransaction, job: _Job) -> tuple[Any, BaseException | None]:
+        tx.start()
+        try:
+            result = job.run(tx)
+        except Exception as fault:
+            if self._session.failed:
+                raise  # the server or the line, not the job's own fault
+            if tx.dirty:
+                raise _Spoiled(fault) from None
+            return None, fault
+        tx.accept()
+        return result, None
+
+    def _commit(self, outcomes: list[tuple[_Job, Any, BaseException | None]]) -> bool:
+        """False where it was not answered, and those who wait were told so."""
+        try:
+            self._session.commit()
+        except (StoreError, Refused) as error:
+            self._session.drop()
+            self._doubt = doubt = Doubt(self._number)
+            trouble = StoreTrouble(f"{error}{_DOUBT}")
+            for job, result, fault in outcomes:
+                if fault is not None:
+                    job.settle(None, fault)
+                else:
+                    job.doubt, job.result = doubt, result
+                    self._fail(job, trouble)
+            return False
+        return True

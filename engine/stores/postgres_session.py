@@ -1,0 +1,218 @@
+"""A connection to PostgreSQL with the event loop that it lives in, for one thread.
+
+The store's jobs are plain functions, its client library is asynchronous: each call runs the loop
+until the answer is there. What fails is told in words of our own (`sqlstate`), never in the
+server's, which may hold the user, the host or a value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
+from importlib import resources
+from typing import Any, TypeVar
+
+import asyncpg
+
+from engine.core.errors import EngineError, StoreError, StoreTrouble
+from engine.core.secret import Secret
+from engine.sqlstate import ERRORS, cause, refusal
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 1
+
+CONNECT_S = 10.0
+COMMAND_S = 60.0  # a server that is silent for so long is given up
+CLOSE_S = 2.0
+
+# How long a statement waits for another transaction, and how long the server keeps a transaction
+# open for a worker that is silent: one that is frozen holds the locks of its leases no longer.
+LOCK_S = 10
+SILENT_S = 10
+
+_FAILURES = (*ERRORS, asyncpg.InternalClientError)
+
+# Every statement here has an index. Before a table has been analysed the planner may think
+# otherwise, and a plan is kept.
+_SESSION = f"""
+    SET lock_timeout = '{LOCK_S}s';
+    SET idle_in_transaction_session_timeout = '{SILENT_S}s';
+    SET tcp_keepalives_idle = 5;
+    SET tcp_keepalives_interval = 2;
+    SET tcp_keepalives_count = 3;
+    SET enable_seqscan = off;
+    SET enable_hashjoin = off;
+    SET enable_mergejoin = off;
+    SET jit = off;
+    SET client_min_messages = error;
+"""
+_DURABLE = """
+    SELECT set_config('synchronous_commit', 'on', false)
+        WHERE current_setting('synchronous_commit') = 'off'
+"""
+
+_LOST = frozenset({"08", "57"})  # the connection is gone, or is going
+_PASSING = frozenset({"08", "25", "40", "53", "55", "57"})
+_WORDS = {
+    "3F": "the schema that the url's search_path names is not there; create it",
+    "42501": "rights are missing; grant USAGE and CREATE on the schema, TEMPORARY on the database,"
+    " and SELECT, INSERT, UPDATE and DELETE on the store's tables",
+    "42P07": "a table that is not the store's has the name of one of its tables; give the store a"
+    " schema of its own with ?search_path=name in the url",
+    "42": "its tables are not as the store makes them",
+}
+
+
+class Refused(EngineError):
+    """A value that PostgreSQL cannot take; the same again would be refused again."""
+
+    def __init__(self, cause: str, *, taken: bool) -> None:
+        super().__init__(f"PostgreSQL cannot take it: {cause}")
+        self.taken = taken  # what was to be new is there already
+
+
+class Session:
+    """Calls block. After StoreTrouble the connection may be gone: `connect` makes another."""
+
+    def __init__(self, url: Secret, shown: str) -> None:
+        self._url = url
+        self._shown = shown
+        self._loop = asyncio.new_event_loop()
+        self._db: Any = None
+        self.failed = False  # a statement of the transaction under way has failed
+
+    def connect(self, settings: str = "") -> bool:
+        """True where a new connection was made. Raises StoreError, and StoreTrouble where another
+        try may do."""
+        if self._db is not None:
+            self._loop.run_until_complete(asyncio.sleep(0))  # to hear of its end
+            if not self._db.is_closed():
+                return False
+            self.drop()
+        self.failed = False
+        self._db = self._run(
+            asyncpg.connect(
+                self._url.reveal(),
+                timeout=CONNECT_S,
+                command_timeout=COMMAND_S,
+                max_cached_statement_lifetime=0,
+            )
+        )
+        try:
+            self.execute(f"{_SESSION}; {_DURABLE}; {settings}")
+        except BaseException:
+            self.drop()
+            raise
+        return True
+
+    def fetch(self, statement: str, *values: Any) -> list[Any]:
+        rows: list[Any] = self._run(self._db.fetch(statement, *values))
+        return rows
+
+    def execute(self, statement: str, *values: Any) -> None:
+        self._run(self._db.execute(statement, *values))
+
+    def copy(self, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+        self._run(self._db.copy_records_to_table(table, columns=columns, records=rows))
+
+    def begin(self, how: str = "") -> None:
+        self.failed = False
+        self.execute(f"BEGIN{how}")
+
+    def commit(self) -> None:
+        self.execute("COMMIT")
+
+    def roll_back(self) -> None:
+        """Undo the transaction; a connection that cannot even do that is dropped."""
+        if self._db is None:
+            return
+        with suppress(StoreError, Refused):
+            self.execute("ROLLBACK")
+            self.failed = False
+            return
+        self.drop()
+
+    def drop(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            db.terminate()
+            self._loop.run_until_complete(asyncio.sleep(0))
+
+    def close(self) -> None:
+        """End the connection and the loop."""
+        db, self._db = self._db, None
+        if db is not None:
+            with suppress(*_FAILURES):
+                self._loop.run_until_complete(db.close(timeout=CLOSE_S))
+            db.terminate()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+    def _run(self, work: Awaitable[T]) -> T:
+        try:
+            return self._loop.run_until_complete(_awaited(work))
+        except _FAILURES as error:
+            self.failed = True
+            fault = self._fault(error)
+        if isinstance(fault, StoreTrouble) and self._db is not None and self._db.is_closed():
+            self.drop()
+        raise fault  # nothing leads back to the library's error
+
+    def _fault(self, error: BaseException) -> EngineError:
+        state = (error.sqlstate or "") if isinstance(error, asyncpg.PostgresError) else ""
+        if state:
+            why = refusal(error)
+            if why is not None:
+                return Refused(why, taken=state == "23505")
+            words = _WORDS.get(state) or _WORDS.get(state[:2])
+            why = f"{words} ({state})" if words else cause(error)
+            kind = StoreTrouble if state[:2] in _PASSING else StoreError
+            return kind(f"the store {self._shown}: {why}")
+        if isinstance(error, ValueError) and self._db is not None:
+            return Refused("a value cannot be written in its column's type", taken=False)
+        # A configuration error of the library's is both kinds of error.
+        kind = StoreError if isinstance(error, ValueError) else StoreTrouble
+        return kind(f"the store {self._shown}: {cause(error)}")
+
+
+async def _awaited(work: Awaitable[T]) -> T:
+    return await work
+
+
+def prepare(session: Session) -> None:
+    """Bring the schema up to date. Several workers may do so at once: one of them does it.
+
+    Raises StoreError where a newer release has written it.
+    """
+    if _version(session) == SCHEMA_VERSION:
+        return  # no right to make tables is needed
+    session.begin()
+    try:
+        session.execute(
+            "SELECT pg_advisory_xact_lock(hashtext('dlr-engine store ' || current_schema()))"
+        )
+        version = _version(session)
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"was written by a newer release (schema {version}, this one knows"
+                f" {SCHEMA_VERSION}): update dlr-engine"
+            )
+        for number in range(version + 1, SCHEMA_VERSION + 1):
+            name = f"postgres-{number:04d}.sql"
+            schema = resources.files("engine.stores") / "schema" / name
+            session.execute(schema.read_text(encoding="utf-8"))
+            session.execute("INSERT INTO dlr_schema (version, made) VALUES ($1, now())", number)
+        session.commit()
+    except BaseException:
+        session.roll_back()
+        raise
+
+
+def _version(session: Session) -> int:
+    """The newest migration that was made here; 0 where there is none."""
+    there = "SELECT to_regclass(format('%I.dlr_schema', current_schema())) IS NOT NULL"
+    if not session.fetch(there)[0][0]:
+        return 0
+    return int(session.fetch("SELECT coalesce(max(version), 0) FROM dlr_schema")[0][0])

@@ -72,7 +72,11 @@ class Engine:
         self.telemetry = Telemetry()
         self.fleet: Fleet | None = None
         self._store = store or make_store(
-            config.store.scheme, config.store.path, config.store.shown, config.store.synchronous
+            config.store.scheme,
+            config.store.path,
+            config.store.shown,
+            config.store.synchronous,
+            url=config.store.url,
         )
         self.store = PatientStore(self._store, self.telemetry, self.clock)
         self.room = Room(

@@ -131,7 +131,9 @@ async def compare(config: Config, simulator: Simulator, *, ended: bool) -> Outco
     """Hold both sides against one another; the worker has ended."""
     from engine.stores.opening import make_store
 
-    store = make_store(config.store.scheme, config.store.path, config.store.shown)
+    store = make_store(
+        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
+    )
     await store.open(own=False)
     try:
         tallies = await store.read(lambda tx: tx.tallies())

@@ -54,7 +54,9 @@ class Verdict(msgspec.Struct, frozen=True):
 
 async def probe_all(config: Config) -> AsyncIterator[bool]:
     """Ask every account and print how it answered; yields whether it passed."""
-    store = make_store(config.store.scheme, config.store.path, config.store.shown)
+    store = make_store(
+        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
+    )
     try:
         await store.open(own=True)
     except StoreBusy:

@@ -81,7 +81,9 @@ async def _replay(
     from engine.replaying import Order
     from engine.stores.opening import make_store
 
-    store = make_store(config.store.scheme, config.store.path, config.store.shown)
+    store = make_store(
+        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
+    )
     order = Order(id=str(uuid4()), since_ms=since_ms, dry_run=dry_run)
     lines: list[Line] = []
     try:
@@ -182,7 +184,9 @@ async def _list(
 ) -> list[dict[str, Any]]:
     from engine.stores.opening import make_store
 
-    store = make_store(config.store.scheme, config.store.path, config.store.shown)
+    store = make_store(
+        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
+    )
     await store.open(own=False)
     listed: list[dict[str, Any]] = []
     try:

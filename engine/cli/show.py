@@ -76,7 +76,9 @@ async def _search(config: Config, by: str, value: str) -> Found:
     from engine.redacting import known_redactors
     from engine.stores.opening import make_store
 
-    store = make_store(config.store.scheme, config.store.path, config.store.shown)
+    store = make_store(
+        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
+    )
     await store.open(own=False)
     try:
         accounts = [account.name for account in config.accounts]

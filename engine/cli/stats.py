@@ -75,7 +75,9 @@ def command(args: argparse.Namespace) -> int:
 async def _read(config: Config) -> Books:
     from engine.stores.opening import make_store
 
-    store = make_store(config.store.scheme, config.store.path, config.store.shown)
+    store = make_store(
+        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
+    )
     await store.open(own=False)
     try:
         now_ms = time.time_ns() // 1_000_000

@@ -181,7 +181,9 @@ async def _hand_over(
     from engine.redacting import redactors
     from engine.stores.opening import make_store
 
-    store = make_store(config.store.scheme, config.store.path, config.store.shown)
+    store = make_store(
+        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
+    )
     counted = Counted()
     try:
         await store.open(own=True)

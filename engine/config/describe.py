@@ -29,9 +29,11 @@ _QUERY = re.compile(r"(?<=\?)\S+")
 def describe(config: Config) -> list[str]:
     """One line for the store, then a block of lines for each account and sink."""
     store = config.store
-    place = f" {printable(store.shown, 300)}" if store.path else ""
+    place = f"{store.scheme} {printable(store.shown, 300)}" if store.path else store.scheme
+    if store.scheme == "postgresql":
+        place = "postgresql://***"
     lines = [
-        f"store: {store.scheme}{place}; ended messages stay {spell_duration(store.retention_s)},"
+        f"store: {place}; ended messages stay {spell_duration(store.retention_s)},"
         f" acknowledged records {spell_duration(store.log_retention_s)}; polling waits at"
         f" {spell_size(store.log_max)} of records that wait for sinks"
     ]
@@ -50,9 +52,10 @@ def unsafe(store: StoreConfig) -> str | None:
     """What is to be said where a power cut may take what no provider gives again."""
     if store.scheme == "memory" or store.synchronous != "off":
         return None
+    damage = "" if store.scheme == "postgresql" else ", and damage the store"
     return (
         'synchronous = "off": a power cut, or a crash of the operating system, can take answers'
-        " that a one-time provider has given, and damage the store; use it for trials alone"
+        f" that a one-time provider has given{damage}; use it for trials alone"
     )
 
 

@@ -30,7 +30,7 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where state is kept and for how long."""
 
     url: Secret
-    scheme: str  # "memory", "sqlite", …
+    scheme: str  # "memory", "sqlite", "postgresql"
     path: Path | None = None  # the file of a sqlite store
     retention_s: float = 30 * DAY_S  # ended messages
     synchronous: str = "full"  # or "normal", "off": what a power cut may take
@@ -41,8 +41,9 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> str:
-        """The file, fit for people."""
-        return MASKED if self.hidden else str(self.path or f"{self.scheme}://")
+        """The place, fit for people: a file, or that it is a server."""
+        server = "postgresql://***" if self.scheme == "postgresql" else f"{self.scheme}://"
+        return MASKED if self.hidden else str(self.path or server)
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         fields = ((name, getattr(self, name)) for name in self.__struct_fields__)

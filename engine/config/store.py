@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import NoneType
+from urllib.parse import urlsplit
 
 from engine.core.secret import Secret
 
@@ -16,8 +17,9 @@ from .model import DAY_S, LOG_MAX, LOG_MAX_MEMORY, StoreConfig
 from .reader import Section
 
 SYNCHRONOUS = ("full", "normal", "off")
-STORE_SCHEMES = frozenset({"memory", "sqlite"})
+STORE_SCHEMES = frozenset({"memory", "postgresql", "sqlite"})
 _DEFAULT_URL = "sqlite:///state.db"
+_WANTED_POSTGRES = "expected postgresql://user@host/database, special characters as %XX"
 _WANTED_SQLITE = "expected sqlite:///file for a path from here, sqlite:////dir/file for a full one"
 
 
@@ -58,6 +60,8 @@ def _place(url: str, schemes: frozenset[str], folder: Path) -> tuple[str, Path |
         raise ValueError(f"this build has the stores {values.listed(sorted(schemes))}")
     if scheme == "memory" and rest:
         raise ValueError("expected memory:// with nothing behind it")
+    if scheme == "postgresql":
+        _check_postgres(url)
     if scheme != "sqlite":
         return scheme, None
     if rest == "/:memory:":
@@ -65,3 +69,14 @@ def _place(url: str, schemes: frozenset[str], folder: Path) -> tuple[str, Path |
     if not rest.startswith("/") or rest.endswith("/") or "\0" in rest:
         raise ValueError(_WANTED_SQLITE)
     return scheme, folder / rest[1:]
+
+
+def _check_postgres(url: str) -> None:
+    """What can be told of it without a server. Raises ValueError, which repeats none of it."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.port != 0 and len(parts.path) > 1 and not parts.fragment
+    except ValueError:
+        whole = False
+    if not whole or not url.isprintable():
+        raise ValueError(_WANTED_POSTGRES) from None

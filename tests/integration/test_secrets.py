@@ -292,7 +292,7 @@ FAULTS: list[dict[str, Any]] = [
     {"sinks": [{"name": "s", "type": "nothing", "url": {"env": "SINK_URL"}}]},
     {"sinks": [{"name": "s", "type": "jsonl", "path": "x", "url": f"https://u:{MARK}@h"}]},
     {"sinks": [{"name": "s", "type": "kafka", "url": f"https://u:{MARK}@h"}]},
-    {"store": {"url": f"postgresql://user:{MARK}@host/db"}},
+    {"store": {"url": f"postgresql://user:{MARK}@host:port/db"}},
     {"store": {"url": f"sqlite://{MARK}/"}},
     {"store": {"url": [MARK]}},
     {"store": MARK},

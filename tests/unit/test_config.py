@@ -274,10 +274,10 @@ def test_store_paths_and_schemes(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "url").write_text("sqlite:///state.db\n")
     assert store({"file": "deep/url"}).path == tmp_path / "deep" / "state.db"
-    schemes = config.STORE_SCHEMES | {"postgresql"}
-    found = store(f"postgresql://u:{HIDDEN}@h/db", store_schemes=schemes)
-    assert (found.scheme, found.path) == ("postgresql", None)
-    assert HIDDEN not in repr(found)
+    for scheme in ("postgresql", "postgres"):
+        found = store(f"{scheme}://u:{HIDDEN}@h/db?search_path=dlr")
+        assert (found.scheme, found.path, found.shown) == ("postgresql", None, "postgresql://***")
+        assert HIDDEN not in repr(found)
 
 
 def test_http_is_refused_and_not_ignored() -> None:

@@ -140,8 +140,11 @@ def test_sink_faults(keys: dict[str, Any], line: str) -> None:
 @pytest.mark.parametrize(
     ("url", "line"),
     [
-        (f"postgresql://u:{HIDDEN}@h/db", "store.url: this build has the stores memory, sqlite"),
-        (f"{HIDDEN}", "store.url: this build has the stores memory, sqlite"),
+        (f"mysql://u:{HIDDEN}@h/db", "store.url: this build has the stores memory, postgresql, sq"),
+        (f"{HIDDEN}", "store.url: this build has the stores memory, postgresql, sqlite"),
+        (f"postgresql://u:{HIDDEN}@h", "store.url: expected postgresql://user@host/database"),
+        (f"postgres://u:{HIDDEN}@h:x/db", "store.url: expected postgresql://user@host/database"),
+        (f"postgresql://u:{HIDDEN}@[h/db", "store.url: expected postgresql://user@host/database"),
         ("sqlite://state.db", "store.url: expected sqlite:///file"),
         ("sqlite:///", "store.url: expected sqlite:///file"),
         ("sqlite:///:memory:", "store.url: a store in memory is written memory://"),

@@ -143,6 +143,7 @@ class Chores:
     async def note_status(self, account: str | None = None) -> None:
         """Leave for `stats` what only this process knows; or only what has become of an account:
         to look through all at each failure of one would make its trouble everybody's."""
+        worker = self._engine.fleet.name if self._engine.fleet is not None else None
         async with self._noting:  # what was looked at first is written first
             statuses: dict[tuple[str, str], bytes] = {}
             for name in list(self._engine.pollers) if account is None else (account,):
@@ -150,7 +151,7 @@ class Chores:
                     statuses[name, "status"] = orjson.dumps(self._engine.status(name))
             for sink in self._engine.dispatchers if account is None else ():
                 sink.look()
-                statuses[sink.name, "sink"] = orjson.dumps({"trouble": sink.dead})
+                statuses[sink_note(sink.name, worker)] = orjson.dumps({"trouble": sink.dead})
             known = self._statuses
             changed = {key: note for key, note in statuses.items() if note != known.get(key)}
             if changed:
@@ -205,6 +206,12 @@ class Chores:
 
         while await self._engine.store.write(job, lazy=True) >= PRUNE_MAX:
             await self._engine.clock.sleep(0)
+
+
+def sink_note(sink: str, worker: str | None) -> tuple[str, str]:
+    """Whose note it is how a sink does, and what that is called: in a fleet each worker has its
+    own, and none of them is an account's."""
+    return (sink, "sink") if worker is None else ("", f"sink {sink} {worker}")
 
 
 def _put_statuses(tx: Transaction, statuses: dict[tuple[str, str], bytes]) -> None:

@@ -98,7 +98,8 @@ class LogReader:
     async def open(self) -> None:
         """Find the places; a new consumer begins with the oldest record kept, or with the next."""
         accounts = self._accounts
-        self.places = await self._store.write(lambda tx: self._find_places(tx, accounts))
+        found = await self._store.write(lambda tx: self._find_places(tx, accounts))
+        self.places = found | self.places
 
     async def take(self, accounts: Sequence[str]) -> None:
         """Read these, too, from where the store says that they stand. Raises LeaseLost."""

@@ -33,7 +33,9 @@ from engine.leases import (
     units_of,
     weight,
 )
-from engine.stores.postgres_leases import INBOX, LeaseBook, Seen
+from engine.stores.postgres import PostgresStore
+from engine.stores.postgres_leases import INBOX, LeaseBook, Seen, session_name
+from engine.stores.transaction import Store
 
 if TYPE_CHECKING:
     from engine.worker import Engine
@@ -51,7 +53,7 @@ LEAVE_S = 3.0
 class Fleet:
     """One engine's part of a fleet."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, store: Store) -> None:
         config = engine.config
         self.id = uuid4().hex
         self.name = ""  # unique among those who are alive, the same again after a restart
@@ -79,6 +81,9 @@ class Fleet:
         self._trouble = False
         self._free = True  # as of the last look somebody had to take something
         self._idle_seen = False  # the last look came after we said that we are idle
+        assert isinstance(store, PostgresStore)
+        store.fences = self.fences
+        store.session_name = session_name(self.id)
 
     # For the engine
 
@@ -113,6 +118,13 @@ class Fleet:
             if self._trouble:
                 self._engine.telemetry.event(logging.INFO, "fleet", "the leases are renewed again")
             self._trouble = False
+
+    async def take_once(self, group: anyio.abc.TaskGroup) -> None:
+        """Take what is free and nothing more: with `once`. Returns when it polls."""
+        await self.turn(group)
+        self.leaving()
+        while self._opening:
+            await self._engine.clock.sleep(HASTE_S)
 
     def shut(self, account: str) -> str | None:
         """Why the account may not be asked at present; None: it may."""

@@ -13,6 +13,7 @@ chance, no input or output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 
@@ -26,7 +27,7 @@ RENEW_S = 1.5
 MARGIN_S = 1.0  # so long before that it asks nothing any more, by its own clock
 SETTLE_S = 3.0  # what was taken stays so long, whatever the load
 LOAD_SLACK = 0.1  # a share of the fair load that nobody moves an account for
-IDLE_WEIGHT = 1.0  # of an account that asks nothing; each request a second weighs as much again
+IDLE_WEIGHT = 1.0  # of an account that asks nothing; a request a second weighs as much again
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -77,8 +78,11 @@ def units_of(accounts: Iterable[AccountConfig]) -> list[Unit]:
 
 
 def weight(requests_per_s: float) -> float:
-    """How much an account weighs."""
-    return IDLE_WEIGHT + requests_per_s
+    """How much an account weighs. In steps of a factor of two: accounts that are about alike weigh
+    the same, or what they differ by would decide whether a share comes out even."""
+    if requests_per_s < IDLE_WEIGHT / 4:
+        return IDLE_WEIGHT
+    return IDLE_WEIGHT + 2.0 ** round(math.log2(requests_per_s))
 
 
 def fair_load(view: View, me: str, load: float, free: int) -> float:

@@ -45,6 +45,7 @@ class Roster:
         self._group: anyio.abc.TaskGroup | None = None
         self._running: dict[str, anyio.Event] = {}  # by account: when its poller has ended
         self._told: set[str] = set()
+        self._stopping = False
 
     # Coming
 
@@ -82,6 +83,8 @@ class Roster:
         """Let them poll, in this task group."""
         self._group = group
         for name in names:
+            if self._stopping:  # it came while all were told to end
+                self.pollers[name].stop()
             self._running[name] = anyio.Event()
             group.start_soon(self._poll, self.pollers[name])
 
@@ -135,6 +138,7 @@ class Roster:
 
     def stop(self) -> None:
         """No new polls; those in flight go on."""
+        self._stopping = True
         for poller in self.pollers.values():
             poller.stop()
 

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -23,13 +23,12 @@ import msgspec
 from engine.chores import Chores
 from engine.clock import RealClock
 from engine.config.describe import unsafe
-from engine.config.model import AccountConfig, Config
+from engine.config.model import WORKER, AccountConfig, Config
 from engine.core.clock import Clock
 from engine.core.errors import ConfigError, LeaseLost, StoreError, StoreTrouble
 from engine.core.redact import Redactor
 from engine.core.units import time_ms
 from engine.dispatcher import Dispatcher, LogReader
-from engine.fleet import Fleet
 from engine.redacting import redactors
 from engine.reports import REPORTS_NAME, Reports
 from engine.room import Room
@@ -41,6 +40,9 @@ from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
 from engine.tracking import check_tracked, inbox_item, take_tracked
 from engine.transport import Transport
+
+if TYPE_CHECKING:
+    from engine.fleet import Fleet
 
 # For what has to be written when all has ended: a full disk must not hold up the exit for ever.
 LAST_WORD_S = 5.0
@@ -78,6 +80,10 @@ class Engine:
             config.store.synchronous,
             url=config.store.url,
         )
+        if store is None and config.store.scheme == "postgresql":
+            from engine.fleet import Fleet  # its library is an extra
+
+            self.fleet = Fleet(self, self._store)
         self.store = PatientStore(self._store, self.telemetry, self.clock)
         self.room = Room(
             {a.name: a.provider.traits.feed == "drained" for a in config.accounts},
@@ -115,6 +121,7 @@ class Engine:
             if self.fleet is not None:
                 await self.fleet.join()
                 self._limits.wall = self.fleet.wall
+                self._guard_files(self.fleet.name)
             await self._build()
             await self._chores.digest_inbox()
             await self._chores.look_for_room()
@@ -130,6 +137,8 @@ class Engine:
             self._group.start_soon(self._deliver, dispatcher)
         self._group.start_soon(self._chores.run)
         if self.fleet is not None:
+            if self.once:
+                await self.fleet.take_once(self._group)
             self._group.start_soon(self.fleet.run, self._group)
         return self
 
@@ -224,6 +233,18 @@ class Engine:
         await self.store.close()
 
     # Building
+
+    def _guard_files(self, worker: str) -> None:
+        """Two workers of one machine must not write one file."""
+        shared = [sink.name for sink in self.config.sinks if sink.is_shared_file]
+        if shared and not worker.endswith("-1"):
+            raise ConfigError(
+                [
+                    f"{self.config.source}: sink {name}: another worker of this machine writes its"
+                    f" path: put {WORKER} into it"
+                    for name in shared
+                ]
+            )
 
     async def _build(self) -> None:
         self.redactors = await redactors(self.config, self.store)

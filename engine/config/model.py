@@ -132,6 +132,11 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
         path = getattr(self.sink, "path", None)
         return None if path is None else str(path)
 
+    @property
+    def is_shared_file(self) -> bool:
+        """Whether every worker would write the same place of its machine."""
+        return self.path is not None and WORKER not in self.path
+
     def build(self, worker: str | None = None) -> Sink:
         """A new sink, not yet open. `worker` is the name that `{worker}` in its path stands for."""
         options = self.sink

@@ -15,10 +15,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import asyncpg
@@ -27,6 +27,8 @@ import msgspec
 from ..core.errors import StoreTrouble
 from ..core.secret import Secret
 from ..sqlstate import ERRORS, cause
+
+T = TypeVar("T")
 
 ANSWER_S = 2.0  # of one statement: a server that is silent for longer costs the lease
 CLOSE_S = 1.0
@@ -135,7 +137,7 @@ class LeaseBook:
 
     # Inside
 
-    async def _guarded(self, act: Callable[[], Any]) -> Any:
+    async def _guarded(self, act: Callable[[], Awaitable[T]]) -> T:
         async with self._turn:
             try:
                 if self._db is None or self._db.is_closed():

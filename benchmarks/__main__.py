@@ -20,6 +20,7 @@ from benchmarks import (
     isolation,
     ladder,
     memory,
+    postgres_store,
     sinks,
     start,
     throughput,
@@ -91,6 +92,13 @@ CASES = (
         size=4_000,
         unit="records",
         run=durability.run,
+    ),
+    Case(
+        name="postgres-store",
+        about="pages of 1,000 into the PostgreSQL store: 30,000 new messages/s, 1 to 4 processes",
+        size=160_000,
+        unit="messages",
+        run=postgres_store.run,
     ),
     Case(
         name="sinks",

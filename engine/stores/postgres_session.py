@@ -212,11 +212,11 @@ def prepare(session: Session) -> None:
 
 def _version(session: Session) -> int:
     """The newest migration that was made here; 0 where there is none."""
-    # By the catalogue's rows: by the name alone a session may still know that there is none.
-    there = (
-        "SELECT FROM pg_class WHERE relname = 'dlr_schema'"
-        " AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
-    )
+    # Not by to_regclass, which remembers what was not there before another worker made it.
+    there = """
+        SELECT FROM pg_class
+        WHERE relname = 'dlr_schema' AND relnamespace = current_schema()::regnamespace
+    """
     if not session.fetch(there):
         return 0
     return int(session.fetch("SELECT coalesce(max(version), 0) FROM dlr_schema")[0][0])

@@ -1,7 +1,7 @@
 """The store as a command opens it that has something to do in it: as its owner, or beside one.
 
-Where no worker runs, a command may do a worker's work: with SQLite it owns the store meanwhile, with
-PostgreSQL it holds every lease. Where one runs, what there is to do goes through the inbox.
+Where no worker runs, a command may do a worker's work: with SQLite it owns the store meanwhile,
+with PostgreSQL it holds every lease. Where one runs, what there is to do goes through the inbox.
 """
 
 from __future__ import annotations

@@ -57,6 +57,15 @@ _TAKE = f"""
         FROM me WHERE account = ANY($2) RETURNING account, fence"""
 _GIVE = "UPDATE lease SET worker = NULL WHERE worker = $1 AND account = ANY($2)"
 _ADD = "INSERT INTO lease (account) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+_WORKERS = f"""
+    SELECT name, host, pid, (extract(epoch FROM started) * 1000)::bigint AS started_ms,
+        extract(epoch FROM {_NOW} - seen)::float8 AS seen_s, until > {_NOW} AS alive,
+        load, idle, leaving,
+        (SELECT count(*) FROM lease WHERE lease.worker = worker.id) AS accounts
+    FROM worker ORDER BY name"""
+_LEASES = """
+    SELECT account, name AS worker, (extract(epoch FROM since) * 1000)::bigint AS since_ms, fence
+    FROM lease LEFT JOIN worker ON worker.id = lease.worker ORDER BY account"""
 # A frozen process may stand in the middle of a transaction; its fence would refuse it, but the rows
 # that it has locked could not be taken.
 _END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ANY($1)"
@@ -82,6 +91,54 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     asked_at: float  # monotonic
     answered_at: float
     name: str
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker, for people."""
+
+    name: str
+    host: str
+    pid: int
+    started_ms: int
+    seen_s: float  # so long ago
+    alive: bool
+    load: float
+    idle: bool
+    leaving: bool
+    accounts: int
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """A lease, for people."""
+
+    account: str
+    worker: str | None  # its name; None: nobody has it
+    since_ms: int | None
+    fence: int  # how often it has been given to somebody
+
+
+class Survey(msgspec.Struct, kw_only=True):
+    """Who is there and who has what."""
+
+    workers: list[Worker] = []
+    leases: list[Lease] = []
+
+
+async def survey(url: Secret) -> Survey:
+    """Look, and change nothing. Raises StoreTrouble."""
+    db = None
+    try:
+        db = await asyncpg.connect(url.reveal(), timeout=ANSWER_S, command_timeout=ANSWER_S)
+        return Survey(
+            workers=[Worker(**row) for row in await db.fetch(_WORKERS)],
+            leases=[Lease(**row) for row in await db.fetch(_LEASES)],
+        )
+    except ERRORS as error:
+        why = cause(error)
+    finally:
+        if db is not None:
+            db.terminate()
+    raise StoreTrouble(f"the leases cannot be read: {why}")
 
 
 def session_name(worker: str) -> str:

@@ -1,5 +1,5 @@
--- Version 2: the fleet. A lease is good for as long as its worker is alive, and the worker's row says
--- until when that is: to renew is one row, however many accounts there are.
+-- Version 2: the fleet. A lease is good for as long as its worker is alive, and the worker's row
+-- says until when that is: to renew is one row, however many accounts there are.
 
 ALTER TABLE worker
     ADD name text COLLATE "C" NOT NULL UNIQUE,

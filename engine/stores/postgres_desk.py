@@ -3,7 +3,8 @@
 What waits is taken together: one transaction, one commit (one flush of the server's log) makes a
 group durable. What a job writes is mostly kept back until the group's end, so that a job which
 fails leaves nothing behind; one that has written before it failed is undone with its group, and
-the others are done again, each alone.
+the others are done again, each alone. A job that comes upon an account whose rows another
+transaction has is begun anew after its group.
 
 Where the connection breaks while a commit is under way, nobody knows whether the server still made
 it. Each writing transaction has a number, kept in a row of its connection's own: the next
@@ -26,6 +27,7 @@ from engine.core.errors import StoreError, StoreTrouble
 from engine.core.secret import Secret
 from engine.offload import hand_over
 
+from .postgres_messages import Busy
 from .postgres_pending import STAGE
 from .postgres_rows import PostgresTransaction
 from .postgres_session import Refused, Session
@@ -57,12 +59,16 @@ class _Job:
         self.lazy = lazy
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.accounts: frozenset[str] = frozenset()  # those that it has to wait for, as is known
         self.doubt: Doubt | None = None
         self.result: Any = None  # of the run that is in doubt
 
     def settle(self, result: Any, error: BaseException | None) -> None:
         """Called on the desk's thread: hand the outcome to the loop that waits for it."""
         hand_over(self.loop, self.future, result, error)
+
+
+_Outcomes = list[tuple[_Job, Any, BaseException | None]]
 
 
 class _Spoiled(Exception):
@@ -87,7 +93,9 @@ class Desk:
         fences: Callable[[], Mapping[str, int] | None],
         session_name: str,
     ) -> None:
-        self.unsynced = False  # a commit has been made that is not on the disk for certain
+        # Commits that are not on the disk for certain, each counted when it begins and when it is
+        # done; and up to where they are there, by a later one.
+        self.lazy = self.synced = 0
         self._session = Session(url, shown)
         self._shown = shown
         self._writes = writes
@@ -99,6 +107,7 @@ class Desk:
         self._doubt: Doubt | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._places = asyncio.Semaphore(QUEUE_MAX)
+        self.waiting = 0  # jobs that are not done
         self._closed = False
         self._on_end: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -114,7 +123,11 @@ class Desk:
             if self._closed:
                 raise StoreError(f"the store {self._shown} is closed")
             self._jobs.put(job)
-            return await job.future
+            self.waiting += 1
+            try:
+                return await job.future
+            finally:
+                self.waiting -= 1
 
     async def close(self) -> None:
         loop, ended = asyncio.get_running_loop(), anyio.Event()
@@ -157,18 +170,18 @@ class Desk:
     def _serve(self, jobs: list[_Job], *, careful: bool = False) -> None:
         """Do jobs in one transaction; where one spoils it for the others, each in its own."""
         try:
-            self._connect()
-            jobs = [job for job in jobs if not self._was_done(job)]
-            if jobs:
-                self._transact(jobs, careful=careful)
+            while jobs:
+                self._connect()
+                jobs = [job for job in jobs if not self._was_done(job)]
+                if jobs:
+                    jobs = self._transact(jobs, careful=careful)
         except StoreError as error:
             for job in jobs:
                 self._fail(job, error)
         except (Refused, _Spoiled) as error:
-            self._session.roll_back()
-            retry = isinstance(error, Refused) and error.taken
-            if len(jobs) == 1 and not (retry and not careful):
-                fault = error.fault if isinstance(error, _Spoiled) else error
+            fault = error.fault if isinstance(error, _Spoiled) else error
+            retry = isinstance(fault, Busy) or (not careful and _taken(fault))
+            if len(jobs) == 1 and not retry:
                 jobs[0].settle(None, self._last_word(fault))
                 return
             for job in jobs:
@@ -176,7 +189,7 @@ class Desk:
 
     def _last_word(self, fault: BaseException) -> BaseException:
         """Another connection has written the same at the same time: the next try sees it."""
-        if isinstance(fault, Refused) and fault.taken:
+        if _taken(fault):
             return StoreTrouble(f"the store {self._shown}: another worker has written the same")
         return fault
 
@@ -211,7 +224,8 @@ class Desk:
             doubt.committed = bool(rows) and rows[0][0] == doubt.number
             self._doubt = None
 
-    def _transact(self, jobs: list[_Job], *, careful: bool) -> None:
+    def _transact(self, jobs: list[_Job], *, careful: bool) -> list[_Job]:
+        """Those that are to be begun anew."""
         lazy = self._synchronous == "off" or (
             self._synchronous == "normal" and all(job.lazy for job in jobs)
         )
@@ -220,40 +234,54 @@ class Desk:
             tx = PostgresTransaction(
                 self._session, self._fences(), writes=self._writes, careful=careful
             )
-            outcomes = [(job, *self._do(tx, job)) for job in jobs]
+            tx.enter({account for job in jobs for account in job.accounts})
+            outcomes, later = self._do_all(tx, jobs)
             if tx.wrote:
                 self._number += 1
                 tx.finish(self._writer, self._number)
         except BaseException:
             self._session.roll_back()
             raise
-        if lazy and tx.wrote:
-            self.unsynced = True  # before anybody can read what the commit holds
-        if not self._commit(outcomes):
-            return
-        self.unsynced = self.unsynced and lazy
-        for job, result, error in outcomes:
-            job.settle(result, error)
+        loose = lazy and tx.wrote
+        self.lazy += loose  # before anybody can read what the commit holds
+        if self._commit(outcomes):
+            self.lazy += loose
+            if tx.wrote and not lazy:
+                self.synced = self.lazy
+            for job, result, error in outcomes:
+                job.settle(result, error)
+        return later
 
     def _how(self, *, lazy: bool) -> str:
         if not self._writes:  # one picture for all that a job looks at
             return " ISOLATION LEVEL REPEATABLE READ READ ONLY"
         return "; SET LOCAL synchronous_commit = off" if lazy else ""
 
-    def _do(self, tx: PostgresTransaction, job: _Job) -> tuple[Any, BaseException | None]:
-        tx.start()
-        try:
-            result = job.run(tx)
-        except Exception as fault:
-            if self._session.failed:
-                raise  # the server or the line, not the job's own fault
-            if tx.dirty:
-                raise _Spoiled(fault) from None
-            return None, fault
-        tx.accept()
-        return result, None
+    def _do_all(self, tx: PostgresTransaction, jobs: list[_Job]) -> tuple[_Outcomes, list[_Job]]:
+        """What became of the jobs that could be done, and the others."""
+        outcomes: _Outcomes = []
+        later: list[_Job] = []
+        for job in jobs:
+            tx.start()
+            try:
+                result = job.run(tx)
+            except (Exception, Busy) as fault:
+                if isinstance(fault, Busy):
+                    job.accounts = fault.accounts
+                if self._session.failed:
+                    raise  # the server or the line, not the job's own fault
+                if tx.dirty:
+                    raise _Spoiled(fault) from None
+                if isinstance(fault, Busy):
+                    later.append(job)
+                else:
+                    outcomes.append((job, None, fault))
+            else:
+                tx.accept()
+                outcomes.append((job, result, None))
+        return outcomes, later
 
-    def _commit(self, outcomes: list[tuple[_Job, Any, BaseException | None]]) -> bool:
+    def _commit(self, outcomes: _Outcomes) -> bool:
         """False where it was not answered, and those who wait were told so."""
         try:
             self._session.commit()
@@ -269,3 +297,7 @@ class Desk:
                     self._fail(job, trouble)
             return False
         return True
+
+
+def _taken(fault: BaseException) -> bool:
+    return isinstance(fault, Refused) and fault.taken

@@ -59,12 +59,39 @@ _ACCOUNTS = """
     )
     SELECT account FROM known WHERE account IS NOT NULL
 """
+# Of these accounts, those that have something to drop and that nobody else is writing.
+_READY = """
+    SELECT name FROM unnest($1::text[]) AS ours (name) WHERE CASE WHEN EXISTS (
+        SELECT FROM message WHERE account = ours.name AND final AND seen_ms < $2
+    ) THEN pg_try_advisory_xact_lock(hashtext(current_schema()), hashtext(ours.name))
+    ELSE false END
+"""
+# One transaction at a time has an account's rows, of whatever process; and as long as it has them,
+# the lease that is ours does not change hands.
+_ENTER = """
+    WITH held AS (
+        SELECT account FROM lease WHERE account = $1 AND fence = $2::bigint FOR SHARE
+    )
+    SELECT pg_{}advisory_xact_lock(hashtext(current_schema()), hashtext($1))::text,
+        EXISTS (SELECT FROM held)
+"""
+_WAIT = _ENTER.format("")
+_TRY = _ENTER.format("try_")
 # Nobody takes these over until the transaction has ended.
 _HOLD = """
     SELECT lease.account FROM unnest($1::text[], $2::bigint[]) AS ours (account, fence)
     JOIN lease ON lease.account = ours.account AND lease.fence = ours.fence
     ORDER BY lease.account FOR SHARE OF lease
 """
+
+
+class Busy(BaseException):
+    """Another transaction has an account's rows: the job is to be begun anew, once all of its
+    `accounts` are free. No job is to take this for an error."""
+
+    def __init__(self, accounts: frozenset[str]) -> None:
+        super().__init__()
+        self.accounts = accounts
 
 
 class PostgresRows:
@@ -85,6 +112,8 @@ class PostgresRows:
         self._careful = careful
         self._group = Pending()  # of jobs that are done
         self._job = Pending()
+        self._entered: set[str] = set()  # accounts whose rows are ours alone
+        self._asked: set[str] = set()  # those that the present job has looked at
         self._held: set[str] = set()  # accounts whose lease is locked
         self.wrote = False  # something was written, or waits to be
         self.dirty = False  # something of the present job is with the server
@@ -92,6 +121,7 @@ class PostgresRows:
     def start(self) -> None:
         """Another job begins; what the one before has left unfinished is forgotten."""
         self._job = Pending()
+        self._asked = set()
         self.dirty = False
 
     def accept(self) -> None:
@@ -127,6 +157,35 @@ class PostgresRows:
                 raise LeaseLost(account)
         return self._job
 
+    def enter(self, accounts: Iterable[str]) -> None:
+        """Wait for all of them before anything else: in one order, so that no two transactions
+        wait for each other."""
+        for account in sorted(accounts):
+            self._lock(account, _WAIT)
+
+    def _enter(self, *accounts: str) -> None:
+        """Before a job looks at rows that it may change: nobody else changes them meanwhile.
+
+        Raises Busy rather than wait while other accounts, or rows, are held.
+        """
+        if not self._writes:
+            return
+        self._asked.update(accounts)
+        for account in set(accounts) - self._entered:
+            alone = not (self._entered or self.wrote)
+            if not self._lock(account, _WAIT if alone else _TRY):
+                raise Busy(frozenset(self._asked))
+
+    def _lock(self, account: str, statement: str) -> bool:
+        fence = self._fences.get(account) if self._fences is not None else None
+        row = self._session.fetch(statement, account, fence)[0]
+        if row[0] == "false":
+            return False
+        self._entered.add(account)
+        if row[1]:
+            self._held.add(account)
+        return True
+
     def _write_now(self, *accounts: str) -> None:
         """Before a write that does not wait."""
         self._to_write(*accounts)
@@ -151,6 +210,7 @@ class PostgresMessages(PostgresRows):
     ) -> dict[tuple[str, str], Known]:
         if not ids:
             return {}
+        self._enter(account)
         self._flush_messages((message_id, account, way) for message_id, way in ids)
         rows = self._session.fetch(
             f"SELECT {_KNOWN} FROM message WHERE message_id = ANY($1::text[]) AND account = $2",
@@ -162,7 +222,9 @@ class PostgresMessages(PostgresRows):
         return {key: known for key, known in found.items() if key in wanted}
 
     def put_messages(self, messages: Sequence[Known]) -> None:
-        pending = self._to_write(*{known.account for known in messages})
+        accounts = {known.account for known in messages}
+        self._enter(*accounts)
+        pending = self._to_write(*accounts)
         for known in messages:
             pending.put_message(replace(known))
 
@@ -208,13 +270,17 @@ class PostgresMessages(PostgresRows):
         return self._some(f"WHERE {_FIND_BY[by]} ORDER BY id LIMIT $2", plain(value), limit)
 
     def drop_ended(self, before_ms: int, limit: int) -> list[Known]:
-        """Of the accounts whose leases are held, where there are leases."""
+        """Of the accounts whose leases are held, where there are leases, and that nobody else is
+        writing just now."""
         self.flush(lambda waiting: waiting.messages or waiting.rest())
         if self._fences is None:
             ours = [row[0] for row in self._session.fetch(_ACCOUNTS)]
         else:
             ours = sorted(self._hold(list(self._fences)))
+        free = {row[0] for row in self._session.fetch(_READY, ours, before_ms)}
+        self._entered |= free
         self._write_now()
+        ours = sorted(free)
         return [_known(row) for row in self._session.fetch(_DROP_ENDED, ours, before_ms, limit)]
 
     def _some(self, which: str, *values: Any) -> list[Known]:
@@ -222,6 +288,7 @@ class PostgresMessages(PostgresRows):
         return [_known(row) for row in rows]
 
     def _flush_account(self, account: str) -> None:
+        self._enter(account)
         self.flush(lambda waiting: any(key[1] == account for key in waiting.messages))
 
     def _flush_messages(self, keys: Iterable[tuple[str, str, str]]) -> None:

@@ -77,11 +77,15 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
 
     def work(self, work_id: int) -> Work | None:
         found = self._works("WHERE id = $1", work_id)
+        if found and found[0].account not in self._entered and self._writes:
+            self._enter(found[0].account)  # then look again: it may have changed before that
+            found = self._works("WHERE id = $1", work_id)
         return found[0] if found else None
 
     def works_due(
         self, account: str, until_ms: int, limit: int, *, after: tuple[int, int] = (-(1 << 62), 0)
     ) -> list[Work]:
+        self._enter(account)
         return self._works(
             "WHERE account = $1 AND due_ms <= $2 AND (due_ms, id) > ($3, $4)"
             " ORDER BY due_ms, id LIMIT $5",
@@ -92,6 +96,7 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
         )
 
     def find_works(self, account: str, kind: Kind, keys: Sequence[str] | None) -> list[Work]:
+        self._enter(account)
         which = "WHERE account = $1 AND kind = $2"
         if keys is None:
             return self._works(f"{which} ORDER BY id", account, kind.value)
@@ -103,6 +108,7 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
         )
 
     def works_after(self, account: str, after_id: int, limit: int) -> list[Work]:
+        self._enter(account)
         return self._works(
             "WHERE account = $1 AND id > $2 ORDER BY id LIMIT $3", account, after_id, limit
         )
@@ -128,7 +134,9 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
         if not works:
             return []
         self.flush(lambda waiting: waiting.ended)
-        self._write_now(*{work.account for work in works})
+        accounts = {work.account for work in works}
+        self._enter(*accounts)
+        self._write_now(*accounts)
         rows: dict[tuple[str, str, str], tuple[Any, ...]] = {}
         keys = [(work.account, work.kind.value, plain(work.key)) for work in works]
         for key, work in zip(keys, works, strict=True):
@@ -167,6 +175,7 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
     # The log
 
     def append_log(self, account: str, rows: Sequence[LogRow]) -> None:
+        self._enter(account)
         pending = self._to_write(account)
         pending.append(account, rows, self._log_head(account))
 
@@ -180,7 +189,8 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
         )
         return (rows[0][0], rows[0][1]) if rows else (1, 0)
 
-    def log_next(self, account: str) -> int:
+    def next_log_seq(self, account: str) -> int:
+        self._enter(account)
         return self._log_head(account)[0]
 
     def log_rows(self, account: str, from_seq: int, limit: int, *, bytes_max: int) -> list[LogRow]:
@@ -194,9 +204,12 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
         ]
 
     def log_bounds(self) -> dict[str, tuple[int, int]]:
-        self.flush(lambda waiting: waiting.heads)
         rows = self._session.fetch("SELECT name, log_start, log_next FROM account")
-        return {name: (start, end) for name, start, end in rows}
+        bounds = {name: (start, end) for name, start, end in rows}
+        for waiting in (self._group, self._job):
+            for name, (end, _) in waiting.heads.items():
+                bounds[name] = (bounds.get(name, (1, 1))[0], end)
+        return bounds
 
     def drop_log(self, account: str, before_seq: int, before_ms: int, limit: int) -> int:
         """Only of an account whose lease is held, where there are leases."""

@@ -44,9 +44,7 @@ RATE = 30_000  # reports a second that the store takes, at least
 GROWTH = 1.25  # what a report may cost a process of four, beside one alone
 START_S = 2.0  # from the last process that is ready to the first page
 
-_TRAITS = Traits(
-    feed="drained", one_time=True, dated=True, tracks=frozenset({"batch", "message"})
-)
+_TRAITS = Traits(feed="drained", one_time=True, dated=True, tracks=frozenset({"batch", "message"}))
 
 
 def run(size: int, runs: int) -> list[Row]:

@@ -49,8 +49,22 @@ _BURY = f"""
         AND {_NOW} > pg_postmaster_start_time() + make_interval(secs => $2) RETURNING id"""
 _PEERS = "SELECT id, name, load, idle, leaving FROM worker ORDER BY id"
 _MINE = "SELECT account, fence FROM lease WHERE worker = $1"
-_NOBODY = "(worker IS NULL OR NOT EXISTS (SELECT FROM worker w WHERE w.id = lease.worker))"
-_FREE = f"SELECT account FROM lease WHERE account = ANY($1) AND {_NOBODY}"
+# From one holder to the next by the index: leases are many, those who hold them are few.
+_FREE = """
+    WITH RECURSIVE holder (id) AS (
+        SELECT min(worker) FROM lease
+        UNION ALL
+        SELECT (SELECT min(worker) FROM lease WHERE worker > holder.id) FROM holder
+            WHERE holder.id IS NOT NULL
+    )
+    SELECT account FROM lease WHERE worker IS NULL
+    UNION ALL
+    SELECT lease.account FROM holder JOIN lease ON lease.worker = holder.id
+        WHERE NOT EXISTS (SELECT FROM worker WHERE worker.id = holder.id)"""
+_LOCK_FREE = """
+    SELECT account FROM lease WHERE account = ANY($1)
+        AND (worker IS NULL OR NOT EXISTS (SELECT FROM worker w WHERE w.id = lease.worker))
+        FOR UPDATE SKIP LOCKED"""
 _TAKE = f"""
     WITH me AS (UPDATE worker SET idle = false WHERE id = $1 RETURNING id)
     UPDATE lease SET worker = me.id, fence = fence + 1, since = {_NOW}
@@ -86,7 +100,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
     members: tuple[Member, ...]
     mine: dict[str, int]  # fence by name
-    free: frozenset[str]
+    free: frozenset[str]  # also names that another configuration knows
     database_s: float  # the server's clock, epoch seconds, some time between the two:
     asked_at: float  # monotonic
     answered_at: float
@@ -243,7 +257,7 @@ class LeaseBook:
         return Seen(
             members=tuple(Member(**row) for row in await db.fetch(_PEERS)),
             mine={row["account"]: row["fence"] for row in await db.fetch(_MINE, self.worker)},
-            free=frozenset(row["account"] for row in await db.fetch(_FREE, self._names)),
+            free=frozenset(row["account"] for row in await db.fetch(_FREE)),
             database_s=database_s or 0.0,
             asked_at=asked_at if database_s is not None else float("-inf"),
             answered_at=answered_at,
@@ -279,7 +293,7 @@ class LeaseBook:
         async with self._db.transaction():
             await self._db.execute(_LOCK)
             wanted = [name for unit in units for name in unit]
-            rows = await self._db.fetch(f"{_FREE} FOR UPDATE SKIP LOCKED", wanted)
+            rows = await self._db.fetch(_LOCK_FREE, wanted)
             free = {row["account"] for row in rows}
             whole = [name for unit in units if free.issuperset(unit) for name in unit]
             # One that was buried meanwhile takes nothing.

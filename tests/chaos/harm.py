@@ -9,7 +9,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from tests.chaos.verdict import Verdict, judge
 from tests.postgres_server import Server, own_postgres
 from tests.services import HOST
 
+KINDS = ("kill", "freeze", "restart", "cut", "hang", "stop")
 WORKERS = 2  # that the parent keeps; besides there is one by itself
 EVERY_S = (1.0, 3.5)  # between two harms
 FROZEN_S = (1.0, 9.0)  # some for less than a lease lasts, some for more
@@ -44,10 +45,17 @@ class Chaos:
     """One run. `say` is told what happens."""
 
     def __init__(
-        self, folder: Path, *, seed: int, seconds: float, say: Callable[[str], object]
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        seconds: float,
+        say: Callable[[str], object],
+        kinds: Sequence[str] = KINDS,
     ) -> None:
         self.harms: Counter[str] = Counter()
         self.lossy: Counter[str] = Counter()  # one-time accounts whose holder was killed
+        self._kinds = list(kinds)
         self._folder = folder
         self._rand = random.Random(seed)
         self._seconds = seconds
@@ -95,17 +103,20 @@ class Chaos:
         await self._until_polled(truth)
         sending = asyncio.create_task(self._send(truth))
         end = asyncio.get_running_loop().time() + self._seconds
-        kinds = [self._kill, self._freeze, self._restart, self._cut, self._hang, self._stop]
-        turn: list[Callable[[], Awaitable[None]]] = []
+        acts = {
+            "kill": self._kill, "freeze": self._freeze, "restart": self._restart,
+            "cut": self._cut, "hang": self._hang, "stop": self._stop,
+        }  # fmt: skip
+        turn: list[str] = []
         try:
             while asyncio.get_running_loop().time() < end:
                 if not turn:  # each comes up, in an order of chance
-                    turn = self._rand.sample(kinds, len(kinds))
+                    turn = self._rand.sample(self._kinds, len(self._kinds))
                 await asyncio.sleep(self._rand.uniform(*EVERY_S))
                 harm = turn.pop()
-                self.harms[harm.__name__.strip("_")] += 1
+                self.harms[harm] += 1
                 with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                    await harm()
+                    await acts[harm]()
         finally:
             sending.cancel()
             with suppress(asyncio.CancelledError):

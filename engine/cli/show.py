@@ -15,7 +15,7 @@ import orjson
 
 from engine.core.contracts import Kind
 from engine.core.errors import EngineError
-from engine.core.reconcile import History, Known, past_entry
+from engine.core.reconcile import History, Known, newest_entry
 from engine.core.report import msisdn, recipient_key
 from engine.core.units import iso
 from engine.core.work import Work
@@ -95,6 +95,7 @@ def _find(
     found = Found()
     for key in _spellings(by, value, redactors):
         found.messages += tx.find_messages(by, key, SHOWN_MAX + 1)
+    tx.newest(found.messages)
     for account in dict.fromkeys((*accounts, *(known.account for known in found.messages))):
         own = [known for known in found.messages if known.account == account]
         batches = {known.batch_id for known in own if known.batch_id is not None}
@@ -125,12 +126,11 @@ def _spellings(by: str, value: str, redactors: Sequence[Redactor]) -> list[str]:
 
 def _message(config: Config, known: Known, found: Found) -> dict[str, Any]:
     """A message as JSON shows it."""
-    report = known.report
     history = sorted(
         History.of(known).entries if known.history else [], key=lambda e: str(e["observed_at"])
     )
-    if report is not None:
-        history.append(past_entry(report, kept=True))
+    if known.revision:
+        history.append(newest_entry(known))
     work = found.works.get((known.account, Kind.MESSAGE, known.message_id))
     if work is None and known.batch_id is not None and not known.final:
         work = found.works.get((known.account, Kind.BATCH, known.batch_id))

@@ -184,6 +184,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
 
     feed: str | None = None  # "drained", "windowed" or None: it has no feed
     one_time: bool = False  # a report is given once: never two requests at a time
+    sent_at_stays: bool = False  # all reports of a message carry the same time of sending
     dated: bool = False  # a status time that every way carries is part of the event's identity
     tracks: frozenset[str] = frozenset()  # of "batch", "message"
     asks: frozenset[str] = frozenset()  # which of these are asked for by id on the ladder

@@ -8,6 +8,7 @@ pushes and files all end in the same place.
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import orjson
@@ -16,15 +17,18 @@ from msgspec.structs import force_setattr
 from .contracts import Traits
 from .report import Report, decode, encode, event_id, msisdn
 from .state import RECEIPT_CHANNELS, Standing, State, wins
-from .units import iso, iso_ms
+from .units import iso, iso_ms, second_of
 
 # Past entries kept of one message; a message that flaps more often forgets its oldest ones, but
 # still counts them.
 HISTORY_MAX = 64
 
 
-class Known(msgspec.Struct, gc=False, kw_only=True):
-    """What is known of one message. `record` is its newest record, empty before the first."""
+class Known(msgspec.Struct, gc=False, kw_only=True, array_like=True):
+    """What is known of one message. Stores keep it as JSON: further fields go behind `place`.
+
+    `record` is its newest record, empty before the first and where a store was not asked for it.
+    """
 
     account: str
     message_id: str
@@ -44,13 +48,41 @@ class Known(msgspec.Struct, gc=False, kw_only=True):
     reference: str | None = None  # what `track` said, or the provider
     recipient: str | None = None
     tracked: bool = False
-    record: bytes = b""
     history: bytes = b""
+    event_id: str = ""  # of the newest record
+    done_ms: int | None = None  # the newest record's own status time
+    mark: int | None = None  # see `mark_of`
+    place: tuple[int, int] | None = None  # of the newest record: log row, and index in it
+    record: bytes = b""
     row: int | None = None  # the driver's own row number
 
     @property
     def report(self) -> Report | None:
         return decode(self.record) if self.record else None
+
+
+# Marks are below this: the second of sending until 2106, or a batch's number.
+MARKS = 1 << 32
+
+
+def mark_of(report: Report, traits: Traits) -> int | None:
+    """What every report of a message has in common besides its id, and neighbours share: the second
+    of sending, or the batch. Stores keep what lies near together near together, so that ten
+    million messages cost no more than none. None: this one has to be found by its id alone.
+    """
+    if traits.derives_ids:
+        return batch_mark(report.batch_id) if report.batch_id is not None else None
+    if report.sent_at is None or not traits.sent_at_stays:
+        return None
+    return second_of(report.sent_at) % MARKS
+
+
+def batch_mark(batch_id: str) -> int:
+    """Of a batch whose messages' ids follow from its own: its number, for these are given in
+    order."""
+    if batch_id.isascii() and batch_id.isdigit():
+        return int(batch_id[-18:]) % MARKS
+    return crc32(batch_id.encode())
 
 
 class History(msgspec.Struct):
@@ -78,14 +110,17 @@ class Fold(msgspec.Struct, gc=False):
     lost: bool = False
 
 
+NO_NEWS = Fold()
+
+
 def _status_key(fact: Known | Report) -> str:
     return f"{fact.provider_status}|{fact.error_code}|{fact.verdict}"
 
 
-def past_entry(report: Report, *, kept: bool) -> dict[str, Any]:
-    """A line of a message's history. `kept` is False for a report that lost."""
+def _lost_entry(report: Report) -> dict[str, Any]:
+    """The line of a report that lost."""
     return {
-        "revision": report.revision if kept else None,
+        "revision": None,
         "event_id": report.event_id,
         "state": report.state.value,
         "final": report.final,
@@ -94,7 +129,23 @@ def past_entry(report: Report, *, kept: bool) -> dict[str, Any]:
         "error_code": report.error_code,
         "done_at": report.done_at,
         "observed_at": report.observed_at,
-        "superseded": not kept,
+        "superseded": True,
+    }
+
+
+def newest_entry(known: Known) -> dict[str, Any]:
+    """The line of a message's newest record, once a newer one comes."""
+    return {
+        "revision": known.revision,
+        "event_id": known.event_id,
+        "state": known.state.value,
+        "final": known.final,
+        "verdict": known.verdict,
+        "provider_status": known.provider_status,
+        "error_code": known.error_code,
+        "done_at": iso(known.done_ms) if known.done_ms is not None else None,
+        "observed_at": iso(known.seen_ms),
+        "superseded": False,
     }
 
 
@@ -105,21 +156,25 @@ def fold(
     provider: str,
     traits: Traits,
     observed_ms: int,
+    observed_at: str | None = None,
     listed: bool = True,
     span: tuple[int, int] | None = None,
     replayed: bool = False,
 ) -> Fold:
     """Take `report` into `known`, which is changed in place unless the report is no news.
 
-    `report` is completed in place: it belongs to the caller no longer. `replayed`: it was received
-    at `observed_ms`, which may lie before what is known by now.
+    `report` is completed in place: it belongs to the caller no longer. `observed_at` is
+    `observed_ms` written out, for whoever has it. `replayed`: it was received at `observed_ms`,
+    which may lie before what is known by now.
     """
     status_ms = iso_ms(report.done_at) if report.done_at is not None else None
     t_ms = status_ms if traits.dated else None
+    observed_at = observed_at or iso(observed_ms)
+    count = 1
     if known.revision:
         if _no_news(known, report):
             _move_on(known, report, status_ms, t_ms)
-            return Fold()
+            return NO_NEWS
         history = History.of(known)
         old = Standing(
             known.state,
@@ -129,24 +184,19 @@ def fold(
         new = Standing(report.state, final=report.final, status_ms=status_ms, listed=listed)
         older = replayed and observed_ms < known.seen_ms
         won = report.verdict is not None or wins(new, old, older=older)
-        repeat = _repeats(history, known, report, t_ms, won)
-        if repeat:
-            return Fold()
+        if _repeats(history, known, report, t_ms, won):
+            return NO_NEWS
         if not won:
-            _complete(known, report, provider, observed_ms)
+            _complete(known, report, provider, observed_at)
             force_setattr(report, "event_id", _identity(report, t_ms, 1))
-            _remember(history, past_entry(report, kept=False))
+            _remember(history, _lost_entry(report))
             known.history = _encode_history(history)
             return Fold(lost=True)
-        previous = known.report
-        if previous is not None:
-            _remember(history, past_entry(previous, kept=True))
+        _remember(history, newest_entry(known))
         key = _status_key(report)
         count = history.entered[key] = history.entered.get(key, 0) + 1
         known.history = _encode_history(history)
-    else:
-        count = 1
-    _complete(known, report, provider, observed_ms)
+    _complete(known, report, provider, observed_at)
     force_setattr(report, "event_id", _identity(report, t_ms, count))
     record = _accept(known, report, traits, status_ms, observed_ms)
     if span is not None:  # a time that is missing, or lies elsewhere, must not hide it from windows
@@ -154,7 +204,7 @@ def fold(
         known.placed_ms = min(max(sent_ms, span[0]), span[1])
     elif traits.feed == "windowed" and known.placed_ms is None:
         known.placed_ms = known.sent_ms
-    return Fold(record=record)
+    return Fold(record)
 
 
 def _no_news(known: Known, report: Report) -> bool:
@@ -225,11 +275,11 @@ def _identity(report: Report, t_ms: int | None, count: int) -> str:
     )
 
 
-def _complete(known: Known, report: Report, provider: str, observed_ms: int) -> None:
+def _complete(known: Known, report: Report, provider: str, observed_at: str) -> None:
     """What the engine adds: whose report it is, when it was read, and what `track` said."""
     force_setattr(report, "account", known.account)
     force_setattr(report, "provider", provider)
-    force_setattr(report, "observed_at", iso(observed_ms))
+    force_setattr(report, "observed_at", observed_at)
     if known.reference is not None:
         force_setattr(report, "reference", known.reference)
     if report.sent_at is None and known.sent_ms is not None:
@@ -253,6 +303,8 @@ def _accept(
     known.error_code = report.error_code
     known.status_ms = status_ms
     known.seen_ms = observed_ms
+    known.event_id = report.event_id
+    known.done_ms = status_ms
     known.batch_id = report.batch_id
     known.recipient = report.recipient
     if report.reference is not None:

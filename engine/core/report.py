@@ -111,6 +111,8 @@ def msisdn(recipient: str | None) -> str | None:
 
 def recipient_key(recipient: str) -> str:
     """What a recipient is found by, whichever way it is spelled."""
+    if recipient.isdigit() and recipient.isascii() and len(recipient) <= MSISDN_DIGITS_MAX:
+        return recipient.removeprefix("00")
     if "+" in recipient:
         recipient = recipient.replace("(0)", "")  # the trunk prefix of +44 (0)20 is not dialled
     digits = msisdn(recipient)

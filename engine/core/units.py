@@ -110,7 +110,19 @@ def _second(seconds: int) -> str:
 
 def iso_ms(text: str) -> int:
     """The epoch ms of what `iso` wrote."""
+    if len(text) == 24:  # what `iso` itself writes; 0.3 us instead of 1.5 us
+        return _second_ms(text[:19]) + int(text[20:23])
     return ms_of(datetime.fromisoformat(text))
+
+
+def second_of(text: str) -> int:
+    """The epoch second of what `iso` wrote."""
+    return (_second_ms(text[:19]) if len(text) == 24 else iso_ms(text)) // 1000
+
+
+@lru_cache(maxsize=4096)
+def _second_ms(text: str) -> int:
+    return ms_of(datetime.fromisoformat(text).replace(tzinfo=UTC))
 
 
 def spell_duration(seconds: float) -> str:

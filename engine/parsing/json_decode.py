@@ -90,9 +90,9 @@ def reason(error: BaseException) -> str:
     """Say in plain words why a single value did not decode."""
     if isinstance(error, RecursionError):
         return "nested too deep"
-    if isinstance(error, UnicodeDecodeError):
-        return "not valid UTF-8 in a string"
     text = str(error)
+    if isinstance(error, UnicodeDecodeError) or "UTF-8" in text:  # the latter since msgspec 0.23
+        return "not valid UTF-8 in a string"
     if isinstance(error, orjson.JSONDecodeError):
         return "nested too deep" if "depth" in text else f"not valid JSON at byte {error.pos}"
     if "out of range" in text:

@@ -92,6 +92,7 @@ RAW_MAX = FLAW_RAW_MAX  # bytes of a record that is set aside
 # through the same report would make.
 TRAITS = Traits(
     feed="windowed",
+    sent_at_stays=True,
     tracks=frozenset({"message"}),
     window_max_ms=7 * DAY_MS,  # the span that the page recommends for every report
     window_min_ms=1000,

@@ -117,6 +117,7 @@ class Infobip:
             feed="drained" if options.drain else None,
             one_time=True,
             dated=True,
+            sent_at_stays=True,
             tracks=by_id,
             asks=frozenset() if options.drain else by_id,
             limits=(Limit(2, 1.0),),

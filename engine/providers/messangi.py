@@ -70,6 +70,7 @@ CLOCK_MIN_MS = 980_000_000_000  # a provider's clock that shows less than 2001 i
 TRAITS = Traits(
     feed="windowed",
     dated=True,
+    sent_at_stays=True,
     window_max_ms=91 * DAY_MS,
     window_min_ms=1,
     channels=tuple(CHANNELS),

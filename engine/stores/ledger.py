@@ -11,13 +11,14 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from engine.core.contracts import Kind
-from engine.core.reconcile import Known, fold
+from engine.core.reconcile import Known, fold, mark_of
 from engine.core.report import Report
-from engine.core.work import Committed, LogRow, Page, Work
+from engine.core.units import iso
+from engine.core.work import Committed, Page, Work
 
-from .posting import Change, Posting
+from .posting import Change, Posting, Standing
 from .settling import batch_over, expire, settle
-from .transaction import CODE_OF, Transaction
+from .transaction import Transaction
 
 # The source of a page whose reports were read from set-aside pieces.
 REPLAY = "replay"
@@ -27,15 +28,11 @@ REPLAY = "replay"
 TROUBLES_MAX = 100_000
 TROUBLES_BYTES_MAX = 4 << 30
 
-# A log row: at most this many records, and this many bytes before the last record.
-LOG_RECORDS_MAX = 1000
-LOG_BYTES_MAX = 1 << 20
-
 
 def commit(tx: Transaction, page: Page) -> Committed:
     """Take a page: fold its reports, write the log, move the schedule."""
     post = Posting(tx, page)
-    done, change, lines = post.done, post.change, post.lines
+    done, change = post.done, post.change
     _take_reports(post)
     if page.settle is not None:
         settle(post, page.settle)
@@ -45,7 +42,7 @@ def commit(tx: Transaction, page: Page) -> Committed:
     if page.drop:
         tx.drop_works(page.drop)
         done.ended.extend(page.drop)
-    if page.quiet_due_ms is not None and not lines:
+    if page.quiet_due_ms is not None and not done.records:
         for work in page.put:
             if work.kind is Kind.FEED:
                 work.due_ms = page.quiet_due_ms
@@ -53,10 +50,7 @@ def commit(tx: Transaction, page: Page) -> Committed:
         _cover(post, *page.cover)
     if page.put:
         done.put.extend(tx.put_works(_going_on(post)))
-    done.records = len(lines)
-    if lines:
-        change.add("records", len(lines))
-        _append(post)
+    post.append()
     if change.counts:
         tx.add_tallies(page.account, change.counts)
     return done
@@ -97,34 +91,41 @@ def _take_reports(post: Posting) -> None:
     if not page.reports:
         return
     ids = [(report.message_id, report.direction) for report in page.reports]
-    found = tx.messages(page.account, list(dict.fromkeys(ids)))
+    marks = [mark_of(report, page.traits) for report in page.reports]
+    found = tx.messages(page.account, ids, marks)
     touched: dict[tuple[str, str], Known] = {}
     batches = _tracked_batches(tx, page)
+    provider, traits, span = page.provider, page.traits, page.span
+    observed_ms, observed_at = page.observed_ms, iso(page.observed_ms)
+    unlisted, replayed = page.unlisted, page.source == REPLAY
+    moves: dict[tuple[Standing | None, Standing], int] = {}
     for index, (key, report) in enumerate(zip(ids, page.reports, strict=True)):
         known = found.get(key)
+        before: Standing | None = None
         if known is None:
-            known = _discover(page.account, key, report, batches)
-            found[key] = known
-            before = None
-            touched[key] = known
+            known = found[key] = _discover(page.account, key, report, batches)
+            known.mark = marks[index]
         else:
             before = (known.state, known.final, known.verdict)
         status_ms = known.status_ms
-        fresh = before is None
         result = fold(
             known,
             report,
-            provider=page.provider,
-            traits=page.traits,
-            observed_ms=page.observed_ms,
-            listed=index not in page.unlisted,
-            span=page.span,
-            replayed=page.source == REPLAY,
+            provider=provider,
+            traits=traits,
+            observed_ms=observed_ms,
+            observed_at=observed_at,
+            listed=index not in unlisted,
+            span=span,
+            replayed=replayed,
         )
         if result.record:
-            post.lines.append((result.record, known.state))
+            post.keep(known)
             touched[key] = known
-            post.change.moved(before, known)
+            move = (before, (known.state, known.final, known.verdict))
+            moves[move] = moves.get(move, 0) + 1
+            if index in unlisted:
+                post.change.add("unlisted")
         elif result.lost:
             done.lost += 1
             touched[key] = known
@@ -132,10 +133,7 @@ def _take_reports(post: Posting) -> None:
             done.repeated += 1
             if known.status_ms != status_ms:
                 touched[key] = known
-        if fresh and not result.record:
-            raise AssertionError("the first report of a message is always news")
-        if index in page.unlisted and result.record:
-            post.change.add("unlisted")
+    post.change.move(moves)
     if done.lost:
         post.change.add("superseded", done.lost)
     tx.put_messages(list(touched.values()))
@@ -234,29 +232,6 @@ def _end_tracked(post: Posting, touched: Iterable[Known], batches: dict[str, Wor
             over.append(work.id)
     for work_id in over:
         post.end(work_id)
-
-
-def _append(post: Posting) -> None:
-    """Records into the log, in rows of a bounded number of records and bytes."""
-    tx, page, lines = post.tx, post.page, post.lines
-    seq = tx.log_bounds().get(page.account, (1, 1))[1]
-    rows: list[LogRow] = []
-    start = size = 0
-    for index, (line, _) in enumerate(lines):
-        size += len(line)
-        if index + 1 == len(lines) or index + 1 - start >= LOG_RECORDS_MAX or size >= LOG_BYTES_MAX:
-            chunk = lines[start : index + 1]
-            rows.append(
-                LogRow(
-                    seq=seq + len(rows),
-                    at_ms=page.observed_ms,
-                    states=b"".join(CODE_OF[state] for _, state in chunk),
-                    body=b"\n".join(record for record, _ in chunk),
-                )
-            )
-            start, size = index + 1, 0
-    tx.append_log(page.account, rows)
-    post.done.last_seq = rows[-1].seq
 
 
 def prune(

@@ -11,7 +11,7 @@ It must never hand out, or keep, an object that somebody else may change, nor wa
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from heapq import nsmallest
@@ -27,7 +27,7 @@ from engine.core.report import recipient_key
 from engine.core.work import Asked, Incident, LogRow, Work
 
 from .kept import UNKNOWN, flaw_identity, incident_identity, pack, write_asked
-from .transaction import InboxItem, Piece, Place, Transaction, Trouble
+from .transaction import NOTHING, InboxItem, Piece, Place, Transaction, Trouble
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -148,6 +148,11 @@ def _copy_work(work: Work, work_id: int | None) -> Work:
     return msgspec.structs.replace(work, data=msgspec.to_builtins(work.data), id=work_id)
 
 
+def _bare(known: Known) -> Known:
+    """A copy, without the record."""
+    return msgspec.structs.replace(known, record=b"")
+
+
 def _nested(table: dict[tuple[str, str], V]) -> dict[str, dict[str, V]]:
     nested: dict[str, dict[str, V]] = {}
     for (outer, inner), value in table.items():
@@ -161,18 +166,27 @@ class _MemoryTransaction:
     def __init__(self, tables: _Tables) -> None:
         self._tables = tables
 
-    def messages(self, account: str, ids: Sequence[Key]) -> dict[Key, Known]:
+    def messages(
+        self, account: str, ids: Sequence[Key], marks: Sequence[int | None] | None = None
+    ) -> dict[Key, Known]:
         rows = {key: self._tables.rows.get((account, *key)) for key in ids}
         messages = self._tables.messages
-        return {key: copy(messages[row]) for key, row in rows.items() if row is not None}
+        return {key: _bare(messages[row]) for key, row in rows.items() if row is not None}
+
+    def newest(self, messages: Sequence[Known]) -> None:
+        for known in messages:
+            if known.row is not None:
+                known.record = self._tables.messages[known.row].record
 
     def put_messages(self, messages: Sequence[Known]) -> None:
         tables = self._tables
         for message in messages:
             key = (message.account, message.message_id, message.direction)
             row = tables.number_of(tables.rows, key)
-            before = _message_marks(tables.messages[row]) if row in tables.messages else _NOWHERE
-            kept = msgspec.structs.replace(message, row=row)
+            held = tables.messages.get(row)
+            before = _message_marks(held) if held is not None else _NOWHERE
+            record = message.record or (held.record if held is not None else b"")
+            kept = msgspec.structs.replace(message, row=row, record=record)
             tables.set(tables.messages, row, kept)
             tables.move(row, before, _message_marks(kept))
 
@@ -181,7 +195,7 @@ class _MemoryTransaction:
     ) -> list[Known]:
         batch = self._batch(account, batch_id)
         wanted = (known for known in batch if not (pending and known.final))
-        return [copy(known) for known in islice(wanted, limit)]
+        return [_bare(known) for known in islice(wanted, limit)]
 
     def batch_counts(self, account: str, batch_id: str) -> tuple[int, int, int]:
         batch = list(self._batch(account, batch_id))
@@ -194,11 +208,11 @@ class _MemoryTransaction:
         rows = self._tables.span(("open", account), from_ms, to_ms)
         span = (self._tables.messages[row] for row in rows)
         wanted = (known for known in span if not (pending and known.final))
-        return [copy(known) for known in islice(wanted, limit)]
+        return [_bare(known) for known in islice(wanted, limit)]
 
     def find_messages(self, by: str, value: str, limit: int) -> list[Known]:
         rows = sorted(self._tables.group(by, value))
-        return [copy(self._tables.messages[row]) for row in rows[:limit]]
+        return [_bare(self._tables.messages[row]) for row in rows[:limit]]
 
     def drop_ended(self, before_ms: int, limit: int) -> list[Known]:
         tables = self._tables
@@ -268,7 +282,12 @@ class _MemoryTransaction:
             kinds[work.kind] = (total + 1, due + (work.due_ms <= now_ms), min(first, work.due_ms))
         return counts
 
-    def append_log(self, account: str, rows: Sequence[LogRow]) -> None:
+    def next_log_seq(self, account: str) -> int:
+        return self._tables.log_bounds.get(account, (1, 1))[1]
+
+    def append_log(
+        self, account: str, rows: Sequence[LogRow], replaced: Mapping[int, int] = NOTHING
+    ) -> None:
         tables = self._tables
         for row in rows:
             first, end = tables.log_bounds.get(account, (1, 1))

@@ -175,9 +175,11 @@ class Pending:
         else:
             session.copy("message", COLUMNS, new)
         if len(rest) >= COPY_MIN:
-            session.execute("DELETE FROM dlr_staged")  # of this transaction; mostly there is none
+            if session.staged:  # in this transaction; its end empties the table
+                session.execute("DELETE FROM dlr_staged")
             session.copy("dlr_staged", COLUMNS, rest)
             session.execute(_PUT_STAGED)
+            session.staged = True
         elif rest:
             session.execute(_PUT_FEW, *_columns(rest, len(COLUMNS)))
 

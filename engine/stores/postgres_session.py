@@ -11,7 +11,9 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from importlib import resources
+from ipaddress import ip_address
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -79,9 +81,10 @@ class Session:
     def __init__(self, url: Secret, shown: str) -> None:
         self._url = url
         self._shown = shown
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_loop(url)
         self._db: Any = None
         self.failed = False  # a statement of the transaction under way has failed
+        self.staged = False  # its temporary table has rows
 
     def connect(self, settings: str = "") -> bool:
         """True where a new connection was made. Raises StoreError, and StoreTrouble where another
@@ -118,7 +121,7 @@ class Session:
         self._run(self._db.copy_records_to_table(table, columns=columns, records=rows))
 
     def begin(self, how: str = "") -> None:
-        self.failed = False
+        self.failed = self.staged = False
         self.execute(f"BEGIN{how}")
 
     def commit(self) -> None:
@@ -175,6 +178,16 @@ class Session:
         # A configuration error of the library's is both kinds of error.
         kind = StoreError if isinstance(error, ValueError) else StoreTrouble
         return kind(f"the store {self._shown}: {cause(error)}")
+
+
+def _new_loop(url: Secret) -> asyncio.AbstractEventLoop:
+    """The faster kind, where no name has to be looked up: its look-ups have threads that stay."""
+    try:
+        ip_address(urlsplit(url.reveal()).hostname or "")
+        from uvloop import new_event_loop
+    except (ValueError, ImportError):
+        return asyncio.new_event_loop()
+    return new_event_loop()
 
 
 async def _awaited(work: Awaitable[T]) -> T:

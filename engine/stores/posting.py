@@ -11,9 +11,16 @@ import msgspec
 from engine.core.reconcile import Known
 from engine.core.report import msisdn
 from engine.core.state import State
-from engine.core.work import Committed, Page
+from engine.core.work import Committed, LogRow, Page
 
-from .transaction import Transaction
+from .transaction import CODE_OF, Transaction
+
+# A log row: at most this many records, and this many bytes before the last record.
+LOG_RECORDS_MAX = 1000
+LOG_BYTES_MAX = 1 << 20
+
+
+Standing = tuple[State, bool, str | None]  # state, whether it is final, verdict
 
 
 class Change(msgspec.Struct):
@@ -25,13 +32,22 @@ class Change(msgspec.Struct):
     def add(self, name: str, by: int = 1) -> None:
         self.counts[name] = self.counts.get(name, 0) + by
 
-    def moved(self, before: tuple[State, bool, str | None] | None, after: Known) -> None:
+    def moved(self, before: Standing | None, after: Known) -> None:
         """A message is new (`before` is None), or has changed."""
         if before is None:
             self.add("known")
         else:
             self._enter(*before, by=-1)
         self._enter(after.state, after.final, after.verdict, by=1)
+
+    def move(self, moves: dict[tuple[Standing | None, Standing], int]) -> None:
+        """So many messages have gone from one standing to another, or are new (None)."""
+        for (before, after), count in moves.items():
+            if before is None:
+                self.add("known", count)
+            else:
+                self._enter(*before, by=-count)
+            self._enter(*after, by=count)
 
     def left(self, known: Known) -> None:
         """A message was forgotten when its retention had passed."""
@@ -53,12 +69,54 @@ class Posting:
         self.page = page
         self.done = Committed()
         self.change = Change(page.account, {})
-        self.lines: list[tuple[bytes, State]] = []  # records for the log, with their states
+        self._rows: list[LogRow] = []
+        self._lines: list[bytes] = []  # records of the row that is being filled
+        self._states: list[bytes] = []
+        self._size = 0
+        self._seq = 0  # of that row
+        self._replaced: dict[int, int] = {}
 
     def end(self, work_id: int) -> None:
         """A work is over."""
         self.tx.drop_works([work_id])
         self.done.ended.append(work_id)
+
+    def keep(self, known: Known) -> None:
+        """Put a message's new record into the log: in rows of a bounded number of records and
+        bytes. Its place is known from here on; it is there with `append`."""
+        if not self._seq:
+            self._seq = self.tx.next_log_seq(self.page.account)
+        elif len(self._lines) >= LOG_RECORDS_MAX or self._size >= LOG_BYTES_MAX:
+            self._end_row()
+        if known.place is not None:
+            seq = known.place[0]
+            self._replaced[seq] = self._replaced.get(seq, 0) + 1
+        known.place = (self._seq, len(self._lines))
+        self._lines.append(known.record)
+        self._states.append(CODE_OF[known.state])
+        self._size += len(known.record)
+        self.done.records += 1
+
+    def _end_row(self) -> None:
+        self._rows.append(
+            LogRow(
+                seq=self._seq,
+                at_ms=self.page.observed_ms,
+                states=b"".join(self._states),
+                body=b"\n".join(self._lines),
+            )
+        )
+        self._seq += 1
+        self._lines, self._states, self._size = [], [], 0
+
+    def append(self) -> None:
+        """Write the log."""
+        if self._lines:
+            self._end_row()
+        if self._rows:
+            self.tx.append_log(self.page.account, self._rows, self._replaced)
+            self.change.add("records", self.done.records)
+            self.done.last_seq = self._rows[-1].seq
 
 
 def who(recipient: str | None) -> str:

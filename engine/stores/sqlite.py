@@ -32,12 +32,14 @@ from engine.disk_causes import cause, code, file_cause, passing
 from engine.offload import Offload, hand_over
 from engine.private import make_database, make_folder, open_file
 
+from .sqlite_accounts import Account
 from .sqlite_rows import SqliteTransaction
+from .sqlite_upgrade import upgrade_messages
 from .transaction import Transaction
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # Jobs that one commit makes durable together, and how many may wait before callers do.
 GROUP_MAX = 64
@@ -111,7 +113,7 @@ class _Thread:
         self._busy_ms = busy_ms
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._accounts: dict[str, int] = {}
+        self._accounts: dict[str, Account] = {}
         self._places = asyncio.Semaphore(QUEUE_MAX)
         self._closed = False
         self._on_end: Callable[[], object] = lambda: None
@@ -206,7 +208,7 @@ class _Thread:
     def _group(self, db: sqlite3.Connection, jobs: list[_Job]) -> None:
         """Run the jobs in one transaction; each is undone alone where it fails."""
         accounts = dict(self._accounts)
-        tx = SqliteTransaction(db, accounts)
+        tx = SqliteTransaction(db, accounts, writes=self._writes)
         results: list[tuple[_Job, Any, BaseException | None]] = []
         db.execute("BEGIN IMMEDIATE" if self._writes else "BEGIN")
         try:
@@ -369,6 +371,8 @@ def prepare(path: Path) -> None:
         for number in range(version + 1, SCHEMA_VERSION + 1):
             for statement in _statements(number):
                 db.execute(statement)
+            if number == 4:
+                upgrade_messages(db)
             db.execute(f"PRAGMA user_version = {number}")
         db.execute("COMMIT")
     finally:

@@ -6,8 +6,8 @@ Each method is a statement or two. Lists go in as one JSON array (`json_each`), 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate, takewhile
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import orjson
@@ -15,9 +15,11 @@ import orjson
 from engine.core.contracts import Kind
 from engine.core.work import LogRow, Work
 
+from .kept import pack_log, unpack_log
+from .sqlite_accounts import SEQ_BITS, SEQ_MAX
 from .sqlite_messages import SqliteMessages
 from .sqlite_troubles import SqliteTroubles
-from .transaction import InboxItem, Place
+from .transaction import NOTHING, InboxItem, Place
 
 _WORK = "account, kind, key, due_ms, start_ms, answered_ms, data, id"
 _PUT_WORK = """
@@ -27,7 +29,6 @@ ON CONFLICT (account, kind, key) DO UPDATE SET due_ms = excluded.due_ms,
     start_ms = excluded.start_ms, answered_ms = excluded.answered_ms, data = excluded.data
 RETURNING id
 """
-_SEQ_BITS = 40
 
 
 class SqliteTransaction(SqliteMessages, SqliteTroubles):
@@ -117,35 +118,42 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles):
 
     # The log
 
-    def append_log(self, account: str, rows: Sequence[LogRow]) -> None:
-        number = self._account(account)
-        size = self._db.execute("SELECT log_bytes FROM account WHERE id = ?", (number,))
-        before = list(accumulate((len(row.body) for row in rows), initial=size.fetchone()[0]))
-        self._db.executemany(
-            "INSERT INTO log (id, at_ms, states, body, before_bytes) VALUES (?, ?, ?, ?, ?)",
-            [
-                (number << _SEQ_BITS | row.seq, row.at_ms, row.states, row.body, bytes_before)
-                for row, bytes_before in zip(rows, before, strict=False)
-            ],
-        )
-        self._db.execute(
-            "UPDATE account SET log_next = ?, log_bytes = ? WHERE id = ?",
-            (rows[-1].seq + 1, before[-1], number),
-        )
+    def append_log(
+        self, account: str, rows: Sequence[LogRow], replaced: Mapping[int, int] = NOTHING
+    ) -> None:
+        known = self._accounts.get(account) or self._seen(account)
+        base = known.number << SEQ_BITS
+        for row in rows:
+            log_id = base | row.seq
+            self._db.execute(
+                "INSERT INTO log (id, at_ms, states, body, before_bytes) VALUES (?, ?, ?, ?, ?)",
+                (log_id, row.at_ms, row.states, pack_log(row.body), known.log_bytes),
+            )
+            self._db.execute(
+                "INSERT INTO held (log, records) VALUES (?, ?)", (log_id, len(row.states))
+            )
+            known = known._replace(log_next=row.seq + 1, log_bytes=known.log_bytes + len(row.body))
+        self._note(account, known)
+        self._give_back({base | seq: count for seq, count in replaced.items()})
+
+    def next_log_seq(self, account: str) -> int:
+        known = self._peek(account)
+        return known.log_next if known is not None else 1
 
     def log_rows(self, account: str, from_seq: int, limit: int, *, bytes_max: int) -> list[LogRow]:
-        base = self._peek_account(account) << _SEQ_BITS
-        if base < 0:
-            return []
         found: list[LogRow] = []
         size = 0
         cursor = self._db.execute(
-            "SELECT id, at_ms, states, body FROM log WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
-            (base | from_seq, base + (1 << _SEQ_BITS), limit),
+            "SELECT log.id, at_ms, states, body FROM account JOIN log"
+            " ON log.id >= (account.id << 40 | max(?, log_start))"
+            " AND log.id < (account.id << 40 | log_next)"
+            " WHERE name = ? ORDER BY log.id LIMIT ?",
+            (from_seq, account, limit),
         )
         for key, at_ms, states, body in cursor:
-            found.append(LogRow(seq=key - base, at_ms=at_ms, states=states, body=body))
-            size += len(body)
+            found.append(LogRow(seq=key & SEQ_MAX, at_ms=at_ms, states=states,
+                                body=unpack_log(body)))  # fmt: skip
+            size += len(found[-1].body)
             if size >= bytes_max:
                 break
         cursor.close()
@@ -157,19 +165,33 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles):
 
     def drop_log(self, account: str, before_seq: int, before_ms: int, limit: int) -> int:
         number = self._account(account)
-        base = number << _SEQ_BITS
+        base = number << SEQ_BITS
         old = self._db.execute(
-            "SELECT id, at_ms FROM log WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
-            (base, base | before_seq, limit),
+            "SELECT log.id, at_ms FROM account JOIN log ON log.id >= (account.id << 40 | log_start)"
+            " AND log.id < ? WHERE account.id = ? ORDER BY log.id LIMIT ?",
+            (base | before_seq, number, limit),
         )
         # Row by row: mostly the first one stays, and each is a page of the disk.
         gone = [key for key, _ in takewhile(lambda row: row[1] < before_ms, old)]
         old.close()
         if gone:
-            self._db.execute("DELETE FROM log WHERE id >= ? AND id <= ?", (base, gone[-1]))
             self._db.execute(
                 "UPDATE account SET log_start = ? WHERE id = ?", (gone[-1] - base + 1, number)
             )
+        # What no sink will read goes once it is no message's newest record any more.
+        empty = self._db.execute(
+            "SELECT held.log FROM account JOIN held ON held.log >= (account.id << 40)"
+            " AND held.log < (account.id << 40 | log_start) AND records <= 0"
+            " WHERE account.id = ? LIMIT ?",
+            (number, limit),
+        ).fetchall()
+        if empty:
+            rows = orjson.dumps([log for (log,) in empty]).decode()
+            for table, column in (("log", "id"), ("held", "log")):
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))",
+                    (rows,),
+                )
         return len(gone)
 
     # Sinks

@@ -9,7 +9,7 @@ from engine.core.contracts import Flaw, Form
 from engine.core.work import Asked, Incident
 
 from .kept import flaw_identity, incident_identity, pack, unpack, write_asked
-from .sqlite_messages import SqliteAccounts
+from .sqlite_accounts import SqliteAccounts
 from .transaction import Piece, Trouble
 
 _PUT = """

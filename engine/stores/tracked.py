@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.core.contracts import Kind, Traits
-from engine.core.reconcile import Known
+from engine.core.reconcile import Known, batch_mark
 from engine.core.redact import is_redacted
 from engine.core.report import msisdn
 from engine.core.schedule import Ladder
@@ -143,13 +143,15 @@ def _track_derived(
     now_ms: int,
 ) -> int:
     """Messages whose ids follow from the batch: known from the start. How many are new."""
+    assert item.batch_id is not None
     ids: list[tuple[str, str]] = []
     times: dict[str, int] = {}
     for digits in recipients:
         times[digits] = nth = times.get(digits, 0) + 1
         suffix = f"#{nth}" if nth > 1 else ""
         ids.append((f"{item.batch_id}:{digits}{suffix}", digits))
-    found = tx.messages(account, [(message_id, "mt") for message_id, _ in ids])
+    mark = batch_mark(item.batch_id)
+    found = tx.messages(account, [(message_id, "mt") for message_id, _ in ids], [mark] * len(ids))
     new: list[Known] = []
     early: list[Known] = []  # reported before they were tracked
     nothing = [None] * len(ids)
@@ -161,6 +163,7 @@ def _track_derived(
         if known is None:
             known = _new_known(account, message_id, digits, item, now_ms, reference)
             known.sent_ms = known.placed_ms = sent_ms
+            known.mark = mark
             new.append(known)
             change.moved(None, new[-1])
         elif not known.tracked and not known.final:

@@ -7,7 +7,8 @@ drivers; a driver only reads and writes rows, in lists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -22,6 +23,8 @@ T = TypeVar("T")
 # A record's state in one byte of a log row's head.
 STATE_CODES: tuple[State, ...] = tuple(State)
 CODE_OF = {state: bytes([code]) for code, state in enumerate(STATE_CODES)}
+
+NOTHING: Mapping[int, int] = MappingProxyType({})
 
 Place = tuple[int, int]  # in an account's log: (row, index in the row) of the next record
 
@@ -69,13 +72,22 @@ class Transaction(Protocol):
     """Primitives. Lists in, lists out; nothing here decides anything."""
 
     def messages(
-        self, account: str, ids: Sequence[tuple[str, str]]
+        self,
+        account: str,
+        ids: Sequence[tuple[str, str]],
+        marks: Sequence[int | None] | None = None,
     ) -> dict[tuple[str, str], Known]:
-        """Those of `(message_id, direction)` that are known."""
+        """Those of `(message_id, direction)` that are known, each without its record. `marks`: of
+        each its `mark_of`, which makes it cheap to find; without it, it is found by its id."""
+        ...
+
+    def newest(self, messages: Sequence[Known]) -> None:
+        """Fill in the newest record of each of these; all other look-ups leave it out."""
         ...
 
     def put_messages(self, messages: Sequence[Known]) -> None:
-        """New ones (`row` is None) are inserted, the others replaced."""
+        """New ones (`row` is None) are inserted, the others replaced. One without a record keeps
+        the record that it has."""
         ...
 
     def batch_messages(
@@ -129,7 +141,15 @@ class Transaction(Protocol):
         """By account and kind: how many, how many due, the earliest `due_ms`."""
         ...
 
-    def append_log(self, account: str, rows: Sequence[LogRow]) -> None: ...
+    def append_log(
+        self, account: str, rows: Sequence[LogRow], replaced: Mapping[int, int] = NOTHING
+    ) -> None:
+        """`replaced`: by row, how many of its records are now no message's newest any more."""
+        ...
+
+    def next_log_seq(self, account: str) -> int:
+        """The number that the account's next log row gets."""
+        ...
 
     def log_rows(
         self, account: str, from_seq: int, limit: int, *, bytes_max: int

@@ -268,6 +268,7 @@ def picture(tx: Transaction, ids: list[str], accounts: str = "a") -> dict[str, A
     shot["notes"] = [tx.notes(name) for name in ("limit", "gone")]
     for account in accounts:
         found = tx.messages(account, [(message_id, "mt") for message_id in ids])
+        tx.newest(list(found.values()))
         unnumbered = {key: msgspec.structs.replace(one, row=None) for key, one in found.items()}
         due = tx.works_due(account, 1 << 50, 10**6)
         spans = tx.open_in_span(account, 0, 1 << 50, pending=False, limit=999)
@@ -327,6 +328,8 @@ async def test_messages_are_found_by_what_they_are_known_by(store: Store) -> Non
     await store.write(lambda tx: tx.put_messages(kept))
     ids = [("1", "mt"), (odd, "mt"), ("1", "mo"), ("2", "mt"), ("1", "mt")]
     found = await store.read(lambda tx: tx.messages("a", ids))
+    assert not any(known.record for known in found.values())
+    await store.read(lambda tx: tx.newest(list(found.values())))
     assert set(found) == {("1", "mt"), ("1", "mo"), (odd, "mt")}
     rows = [known.row for known in found.values()]
     assert None not in rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from contextlib import closing
 from importlib import resources
@@ -204,8 +205,11 @@ async def test_what_was_pruned_is_room_again(tmp_path: Path) -> None:
     async def fill() -> None:
         nonlocal seq
         for _ in range(20):
-            row = LogRow(seq=seq, at_ms=1, states=b"\x01", body=b"x" * 100_000)
-            await store.write(lambda tx, row=row: tx.append_log("a", [row]))
+            row = LogRow(seq=seq, at_ms=1, states=b"\x01", body=os.urandom(100_000))
+            replaced = {seq: 1}  # no message needs it
+            await store.write(
+                lambda tx, row=row, replaced=replaced: tx.append_log("a", [row], replaced)
+            )
             seq += 1
 
     async def pages() -> int:

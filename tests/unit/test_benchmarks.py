@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import drain, durability, ladder, memory, sinks, throughput
+from benchmarks import drain, durability, ladder, memory, postgres_store, sinks, throughput
 from benchmarks.__main__ import CASES, main
 from benchmarks.harness import Row, each_once, machine, table
 from tests.services import require
@@ -60,6 +60,19 @@ def test_each_sink_stands_beside_its_library() -> None:
     rows = sinks.run(3, 1)
     assert [row.name for row in rows] == list(sinks.pairs())
     assert all(row.values["records"] == 3 for row in rows)
+
+
+def test_pages_into_postgres_are_there_once() -> None:
+    require("postgres")
+    rows = postgres_store.run(8000, 1)
+    assert [row.name for row in rows] == [
+        "new, 1 process",
+        "another state",
+        "new, 2 processes",
+        "new, 4 processes",
+    ]
+    wrong = [fault for row in rows for fault in row.faults if "expected" in fault]
+    assert wrong == []  # what else there may be is about time
 
 
 def test_idle_start_from_the_command_line_is_kept_as_json(tmp_path: Path) -> None:

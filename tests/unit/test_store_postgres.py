@@ -327,9 +327,9 @@ async def test_cuts_under_load_lose_nothing_and_count_nothing_twice(url: str) ->
                     group.create_task(count(f"t{n}"))
                 cut = 0
                 while done < 480:
-                    line.cut_after(4000 + 997 * cut % 9000)  # a connection is made with less
+                    line.cut_after(9000 + 997 * cut % 9000)  # connections are made with less
                     cut += 1
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.2)
         finally:
             await store.close()
     assert cut > 3

@@ -1,5 +1,5 @@
 -- The PostgreSQL store, version 1. Times are epoch milliseconds, but for those of workers, which
--- the server's own clock tells. Texts are compared byte by byte: the same order on every server.
+-- the server's own clock tells. Texts are compared byte by byte: one order on every server.
 
 CREATE TABLE dlr_schema (
     version integer PRIMARY KEY,

@@ -5,6 +5,8 @@ the log (for any one message in the order of `revision`); its position moves aft
 batch, and with it what it will be given after a restart.
 """
 
+# one file: reading the log, giving it to a sink and moving the place are one promise
+
 from __future__ import annotations
 
 import asyncio

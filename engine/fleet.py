@@ -254,7 +254,7 @@ class Fleet:
         """Begin to poll what was taken, from where the store knows it."""
         configs = self._configs(units)
         try:
-            await self._engine.take_accounts(configs, group)
+            await self._engine.roster.take(configs, group)
         except LeaseLost as lost:
             for unit in units:
                 if lost.account in unit.names:
@@ -288,7 +288,7 @@ class Fleet:
     async def _give(self, unit: Unit) -> None:
         """End what is under way of it, then let the others have it."""
         try:
-            await self._engine.give_accounts(self._configs([unit]), LET_GO_S)
+            await self._engine.roster.give(self._configs([unit]), LET_GO_S)
         except LeaseLost:
             await self._end(unit)
             return
@@ -309,6 +309,9 @@ class Fleet:
         if unit in self._held and unit not in self._ending and unit not in self._opening:
             del self._held[unit]
             self._ending.add(unit)
+            for name in unit.accounts:
+                if poller := self._engine.pollers.get(name):
+                    poller.stop()
             text = "its lease was lost: another worker has it"
             self._engine.telemetry.event(logging.WARNING, ", ".join(unit.accounts), text)
             group.start_soon(self._end, unit)
@@ -316,6 +319,6 @@ class Fleet:
     async def _end(self, unit: Unit) -> None:
         try:
             with suppress(StoreError):
-                await self._engine.lose_accounts(self._configs([unit]))
+                await self._engine.roster.lose(self._configs([unit]))
         finally:
             self._ending.discard(unit)

@@ -157,8 +157,7 @@ class AccountPoller:
 
     async def _fit_schedule(self) -> None:
         """Where the ladder or the rescans were edited, put what is under way on its next rung."""
-        name = self.name
-        tracking = tracking_ladder(self.account)
+        name, tracking = self.name, tracking_ladder(self.account)
         fits = msgspec.json.encode([tracking, self.rescans])
         notes = await self._asker.store.read(lambda tx: tx.notes("schedule"))
         if notes.get(name) == fits:
@@ -267,7 +266,6 @@ class AccountPoller:
             else:
                 await self._end(work)
         except LeaseLost as lost:
-            self.stop()
             self.on_lost(lost.account)
         except StoreError:
             if not self._stopping:  # else it has been told, and what is under way just ends

@@ -44,7 +44,7 @@ class Reports:
         if wanted := [name for name in accounts if self._chosen is None or name in self._chosen]:
             await self._reader.take(wanted)
 
-    async def drop(self, accounts: Sequence[str]) -> None:
+    async def let_go(self, accounts: Sequence[str]) -> None:
         """Give no more records of these; whoever has them gives the rest."""
         await self._reader.drop(accounts)
 

@@ -161,6 +161,39 @@ class Roster:
         for account in accounts:
             self.pollers.pop(account.name, None)
 
+    # In a fleet
+
+    async def take(self, accounts: Sequence[AccountConfig], group: anyio.abc.TaskGroup) -> None:
+        """Poll these from now on, and bring the sinks their records. Raises LeaseLost."""
+        names = [account.name for account in accounts]
+        await self.build(accounts)
+        for consumer in self._engine.consumers():
+            await consumer.take(names)
+        self.start(group, names)
+        self._engine.hear_inbox()
+
+    async def give(self, accounts: Sequence[AccountConfig], wait_s: float) -> None:
+        """End these in good order: whoever has them next goes on from here. What the sinks have in
+        hand is waited for so long. Raises LeaseLost."""
+        await self.end(accounts)
+        with anyio.move_on_after(wait_s):
+            await self._let_go(accounts)
+        for account in accounts:
+            await self._engine.note_status(account.name)
+        self.drop(accounts)
+        await self.limits.close(accounts)
+
+    async def lose(self, accounts: Sequence[AccountConfig]) -> None:
+        """Others have these already."""
+        await self.end(accounts)
+        self.drop(accounts)
+        self.limits.forget(accounts)
+        await self._let_go(accounts)
+
+    async def _let_go(self, accounts: Sequence[AccountConfig]) -> None:
+        for consumer in self._engine.consumers():
+            await consumer.let_go([account.name for account in accounts])
+
     async def close(self) -> None:
         for transport in self._transports.values():
             await transport.close()

@@ -23,7 +23,7 @@ import msgspec
 from engine.chores import Chores
 from engine.clock import RealClock
 from engine.config.describe import unsafe
-from engine.config.model import WORKER, AccountConfig, Config
+from engine.config.model import WORKER, Config
 from engine.core.clock import Clock
 from engine.core.errors import ConfigError, LeaseLost, StoreError, StoreTrouble
 from engine.core.redact import Redactor
@@ -97,9 +97,9 @@ class Engine:
         self.disk_usage = disk_usage
         self._rand = rand or random.Random()
         self.once = once
-        self._roster = Roster(self, once=once, rand=self._rand, transport=transport)
-        self._limits = self._roster.limits
-        self.pollers = self._roster.pollers
+        self.roster = Roster(self, once=once, rand=self._rand, transport=transport)
+        self._limits = self.roster.limits
+        self.pollers = self.roster.pollers
         self._group: anyio.abc.TaskGroup | None = None
         self._chores = Chores(self, self._rand.random)
         self.note_status = self._chores.note_status
@@ -131,7 +131,7 @@ class Engine:
             with anyio.CancelScope(shield=True):
                 await self._close()
             raise
-        self._roster.start(self._group, list(self.pollers))
+        self.roster.start(self._group, list(self.pollers))
         for dispatcher in self.dispatchers:
             self._delivering += 1
             self._group.start_soon(self._deliver, dispatcher)
@@ -198,7 +198,7 @@ class Engine:
         ending_s = min(ENDING_S, grace_s / 2)
         if self.fleet is not None:
             self.fleet.leaving()
-        self._roster.stop()
+        self.roster.stop()
         with anyio.move_on_after(grace_s - ending_s):
             await self._all_ended()
         if self.store.trouble is not None:
@@ -206,7 +206,7 @@ class Engine:
             for dispatcher in self.dispatchers:
                 dispatcher.stop()
             self.store.hurry()
-        if self._roster.polling:
+        if self.roster.polling:
             with anyio.move_on_after(ending_s + FLUSH_MIN_S):
                 await self._all_ended()
         self._chores.scope.cancel()
@@ -217,7 +217,7 @@ class Engine:
 
     async def polls_ended(self) -> None:
         """Wait until no account polls any more: with `once`, or after a stop."""
-        await self._roster.ended()
+        await self.roster.ended()
 
     async def flush(self) -> None:
         """Let every sink write what the log holds, and end."""
@@ -229,7 +229,7 @@ class Engine:
     async def _close(self) -> None:
         if self.fleet is not None:
             await self.fleet.leave()
-        await self._roster.close()
+        await self.roster.close()
         await self.store.close()
 
     # Building
@@ -249,7 +249,7 @@ class Engine:
     async def _build(self) -> None:
         self.redactors = await redactors(self.config, self.store)
         ours = () if self.fleet is not None else self.config.accounts
-        await self._roster.build(ours)
+        await self.roster.build(ours)
         names = [account.name for account in ours]
         for sink in self.config.sinks:
             dispatcher = Dispatcher(
@@ -263,43 +263,11 @@ class Engine:
             )
             self.dispatchers.append(dispatcher)
 
-    # Accounts that come and go
+    # Leases
 
-    async def take_accounts(
-        self, accounts: Sequence[AccountConfig], group: anyio.abc.TaskGroup
-    ) -> None:
-        """Poll these from now on, and bring the sinks their records. Raises LeaseLost."""
-        names = [account.name for account in accounts]
-        await self._roster.build(accounts)
-        for dispatcher in self.dispatchers:
-            await dispatcher.take(names)
-        if self._reports is not None:
-            await self._reports.take(names)
-        self._roster.start(group, names)
-        self.hear_inbox()
-
-    async def give_accounts(self, accounts: Sequence[AccountConfig], wait_s: float) -> None:
-        """End these in good order: whoever has them next goes on from here. Raises LeaseLost."""
-        await self._roster.end(accounts)
-        with anyio.move_on_after(wait_s):
-            await self._let_go([account.name for account in accounts])
-        for account in accounts:
-            await self.note_status(account.name)
-        self._roster.drop(accounts)
-        await self._limits.close(accounts)
-
-    async def lose_accounts(self, accounts: Sequence[AccountConfig]) -> None:
-        """Others have these already."""
-        await self._roster.end(accounts)
-        self._roster.drop(accounts)
-        self._limits.forget(accounts)
-        await self._let_go([account.name for account in accounts])
-
-    async def _let_go(self, names: Sequence[str]) -> None:
-        for dispatcher in self.dispatchers:
-            await dispatcher.let_go(names)
-        if self._reports is not None:
-            await self._reports.drop(names)
+    def consumers(self) -> list[Dispatcher | Reports]:
+        """Who reads the log."""
+        return [*self.dispatchers, *([self._reports] if self._reports is not None else [])]
 
     def lost(self, name: str) -> None:
         """A write under this lease was refused."""
@@ -326,10 +294,8 @@ class Engine:
                 self._sinks_ended.set()
 
     def tell(self) -> None:
-        for dispatcher in self.dispatchers:
-            dispatcher.tell()
-        if self._reports is not None:
-            self._reports.tell()
+        for consumer in self.consumers():
+            consumer.tell()
 
     def status(self, name: str) -> dict[str, Any]:
         """An account's health and its use of the limit."""

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import zstandard
-from msgspec.structs import replace
 
 from engine.core.reconcile import Known
 from engine.core.report import recipient_key
@@ -31,6 +30,7 @@ COPY_MIN = 32
 _NUL, MARK = "\0", "\x1a"
 
 _LEVEL = 1
+_NO_PLACE = (None, None)
 
 _TYPES = {
     "message_id": "text",
@@ -45,6 +45,11 @@ _TYPES = {
     "sent_ms": "bigint",
     "placed_ms": "bigint",
     "seen_ms": "bigint",
+    "done_ms": "bigint",
+    "mark": "bigint",
+    "place_seq": "bigint",
+    "place_index": "integer",
+    "event_id": "text",
     "verdict": "text",
     "provider_status": "text",
     "error_code": "text",
@@ -57,6 +62,7 @@ _TYPES = {
 }
 COLUMNS = tuple(_TYPES)
 _NAMES = ", ".join(COLUMNS)
+_RECORD = COLUMNS.index("record")
 _SET = ", ".join(
     # A record that is left out has not changed.
     f"{name} = CASE WHEN excluded.record = '' THEN kept.record ELSE excluded.record END"
@@ -109,13 +115,14 @@ _PUT_REST = """
 """
 
 Key = tuple[str, str, str]  # message id, account, direction
+_Row = tuple[bool, tuple[Any, ...]]  # whether it is new, and its columns
 
 
 class Pending:
     """Writes that wait; of two to the same row the later one holds."""
 
     def __init__(self) -> None:
-        self.messages: dict[Key, Known] = {}
+        self.messages: dict[Key, _Row] = {}
         self.heads: dict[str, tuple[int, int]] = {}  # of the log: next number, bytes so far
         self.log: list[tuple[str, int, int, int, bytes, bytes]] = []
         self.tallies: dict[tuple[str, str], int] = {}
@@ -128,11 +135,17 @@ class Pending:
         return bool(self.heads or self.tallies or self.places or self.notes or self.ended)
 
     def put_message(self, known: Known) -> None:
+        """As it is now: whose it is may change it afterwards."""
         key = (known.message_id, known.account, known.direction)
+        self._put_row(key, (known.row is None, _row(known)))
+
+    def _put_row(self, key: Key, row: _Row) -> None:
         before = self.messages.get(key)
-        if before is not None and not known.record and before.record:
-            known = replace(known, record=before.record)
-        self.messages[key] = known
+        if before is not None and not row[1][_RECORD]:
+            kept = list(row[1])
+            kept[_RECORD] = before[1][_RECORD]
+            row = (row[0], tuple(kept))
+        self.messages[key] = row
 
     def append(self, account: str, rows: Sequence[LogRow], head: tuple[int, int]) -> None:
         """Rows of the log behind `head`, packed here: by the server it would take longer."""
@@ -152,8 +165,8 @@ class Pending:
 
     def absorb(self, later: Pending) -> None:
         """Take over what waits in another one, which is newer."""
-        for known in later.messages.values():
-            self.put_message(known)
+        for key, row in later.messages.items():
+            self._put_row(key, row)
         self.heads |= later.heads
         self.log += later.log
         for (account, name), by in later.tallies.items():
@@ -167,9 +180,8 @@ class Pending:
         # In the order of their keys, lest two workers that know the same wait for each other.
         new: list[tuple[Any, ...]] = []
         rest: list[tuple[Any, ...]] = []
-        for key in sorted(self.messages):
-            known = self.messages[key]
-            (new if known.row is None and not careful else rest).append(_row(known))
+        for _, (is_new, row) in sorted(self.messages.items()):
+            (new if is_new and not careful else rest).append(row)
         if len(new) < COPY_MIN:
             rest += new
         else:
@@ -223,6 +235,10 @@ def _row(known: Known) -> tuple[Any, ...]:
         known.sent_ms,
         known.placed_ms,
         known.seen_ms,
+        known.done_ms,
+        known.mark,
+        *(known.place or _NO_PLACE),
+        known.event_id,
         known.verdict,
         known.provider_status,
         known.error_code,
@@ -233,7 +249,7 @@ def _row(known: Known) -> tuple[Any, ...]:
         known.record,
         known.history,
     )
-    texts = f"{row[0]}{row[13]}{row[14]}{row[15]}{row[16]}{recipient}"
+    texts = f"{row[0]}{row[18]}{row[19]}{row[20]}{row[21]}{recipient}"
     if _NUL in texts or MARK in texts:
         return tuple(plain(value) if isinstance(value, str) else value for value in row)
     return row

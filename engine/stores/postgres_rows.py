@@ -5,7 +5,7 @@ Each method is a statement or none: what can wait goes with other writes (`postg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -17,7 +17,7 @@ from engine.core.work import LogRow, Work
 from .postgres_messages import PostgresMessages
 from .postgres_pending import original, plain
 from .postgres_troubles import PostgresTroubles
-from .transaction import InboxItem, Place
+from .transaction import NOTHING, InboxItem, Place
 
 _WORK = "account, kind, key, due_ms, start_ms, answered_ms, data, id"
 _PUT_WORKS = """
@@ -174,7 +174,10 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
 
     # The log
 
-    def append_log(self, account: str, rows: Sequence[LogRow]) -> None:
+    def append_log(
+        self, account: str, rows: Sequence[LogRow], replaced: Mapping[int, int] = NOTHING
+    ) -> None:
+        """A message's newest record stands in its own row, too: nothing hangs on the log's."""
         self._enter(account)
         pending = self._to_write(account)
         pending.append(account, rows, self._log_head(account))

@@ -109,8 +109,8 @@ class Chaos:
         }  # fmt: skip
         turn: list[str] = []
         try:
-            while asyncio.get_running_loop().time() < end:
-                if not turn:  # each comes up, in an order of chance
+            while turn or asyncio.get_running_loop().time() < end:
+                if not turn:  # each comes up as often, in an order of chance
                     turn = self._rand.sample(self._kinds, len(self._kinds))
                 await asyncio.sleep(self._rand.uniform(*EVERY_S))
                 harm = turn.pop()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.chaos.harm import Chaos
+from tests.chaos.harm import KINDS, Chaos
 
-SECONDS = 25.0
+SECONDS = 1.0  # then the round that has begun is ended: each kind of harm comes up once
 
 
 async def test_a_fleet_in_a_short_storm(tmp_path: Path) -> None:
@@ -14,4 +14,4 @@ async def test_a_fleet_in_a_short_storm(tmp_path: Path) -> None:
     chaos = Chaos(tmp_path, seed=5, seconds=SECONDS, say=said.append)
     verdict = await chaos.run()
     assert verdict.good, "\n".join([*said, str(verdict)])
-    assert chaos.harms.total() >= 6, said  # each kind came up
+    assert set(chaos.harms) == set(KINDS)

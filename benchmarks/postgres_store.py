@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,6 +38,7 @@ from engine.stores.postgres import PostgresStore
 from engine.stores.transaction import Store
 
 POSTGRES = os.environ.get("DLR_BENCH_POSTGRES", "postgresql://postgres@127.0.0.1:5432/test")
+NAME = f"dlr_bench_{uuid.uuid4().hex[:12]}"  # of the schema and of the connections
 PAGE = 1000
 ACCOUNTS = 8
 PROCESSES = (1, 2, 4)
@@ -78,7 +80,13 @@ def _rows(processes: int, size: int, runs: int) -> tuple[Row, Row | None]:
 
 
 def _values(done: list[dict[str, dict[str, float]]], what: str) -> dict[str, float | int | str]:
-    names = ("reports/s", "cpu us/report", "wal bytes/report", "peak MiB")
+    names = (
+        "reports/s",
+        "cpu us/report",
+        "server cpu us/report",
+        "wal bytes/report",
+        "peak MiB",
+    )
     return {name: median([one[what][name] for one in done]) for name in names}
 
 
@@ -103,17 +111,19 @@ def _once(url: str, processes: int, size: int, *, again: bool) -> dict[str, dict
         for worker in workers:
             _hear(worker)  # it is ready
         for what in ("new", "again") if again else ("new",):
-            before = asyncio.run(_wal(url))
+            before, used = asyncio.run(_server(url))
             for worker in workers:
                 _tell(worker, {"at": time.time() + START_S, "what": what})
             told = [_hear(worker) for worker in workers]
             count = sum(one["reports"] for one in told)
+            wal, server_s = asyncio.run(_server(url))
             seconds = max(one["end"] for one in told) - min(one["began"] for one in told)
             measured[what] = {
                 "count": count,
                 "reports/s": count / seconds,
                 "cpu us/report": sum(one["cpu_s"] for one in told) / count * 1e6,
-                "wal bytes/report": (asyncio.run(_wal(url)) - before) / count,
+                "server cpu us/report": (server_s - used) / count * 1e6,
+                "wal bytes/report": (wal - before) / count,
                 "peak MiB": max(one["peak_kib"] for one in told) / 1024,
             }
     finally:
@@ -150,10 +160,10 @@ def _schema() -> Iterator[str | None]:
     except OSError:
         yield None
         return
-    name = f"dlr_bench_{uuid.uuid4().hex[:12]}"
+    name = NAME
     asyncio.run(_execute(f"CREATE SCHEMA {name}"))
     try:
-        yield f"{POSTGRES}?search_path={name}"
+        yield f"{POSTGRES}?search_path={name}&application_name={NAME}"
     finally:
         asyncio.run(_execute(f"DROP SCHEMA {name} CASCADE"))
 
@@ -167,12 +177,29 @@ async def _execute(statement: str) -> None:
         await database.close()
 
 
-async def _wal(url: str) -> int:
+async def _server(url: str) -> tuple[int, float]:
+    """Bytes of the server's log so far, of all that use it, and the seconds of processor time that
+    our connections' processes have taken; 0 where it is not on this machine."""
     database = await asyncpg.connect(url)
     try:
-        return int(await database.fetchval("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"))
+        wal = int(await database.fetchval("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"))
+        rows = await database.fetch(
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE application_name = $1 AND pid <> pg_backend_pid()",
+            NAME,
+        )
     finally:
         await database.close()
+    return wal, sum(_cpu_s(row[0]) for row in rows)
+
+
+def _cpu_s(pid: int) -> float:
+    """Of a process, in user and system mode."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():
+        return 0.0
+    ticks = stat.read_text().rpartition(") ")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 async def _check(url: str, done: dict[str, dict[str, float]]) -> list[str]:

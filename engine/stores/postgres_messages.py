@@ -110,6 +110,7 @@ class PostgresRows:
         self._careful = careful
         self._group = Pending()  # of jobs that are done
         self._job = Pending()
+        self._heads: dict[str, tuple[int, int]] = {}  # of logs, as the server has them
         self._entered: set[str] = set()  # accounts whose rows are ours alone
         self._asked: set[str] = set()  # those that the present job has looked at
         self._held: set[str] = set()  # accounts whose lease is locked
@@ -143,6 +144,7 @@ class PostgresRows:
             self._group.write_messages(self._session, careful=self._careful)
         if self._group.rest() or number is not None:
             self._group.write_rest(self._session, writer, number)
+        self._heads |= self._group.heads
         self._group = Pending()
 
     def _to_write(self, *accounts: str) -> Pending:

@@ -184,13 +184,16 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
 
     def _log_head(self, account: str) -> tuple[int, int]:
         """The number of the next row, and the bytes of all before it."""
-        for waiting in (self._job, self._group):
-            if account in waiting.heads:
-                return waiting.heads[account]
+        for heads in (self._job.heads, self._group.heads, self._heads):
+            if account in heads:
+                return heads[account]
         rows = self._session.fetch(
             "SELECT log_next, log_bytes FROM account WHERE name = $1", account
         )
-        return (rows[0][0], rows[0][1]) if rows else (1, 0)
+        head = (rows[0][0], rows[0][1]) if rows else (1, 0)
+        if account in self._entered:  # so it stays as it is
+            self._heads[account] = head
+        return head
 
     def next_log_seq(self, account: str) -> int:
         self._enter(account)

@@ -210,7 +210,7 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
         ]
 
     def log_bounds(self) -> dict[str, tuple[int, int]]:
-        rows = self._session.fetch("SELECT name, log_start, log_next FROM account")
+        rows = self._of_ours("SELECT name, log_start, log_next FROM account", "name")
         bounds = {name: (start, end) for name, start, end in rows}
         for waiting in (self._group, self._job):
             for name, (end, _) in waiting.heads.items():
@@ -231,7 +231,7 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
     def places(self) -> dict[str, dict[str, Place]]:
         self.flush(lambda waiting: waiting.places)
         found: dict[str, dict[str, Place]] = {}
-        rows = self._session.fetch("SELECT sink, account, seq, record FROM place")
+        rows = self._of_ours("SELECT sink, account, seq, record FROM place", "account")
         for sink, account, seq, record in rows:
             found.setdefault(sink, {})[account] = (seq, record)
         return found
@@ -244,7 +244,7 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
     def backlog(self) -> dict[str, dict[str, int]]:
         self.flush(lambda waiting: waiting.heads or waiting.places)
         found: dict[str, dict[str, int]] = {}
-        for sink, account, size in self._session.fetch(_BACKLOG):
+        for sink, account, size in self._of_ours(_BACKLOG, "place.account"):
             found.setdefault(sink, {})[account] = size
         return found
 
@@ -295,6 +295,14 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
             for row in rows
         ]
 
+    def _of_ours(self, query: str, account: str) -> list[Any]:
+        """Rows of the accounts whose leases are held, where there are leases: of ten thousand
+        accounts a worker looks at its own."""
+        ours = self._ours()
+        if ours is None:
+            return self._session.fetch(query)
+        return self._session.fetch(f"{query} WHERE {account} = ANY($1::text[])", ours)
+
     def _ours(self) -> list[str] | None:
         return list(self._fences) if self._fences is not None else None
 
@@ -303,7 +311,11 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
 
     def notes(self, name: str) -> dict[str, bytes]:
         self.flush(lambda waiting: waiting.notes)
-        rows = self._session.fetch("SELECT account, value FROM note WHERE name = $1", name)
+        which, ours = "SELECT account, value FROM note WHERE name = $1", self._ours()
+        if ours is None:
+            rows = self._session.fetch(which, name)
+        else:  # and what is no account's
+            rows = self._session.fetch(f"{which} AND account = ANY($2::text[])", name, ["", *ours])
         return {row[0]: row[1] for row in rows}
 
     def drop_note(self, account: str, name: str) -> None:

@@ -13,6 +13,7 @@ ALTER TABLE lease
     DROP expires,
     ADD since timestamptz;  -- when it changed hands last
 CREATE INDEX lease_worker ON lease (worker);
+CREATE INDEX place_account ON place (account);  -- a worker looks at those of its accounts alone
 
 -- A worker that holds the account hears of what is handed over, however it was put there.
 CREATE FUNCTION dlr_tell_inbox() RETURNS trigger LANGUAGE plpgsql AS $$

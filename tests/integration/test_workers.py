@@ -16,7 +16,9 @@ import anyio
 import asyncpg
 import pytest
 
-from tests.integration.standin import Standin
+from engine.leases import RENEW_S, TTL_S
+from tests.integration.harness import until
+from tests.integration.standin import Raw, Standin
 from tests.integration.test_infobip import page, report
 from tests.services import own_schema
 
@@ -174,3 +176,39 @@ async def test_a_second_worker_of_a_machine_does_not_write_the_files_of_the_firs
         first.terminate()
         await first.wait()
     assert first.returncode == 0
+
+
+async def test_a_frozen_worker_can_write_nothing_and_loses_nothing(
+    tmp_path: Path, database: str, standin: Standin
+) -> None:
+    """Frozen with a one-time answer on its way, thawed when another worker has the account."""
+    slow = Raw(page(*(report(f"m{n}") for n in range(30))), wait_s=1.0)
+    config = written(tmp_path, database, standin.answer("i0", [slow, b'{"results":[]}']))
+    command = [*ENGINE, "run", "--config", str(config)]
+    first = await anyio.open_process(command, stderr=None)
+    second = None
+    try:
+        await until(lambda: len(standin.asked["i0"]) == 1, PATIENCE_S)
+        first.send_signal(signal.SIGSTOP)
+        second = await anyio.open_process(command, stderr=None)
+        # The second one takes the account, and asks, only when the first has run out.
+        await until(lambda: len(standin.asked["i0"]) > 1, PATIENCE_S)
+        assert records(tmp_path) == []
+        asked = standin.times("i0")
+        assert asked[1] - asked[0] > TTL_S - RENEW_S
+        first.send_signal(signal.SIGCONT)
+        await until(lambda: len(records(tmp_path)) == 30, PATIENCE_S)
+        assert {record["message_id"] for record in records(tmp_path)} == {
+            f"m{n}" for n in range(30)
+        }
+        assert standin.most["i0"] == 1
+    finally:
+        first.send_signal(signal.SIGCONT)
+        for process in filter(None, (first, second)):
+            process.terminate()
+            await process.wait()
+    db = await asyncpg.connect(database)
+    assert await db.fetchval("SELECT count(*) FROM inbox") == 0
+    tallies = "SELECT n FROM tally WHERE account = 'i0' AND name = 'records'"
+    assert await db.fetchval(tallies) == 30
+    await db.close()

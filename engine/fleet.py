@@ -64,8 +64,7 @@ class Fleet:
         self._units = units_of(config.accounts)
         self._of = {name: unit for unit in self._units for name in unit.names}
         names = sorted(self._of)
-        clock = engine.clock.monotonic
-        self._book = LeaseBook(config.store.url, self.id, names, ttl_s=TTL_S, clock=clock)
+        self._book = LeaseBook(config.store.url, self.id, names, ttl_s=TTL_S, clock=self._now)
         self._book.on_news = self._hear
         self._term = Term()
         self._held: dict[Unit, Held] = {}
@@ -84,6 +83,11 @@ class Fleet:
         assert isinstance(store, PostgresStore)
         store.fences = self.fences
         store.session_name = session_name(self.id)
+
+    def _now(self) -> float:
+        """Seconds that never step back, and go on while the machine sleeps where it tells them."""
+        boot = self._engine.clock.boot()
+        return boot[1] if boot is not None else self._engine.clock.monotonic()
 
     # For the engine
 
@@ -130,7 +134,7 @@ class Fleet:
         """Why the account may not be asked at present; None: it may."""
         if account not in self.fences:
             return "it is another worker's"
-        if not self._term.holds(self._engine.clock.monotonic()):
+        if not self._term.holds(self._now()):
             return "its lease could not be renewed in time"
         return None
 
@@ -143,7 +147,7 @@ class Fleet:
     def wall(self) -> tuple[float, float]:
         """The database's clock now: no earlier than, and no later than, epoch seconds."""
         told, before, after = self._database
-        now = self._engine.clock.monotonic()
+        now = self._now()
         return told + now - after, told + now - before
 
     @property
@@ -209,7 +213,7 @@ class Fleet:
 
     def _measure(self) -> None:
         """How much each account asks, smoothed over about LOAD_S."""
-        now, telemetry = self._engine.clock.monotonic(), self._engine.telemetry
+        now, telemetry = self._now(), self._engine.telemetry
         counts = {name: telemetry.of("requests", name) for name in self._engine.pollers}
         if self._counted_at is not None and now > self._counted_at:
             passed = now - self._counted_at
@@ -240,7 +244,7 @@ class Fleet:
         if not wanted:
             return
         taken = await self._book.claim([unit.names for unit in wanted])
-        now = self._engine.clock.monotonic()
+        now = self._now()
         got = [unit for unit in wanted if taken.keys() >= set(unit.names)]
         for unit in got:
             self.fences.update({name: taken[name] for name in unit.names})
@@ -279,7 +283,7 @@ class Fleet:
         assert self._group is not None
         held = {u: h for u, h in self._held.items() if u not in self._opening}
         free = sum(view.free.issuperset(unit.names) for unit in self._units)
-        now = self._engine.clock.monotonic()
+        now = self._now()
         for unit in to_give(held, free, view, self.id, now):
             del self._held[unit]
             self._ending.add(unit)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.config.model import AccountConfig
-from engine.core.contracts import Flaw, Form
+from engine.core.contracts import Flaw, Form, Head, Kind, Poll
 from engine.core.report import Report
 from engine.core.work import Asked, Committed, Page
 from engine.stores.kept import read_asked, write_asked
@@ -69,7 +69,7 @@ def take_late(
         reports=late.reports,
         unlisted=frozenset(late.unlisted),
         source=REPLAY,
-        asked=_asked(late.asked),
+        asked=_asked(late.asked) or _assumed(late),
         flaws=late.flaws,
         flaws_beyond=late.flaws_beyond,
     )
@@ -78,3 +78,8 @@ def take_late(
 
 def _asked(raw: bytes | None) -> Asked | None:
     return None if raw is None else read_asked(raw)
+
+
+def _assumed(late: Late) -> Asked:
+    """Where all of an answer could be read, nobody has kept the question: for whatever was new."""
+    return Asked(poll=Poll(kind=Kind.FEED, now_ms=late.observed_ms), head=Head(200, {}))

@@ -12,6 +12,7 @@ import logging
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -349,16 +350,19 @@ class Engine:
         check_tracked(configured, items)
         now_ms, chance = self.clock.now_ms(), self._rand.random()
         redactor = self.redactors.get(account)
-        if account not in self.pollers:  # whoever holds its lease takes it from the inbox
-            item = inbox_item(account, items, now_ms, redactor)
-            await self._store.write(lambda tx: tx.put_inbox(item))
-            return
-        works = await self._store.write(
-            lambda tx: take_tracked(
-                tx, configured, items, redactor=redactor, now_ms=now_ms, chance=chance
-            )
-        )
-        self.pollers[account].accept(works)
+        poller = self.pollers.get(account)
+        with suppress(LeaseLost):
+            if poller is not None:
+                works = await self._store.write(
+                    lambda tx: take_tracked(
+                        tx, configured, items, redactor=redactor, now_ms=now_ms, chance=chance
+                    )
+                )
+                poller.accept(works)
+                return
+        # Whoever holds its lease takes it from the inbox.
+        item = inbox_item(account, items, now_ms, redactor)
+        await self._store.write(lambda tx: tx.put_inbox(item))
 
     def reports(self, *, accounts: Sequence[str] | None = None) -> Reports:
         """Every record, from the oldest kept on; acknowledged when the next one is asked for.

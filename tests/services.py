@@ -116,8 +116,15 @@ class Line:
             end.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._ends.add(writer)
+        if self._listener is None:  # cut just as it came
+            writer.transport.abort()
         there, back = await asyncio.open_connection(*self._server)
-        self._ends |= {writer, back}
+        if writer.transport.is_closing():
+            back.transport.abort()
+            self._ends.discard(writer)
+            return
+        self._ends.add(back)
         for source, target, counted in ((reader, back, True), (there, writer, False)):
             task = asyncio.create_task(self._move(source, target, counted))
             self._tasks.add(task)

@@ -141,7 +141,7 @@ class Session:
         db, self._db = self._db, None
         if db is not None:
             db.terminate()
-            self._loop.run_until_complete(asyncio.sleep(0))
+            self._loop.run_until_complete(_end_others())
 
     def close(self) -> None:
         """End the connection and the loop."""
@@ -150,6 +150,7 @@ class Session:
             with suppress(*_FAILURES):
                 self._loop.run_until_complete(db.close(timeout=CLOSE_S))
             db.terminate()
+        self._loop.run_until_complete(_end_others())
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
@@ -188,6 +189,15 @@ def _new_loop(url: Secret) -> asyncio.AbstractEventLoop:
     except (ValueError, ImportError):
         return asyncio.new_event_loop()
     return new_event_loop()
+
+
+async def _end_others() -> None:
+    """What the library still has under way: telling a silent server that nobody waits for it."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0)  # for what was closed to be gone
 
 
 async def _awaited(work: Awaitable[T]) -> T:

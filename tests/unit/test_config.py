@@ -277,6 +277,8 @@ def test_store_paths_and_schemes(tmp_path: Path) -> None:
     for scheme in ("postgresql", "postgres"):
         found = store(f"{scheme}://u:{HIDDEN}@h/db?search_path=dlr")
         assert (found.scheme, found.path, found.shown) == ("postgresql", None, "postgresql://***")
+        kept = {"store": {"url": f"{scheme}://u:{HIDDEN}@h/db"}, "accounts": [account()]}
+        assert config.describe(parse(kept, tmp_path))[0].startswith("store: postgresql://***; ")
         assert HIDDEN not in repr(found)
 
 

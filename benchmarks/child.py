@@ -1,8 +1,7 @@
 """What is measured, in a process of its own: `python -m benchmarks.child JOB`, its spec on stdin.
 
-`engine` runs an engine until its sink has written what is expected, `counting` the same while it
-counts syncs, `sink` a sink alone until it has taken all; the `bare-…` jobs are what stands beside
-them. The last line of stdout is what was measured, as JSON.
+It imports its job's module and nothing else, so that a loop's memory is not the engine's. The last
+line of stdout is what was measured, as JSON.
 """
 
 from __future__ import annotations
@@ -11,135 +10,40 @@ import asyncio
 import json
 import sys
 import time
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+from importlib import import_module
 from typing import Any
 
-import anyio
 import uvloop
 
-import engine
-from benchmarks import bare, sinks
 from benchmarks.harness import hwm_kib
-from benchmarks.vfs import watched
-from engine.stores.tracked import Tracked
-from engine.worker import Engine
 
-LOOK_S = 0.005
-TRACK_AT_ONCE = 1000
-
-
-async def _track(poller: Engine, account: str, first: int, sent_ms: list[int]) -> None:
-    """Batches of one recipient: 44 and the batch's number, as the stand-in answers."""
-    items = [
-        Tracked(batch_id=str(first + n), recipients=[f"44{first + n:010d}"], sent_ms=at_ms)
-        for n, at_ms in enumerate(sent_ms)
-    ]
-    for start in range(0, len(items), TRACK_AT_ONCE):
-        await poller.track_all(account, items[start : start + TRACK_AT_ONCE])
-
-
-def _due(track: dict[str, Any]) -> list[int]:
-    """When each batch's rung is due: `lead_s` from now on, `rate` a second, or all at once."""
-    first_ms = time.time_ns() // 1_000_000 + round(track["lead_s"] * 1000)
-    gap_ms = 1000 / track["rate"] if track["rate"] else 0.0
-    return [first_ms + round(n * gap_ms) for n in range(track["count"])]
+Spec = dict[str, Any]
+JOBS = {
+    "engine": "benchmarks.engines:run",
+    "idle": "benchmarks.engines:idle",
+    "isolation": "benchmarks.engines:isolation",
+    "counting": "benchmarks.engines:counting",
+    "parse": "benchmarks.parse:parse",
+    "one-batch": "benchmarks.schedule:one_batch",
+    "claims": "benchmarks.schedule:claims",
+    "sink": "benchmarks.sinks:sink",
+    "bare-sink": "benchmarks.sinks:bare",
+}
+LOOPS = {
+    "bare-infobip": "benchmarks.bare:drain",
+    "bare-avaamo": "benchmarks.bare:pages",
+    "bare-bulksms": "benchmarks.bare:polls",
+    "blind": "benchmarks.blind:take",
+}
 
 
-async def _counting(spec: dict[str, Any]) -> dict[str, Any]:
-    """The same, and how often SQLite has synced the store's files."""
-    syncs = 0
-
-    def tell(what: str, file: str, at: int, data: bytes) -> None:
-        nonlocal syncs
-        syncs += what == "sync"
-
-    with watched(tell, syncs_alone=True):
-        return {**await _engine(spec), "syncs": syncs}
-
-
-async def _engine(spec: dict[str, Any]) -> dict[str, Any]:
-    config = engine.configure(spec["config"], base=Path(spec["base"]))
-    start_kib = hwm_kib()
-    track = spec.get("track")
-    due_ms: list[int] = []
-    began, cpu = time.perf_counter(), time.process_time()
-    async with engine.open(config) as poller:
-        if track is not None:
-            due_ms = _due(track)
-            sent_ms = [at_ms - round(track["rung_s"] * 1000) for at_ms in due_ms]
-            await _track(poller, track["account"], track["first"], sent_ms)
-            tracked_in = time.perf_counter() - began
-            if tracked_in > track["lead_s"]:
-                raise RuntimeError(f"tracking took {tracked_in:.1f} s: a longer lead_s is needed")
-            await anyio.sleep(due_ms[0] / 1000 - time.time())
-            began, cpu = time.perf_counter(), time.process_time()
-        with anyio.fail_after(spec["patience_s"]):
-            while poller.telemetry.total("written") < spec["expected"]:  # noqa: ASYNC110
-                await anyio.sleep(LOOK_S)
-        seconds, used = time.perf_counter() - began, time.process_time() - cpu
-        await anyio.sleep(spec.get("settle_s", 0.0))
-        counts = {f"{name} {of}": n for (name, of), n in poller.telemetry.counts.items()}
-        tallies = await poller.store.read(lambda tx: tx.tallies())
-    return {
-        "seconds": seconds,
-        "cpu_s": used,
-        "start_kib": start_kib,
-        "peak_kib": hwm_kib(),
-        "counts": counts,
-        "tallies": tallies,
-        "due_ms": due_ms,
-    }
-
-
-def _records(poller: Engine, accounts: list[str]) -> int:
-    return sum(poller.telemetry.of("records", name) for name in accounts)
-
-
-async def _isolation(spec: dict[str, Any]) -> dict[str, Any]:
-    """Rungs of many accounts in turn at a steady rate, then a burst of them at one moment."""
-    config = engine.configure(spec["config"], base=Path(spec["base"]))
-    healthy: list[str] = spec["healthy"]
-    async with engine.open(config) as poller:
-        for number, name in enumerate(spec["sick"]):
-            await _track(poller, name, number * 100, [time.time_ns() // 1_000_000] * 50)
-        await anyio.sleep(spec["warm_s"])
-        due_ms = _due({**spec, "lead_s": 8.0})
-        due_ms += [due_ms[-1] + 2000] * spec["burst"]
-        for place, name in enumerate(healthy):
-            items = [
-                Tracked(
-                    batch_id=str(spec["first"] + n),
-                    recipients=[f"44{spec['first'] + n:010d}"],
-                    sent_ms=due_ms[n] - round(spec["rung_s"] * 1000),
-                )
-                for n in range(place, len(due_ms), len(healthy))
-            ]
-            await poller.track_all(name, items)
-        if time.time() * 1000 > due_ms[0]:
-            raise RuntimeError("tracking took too long: a longer lead is needed")
-        cpu = time.process_time()
-        with anyio.fail_after(spec["patience_s"]):
-            while _records(poller, healthy) < len(due_ms):  # noqa: ASYNC110 - it has no event
-                await anyio.sleep(LOOK_S * 20)
-        used = time.process_time() - cpu
-        sick = {
-            name: poller.telemetry.of("requests", name)
-            for name in poller.pollers
-            if name not in healthy
-        }
-    return {"due_ms": due_ms, "cpu_s": used, "sick_requests": sick}
-
-
-async def _bare(job: str, spec: dict[str, Any]) -> dict[str, Any]:
-    loop = {
-        "bare-infobip": bare.drain,
-        "bare-avaamo": bare.pages,
-        "bare-bulksms": bare.polls,
-    }[job]
-    began, cpu = time.perf_counter(), time.process_time()
+async def _timed(loop: Callable[[Spec], Awaitable[int]], spec: Spec) -> dict[str, Any]:
+    began, cpu = time.monotonic(), time.process_time()
     records = await loop(spec)
     return {
-        "seconds": time.perf_counter() - began,
+        "began": began,
+        "seconds": time.monotonic() - began,
         "cpu_s": time.process_time() - cpu,
         "peak_kib": hwm_kib(),
         "records": records,
@@ -148,16 +52,11 @@ async def _bare(job: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     job, spec = sys.argv[1], json.load(sys.stdin)
+    module, _, name = (JOBS.get(job) or LOOPS[job]).partition(":")
+    act = getattr(import_module(module), name)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        jobs = {
-            "engine": _engine,
-            "isolation": _isolation,
-            "counting": _counting,
-            "sink": sinks.sink,
-            "bare-sink": sinks.bare,
-        }
-        done = runner.run(jobs[job](spec) if job in jobs else _bare(job, spec))
-    print(json.dumps(done))
+        done = runner.run(_timed(act, spec) if job in LOOPS else act(spec))
+    print(json.dumps({"began": 0.0, **done}))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,26 +22,31 @@ from typing import Any
 
 import msgspec
 
-PATIENCE_S = 300.0  # a case that is not through by then has failed
+PATIENCE_S = 3600.0  # a run that is not through by then has failed
+CLIENT, SERVER = 0, 1  # their cores
 SECRET = "benchmark"
 
 
 class Row(msgspec.Struct, kw_only=True):
-    """A line of a case's table: what was measured, and what has to hold."""
+    """A line of a case's table: what was measured, and what was wrong. `series`: what is drawn, the
+    points of a curve by its name."""
 
     name: str
     values: dict[str, float | int | str]
     faults: list[str] = []
+    series: dict[str, list[tuple[float, float]]] = {}
 
 
 class Case(msgspec.Struct, kw_only=True):
-    """A case: `run(size, runs)` gives its rows."""
+    """A case: `run(size, runs)` gives its rows. `full` is the size that its promise is about."""
 
     name: str
     about: str
     size: int
     unit: str
     run: Callable[[int, int], list[Row]]
+    full: int = 0
+    runs: int = 3
 
 
 def machine() -> dict[str, str | int]:
@@ -74,6 +80,14 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def pin(pid: int, core: int) -> None:
+    """Clients on core 0, servers on core 1, where there are two that we may use."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) > 1 and not os.environ.get("DLR_BENCH_UNPINNED"):
+            os.sched_setaffinity(pid, {cores[core]})
+
+
 @contextmanager
 def server(kind: str, spec: dict[str, Any]) -> Iterator[str]:
     """A server in a process of its own, until the block ends; its URL."""
@@ -85,6 +99,7 @@ def server(kind: str, spec: dict[str, Any]) -> Iterator[str]:
     )
     assert process.stdin is not None
     assert process.stdout is not None
+    pin(process.pid, SERVER)
     try:
         process.stdin.write(json.dumps(spec) + "\n")
         process.stdin.flush()
@@ -100,17 +115,44 @@ def server(kind: str, spec: dict[str, Any]) -> Iterator[str]:
 
 
 def child(job: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """Run a job of `benchmarks.child` in a process of its own; what it measured."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.child", job],
-        input=json.dumps(spec),
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=PATIENCE_S + 60,
-        check=True,
-    )
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    """Run a job of `benchmarks.child` in a process of its own; what it measured, and `ended_s`:
+    from its beginning, without imports, until the process was gone."""
+    return process([sys.executable, "-m", "benchmarks.child", job], spec)
+
+
+def process(command: Sequence[str], spec: dict[str, Any]) -> dict[str, Any]:
+    """A client in a process of its own: its spec goes into stdin, the last line it prints is what
+    it measured, `began` being the reading of the monotonic clock when it began."""
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as running:
+        pin(running.pid, CLIENT)
+        try:
+            out, _ = running.communicate(json.dumps(spec), timeout=PATIENCE_S + 60)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            raise
+    ended = time.monotonic()
+    if running.returncode:
+        raise RuntimeError(f"{' '.join(command[1:])}: exit status {running.returncode}")
+    answer: dict[str, Any] = json.loads(out.splitlines()[-1])
+    answer["ended_s"] = ended - answer["began"]
     return answer
+
+
+@contextmanager
+def started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is stopped at the block's end, if it has not ended by then."""
+    with subprocess.Popen(command) as running:
+        try:
+            yield running
+        finally:
+            if running.poll() is None:
+                running.terminate()
+                try:
+                    running.wait(30)
+                except subprocess.TimeoutExpired:
+                    running.kill()
 
 
 def ask(url: str, body: object = None) -> Any:
@@ -170,15 +212,23 @@ def median(values: Sequence[float]) -> float:
 
 def table(title: str, rows: Sequence[Row]) -> str:
     """Rows with the same columns as text."""
-    columns = ["", *dict.fromkeys(key for row in rows for key in row.values)]
-    cells = [[row.name, *(_cell(row.values.get(key, "")) for key in columns[1:])] for row in rows]
-    widths = [max(len(line[n]) for line in (columns, *cells)) for n in range(len(columns))]
-    out = [title]
-    for line in (columns, *cells):
-        first, *rest = zip(line, widths, strict=True)
-        out.append("  ".join([first[0].ljust(first[1]), *(c.rjust(w) for c, w in rest)]).rstrip())
+    keys = ["", *dict.fromkeys(key for row in rows for key in row.values)]
+    cells = [[row.name, *(_cell(row.values.get(key, "")) for key in keys[1:])] for row in rows]
+    out = [title, *columns([keys, *cells])]
     out += [f"  FAULT {row.name}: {fault}" for row in rows for fault in row.faults]
     return "\n".join(out)
+
+
+def columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Cells under one another, the first of each line to the left."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join([
+            line[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+        ]).rstrip()
+        for line in lines
+    ]  # fmt: skip
 
 
 def _cell(value: float | int | str) -> str:

@@ -1,58 +1,54 @@
-"""`ladder-lateness`: how long after its rung a batch is asked for, by the server's clock.
+"""`lateness`: how long after its rung a batch is asked for, by the server's clock, over the load.
 
-The batches' rungs fall due one after the other at a rate that the account's limits do not bind, so
-that whatever passes between a rung and its request is the engine's own.
+The achievable rate is measured first: all rungs due at once. Then rungs fall due one after the
+other at shares of that rate, which the account's limits do not bind, so that whatever passes
+between a rung and its request is the engine's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from benchmarks.harness import (
-    PATIENCE_S,
-    SECRET,
-    Row,
-    ask,
-    child,
-    config,
-    each_once,
-    folder,
-    server,
-)
+from benchmarks import throughput
+from benchmarks.harness import PATIENCE_S, Row, ask, child, config, folder, server
+from benchmarks.shapes import BulkSMS, compare
 
-RATE = 500.0
 RUNG_S = 300.0
 LEAD_S = 1.0
 LEAD_EACH_S = 0.0006  # tracking has to be over when the first rung is due
-FIRST = 1_000_000
+LOADS = (0.2, 0.4, 0.6, 0.8, 0.9)
+PROMISED = 0.8
 
 
 def run(size: int, runs: int) -> list[Row]:
-    """A row a run: a percentile of several runs would hide the bad one."""
-    return [_climbed(size, f"run {n + 1}") for n in range(runs)]
-
-
-def _climbed(size: int, name: str) -> Row:
-    account = {
-        "name": "bulk",
-        "provider": "bulksms",
-        "username": "john",
-        "password": SECRET,
-        "limits": {"requests": 5000, "per": "1s", "concurrency": 16},
-        "schedule": {"ladder": [f"{RUNG_S:g}s", "1d"], "jitter": 0},
-    }
-    with folder() as base, server("polls", {}) as url:
-        account["base_url"] = url
-        track = {
-            "account": "bulk",
-            "first": FIRST,
-            "count": size,
-            "rate": RATE,
-            "rung_s": RUNG_S,
-            "lead_s": LEAD_S + LEAD_EACH_S * size,
+    """`size` rungs at each load, shorter where the load is less: each takes as long. A row a run:
+    a percentile of several runs would hide the bad one."""
+    rows = []
+    for turn in range(runs):
+        most = _climbed(size, None, "all at once")
+        rate = float(most.values["rungs/s"])
+        points = [_climbed(round(size * load), rate * load, f"{load:.0%}") for load in LOADS]
+        curves = {
+            key: [
+                (load * 100, float(row.values[f"{key} ms"]))
+                for load, row in zip(LOADS, points, strict=True)
+            ]
+            for key in ("p50", "p99")
         }
+        if runs > 1:
+            for row in (most, *points):
+                row.name += f", run {turn + 1}"
+        points[LOADS.index(PROMISED)].series = curves
+        rows += [most, *points]
+    return rows
+
+
+def _climbed(size: int, rate: float | None, name: str) -> Row:
+    with folder() as base, server("polls", {}) as url:
+        track = throughput.batches(size, rate)
         spec = {
-            "config": config([account]),
+            "config": config([throughput.bulksms(url)]),
             "base": str(base),
             "expected": size,
             "patience_s": PATIENCE_S,
@@ -60,10 +56,22 @@ def _climbed(size: int, name: str) -> Row:
         }
         done = child("engine", spec)
         asked = ask(f"{url}/_times")
-        faults = each_once(base / "reports.jsonl", size)
-    due_ms = done["due_ms"]
-    after = [(at * 1000 - due_ms[int(batch) - FIRST], int(batch) - FIRST) for batch, at in asked]
-    late = sorted(ms for ms, _ in after)
+        sent_ms = [at_ms - round(RUNG_S * 1000) for at_ms in done["due_ms"]]
+        shape = BulkSMS({"account": "bulk", "first": throughput.FIRST, "sent_ms": sent_ms})
+        faults = compare(base / "reports.jsonl", shape)
+    return _row(name, size, rate, done, asked, faults)
+
+
+def _row(
+    name: str,
+    size: int,
+    rate: float | None,
+    done: dict[str, Any],
+    asked: list[tuple[str, float]],
+    faults: list[str],
+) -> Row:
+    due_ms, first = done["due_ms"], throughput.FIRST
+    late = sorted(at * 1000 - due_ms[int(batch) - first] for batch, at in asked)
     if len(asked) != size or len({batch for batch, _ in asked}) != size:
         faults.append(f"requests: expected one for each of {size} batches, got {len(asked)}")
     if late[0] < 0:
@@ -71,13 +79,11 @@ def _climbed(size: int, name: str) -> Row:
         faults.append(f"{early} came before their rung, the earliest by {-late[0]:.1f} ms")
     values: dict[str, float | int | str] = {
         "batches": size,
-        "rungs/s": RATE,
-        "first ms": late[0],
+        "rungs/s": rate or size / done["stored_s"],
         "p50 ms": _share(late, 0.5),
         "p99 ms": _share(late, 0.99),
         "max ms": late[-1],
-        "of rung": max(after)[1] + 1,
-        "engine's CPU s": done["cpu_s"],
+        "CPU us/poll": done["cpu_s"] / size * 1e6,
     }
     return Row(name=name, values=values, faults=faults)
 

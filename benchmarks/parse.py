@@ -1,53 +1,139 @@
-"""What the streaming parsers cost, beside decoding the body whole: `python -m benchmarks.parse`.
+"""`json-parse` and `pipe-parse`: the streaming parsers beside the quickest that keeps no promise.
 
-Ratios of one run on one machine mean something; the absolute numbers move with the load. Every
-way is measured several times, in turns, and the best of each counts.
+JSON: the reader of a one-time page takes a body of any size in pieces of 64 KiB and gives the
+records; beside it the same decoder decodes the body when all of it is there. Text: the reader of
+status reports beside a loop of `split` that checks nothing and keeps nothing. Each way runs in a
+process of its own, in turns.
 """
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
+from benchmarks.harness import Row, child, hwm_kib, median
+from benchmarks.shapes import Infobip
 from engine.parsing.json_items import JsonItems
 from engine.parsing.pipe import PipeRows
 
 CHUNK = 64 * 1024
-ROUNDS = 5
-RECORDS = 40_000
-BIG_RECORDS = 1_000_000
+PAGE = 1000
+LINES = 100_000  # of text that are made at once
 
 
-def _record(number: int) -> dict[str, object]:
-    status = {"groupId": 3, "groupName": "DELIVERED", "id": 5, "name": "DELIVERED_TO_HANDSET"}
+def run_json(size: int, runs: int) -> list[Row]:
+    """A body of `size` MB: one-time reports; and, a tenth of it, flat items of a log, and records
+    with 200 objects in each, among which a boundary is hard to tell."""
+    rows = _rows(("json stream", "json whole"), {"mb": size, "kind": "reports"}, runs)
+    for kind in ("flat", "nested"):
+        some = _rows(("json stream", "json whole"), {"mb": max(1, size // 10), "kind": kind}, runs)
+        for row in some:
+            row.name = f"{kind}: {row.name}"
+        rows += some
+    return rows
+
+
+def run_pipe(size: int, runs: int) -> list[Row]:
+    """`size` lines."""
+    return _rows(("pipe rows", "pipe split"), {"lines": size}, runs)
+
+
+def _rows(ways: tuple[str, str], spec: dict[str, Any], runs: int) -> list[Row]:
+    done: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+    for _ in range(runs):
+        for way, taken in done.items():
+            taken.append(child("parse", {**spec, "way": way}))
+    rows = []
+    for way, taken in done.items():
+        pairs = list(zip(taken, done[ways[1]], strict=True))
+        seconds = median([one["seconds"] for one in taken])
+        faults = [
+            f"expected {one['made']} records, got {one['records']}"
+            for one in taken
+            if one["made"] != one["records"]
+        ]
+        values: dict[str, float | int | str] = {
+            "records": taken[0]["records"],
+            "MB": taken[0]["bytes"] / 1e6,
+            "MB/s": taken[0]["bytes"] / seconds / 1e6,
+            "records/s": taken[0]["records"] / seconds,
+            "CPU ratio": median([bare["cpu_s"] / one["cpu_s"] for one, bare in pairs]),
+            "ratio": median([bare["seconds"] / one["seconds"] for one, bare in pairs]),
+            "memory, MiB": median([one["grown_kib"] for one in taken]) / 1024,
+        }
+        rows.append(Row(name=way, values=values, faults=faults))
+    return rows
+
+
+# In the process that is measured
+
+
+async def parse(spec: dict[str, Any]) -> dict[str, Any]:
+    """One way, once. Making the body is not counted."""
+    way = spec["way"]
+    if way.startswith("json"):
+        body, made = BODIES[spec["kind"]](spec["mb"] * 1_000_000)
+    else:
+        body, made = _text(spec["lines"])
+    before = hwm_kib()
+    began, cpu = time.monotonic(), time.process_time()
+    records = WAYS[way](body)
     return {
-        "bulkId": f"BULK-{number // 1000}",
-        "messageId": f"12db39c3-7822-4e72-{number:012d}",
-        "to": f"4179{number:07d}",
-        "sentAt": "2019-11-09T17:00:00.000+0000",
-        "smsCount": 1,
-        "price": {"pricePerMessage": 0.01, "currency": "EUR"},
-        "status": status,
+        "began": began,
+        "seconds": time.monotonic() - began,
+        "cpu_s": time.process_time() - cpu,
+        "records": records,
+        "made": made,
+        "bytes": len(body),
+        "grown_kib": hwm_kib() - before,
     }
 
 
-def _flat(number: int) -> dict[str, object]:
-    return {"a": "S", "b": "SHOP", "c": f"+5255{number:08d}", "i": "11111", "j": "SENT", "p": None}
+def _body(size: int) -> tuple[bytes, int]:
+    shape = Infobip({"accounts": ["account"], "size": PAGE, "pages": 1})
+    page = len(shape.body("account", 0))
+    pages = max(1, size // page)
+    inner = [shape.body("account", n)[len(b'{"results":[') : -2] for n in range(pages)]
+    return b'{"results":[%b]}' % b",".join(inner), pages * PAGE
 
 
-def _nested(number: int) -> dict[str, object]:
-    return {"id": number, "parts": [{"id": part} for part in range(200)]}
+def _flat(size: int) -> tuple[bytes, int]:
+    """Under the key of reports, so that the same reader takes it."""
+    item = '{"a":"S","b":"SHOP","c":"+5255%08d","i":"11111","j":"SENT","p":null}'
+    return _items(item, size)
+
+
+def _nested(size: int) -> tuple[bytes, int]:
+    parts = ",".join(f'{{"id":{part}}}' for part in range(200))
+    return _items('{"id":%d,"parts":[' + parts + "]}", size)
+
+
+def _items(item: str, size: int) -> tuple[bytes, int]:
+    count = max(1, size // len(item % 0))
+    return f'{{"results":[{",".join(item % n for n in range(count))}]}}'.encode(), count
+
+
+BODIES = {"reports": _body, "flat": _flat, "nested": _nested}
+
+
+def _text(lines: int) -> tuple[bytes, int]:
+    blocks = (
+        b"".join(b"4479%08d|11\n" % n for n in range(start, min(start + LINES, lines)))
+        for start in range(0, lines, LINES)
+    )
+    return b"0|Returns to follow\n\n" + b"".join(blocks), lines
+
+
+def _chunks(body: bytes) -> Iterator[bytes]:
+    return (body[start : start + CHUNK] for start in range(0, len(body), CHUNK))
 
 
 def _stream(body: bytes) -> int:
     items = JsonItems("results")
-    count = 0
-    for start in range(0, len(body), CHUNK):
-        count += len(items.feed(body[start : start + CHUNK]))
-    return count + len(items.close())
+    return sum(len(items.feed(chunk)) for chunk in _chunks(body)) + len(items.close())
 
 
 def _whole(body: bytes) -> int:
@@ -56,81 +142,22 @@ def _whole(body: bytes) -> int:
 
 def _pipe(text: bytes) -> int:
     rows = PipeRows(2)
-    count = 0
-    for start in range(0, len(text), CHUNK):
-        count += len(rows.feed(text[start : start + CHUNK]))
-    return count + len(rows.close())
+    return sum(len(rows.feed(chunk)) for chunk in _chunks(text)) + len(rows.close())
 
 
 def _split(text: bytes) -> int:
-    """The bare loop: no checks, no flaws, a chunk at a time."""
-    carry, count = b"", 0
-    for start in range(0, len(text), CHUNK):
-        data = carry + text[start : start + CHUNK]
+    carry, count = b"", -2  # the two lines of the head
+    for chunk in _chunks(text):
+        data = carry + chunk
         cut = data.rfind(b"\n") + 1
         carry = data[cut:]
         count += len([line.split("|") for line in data[: cut - 1].decode().split("\n")])
     return count
 
 
-def _best(ways: list[Callable[[bytes], int]], body: bytes) -> list[float]:
-    best = [float("inf")] * len(ways)
-    for _ in range(ROUNDS):
-        for index, way in enumerate(ways):
-            start = time.perf_counter()
-            way(body)
-            best[index] = min(best[index], time.perf_counter() - start)
-    return best
-
-
-def _show(
-    name: str, body: bytes, ours: Callable[[bytes], int], bare: Callable[[bytes], int]
-) -> None:
-    mine, other = _best([ours, bare], body)
-    speed = len(body) / mine / 1e6
-    print(f"{name:28s} {len(body) / 1e6:6.1f} MB {speed:6.0f} MB/s {other / mine:5.2f} x bare")
-
-
-def _big_chunks() -> Iterator[bytes]:
-    """A body that never exists as a whole, cut where it happens to be."""
-    block = b",".join(msgspec.json.encode(_record(number)) for number in range(1000))
-    carry = b'{"results":['
-    for number in range(BIG_RECORDS // 1000):
-        carry += block if number == 0 else b"," + block
-        while len(carry) >= CHUNK:
-            yield carry[:CHUNK]
-            carry = carry[CHUNK:]
-    yield carry + b"]}"
-
-
-def _show_big() -> None:
-    items = JsonItems("results")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    size = count = 0
-    spent = 0.0
-    for chunk in _big_chunks():
-        size += len(chunk)
-        start = time.perf_counter()
-        count += len(items.feed(chunk))
-        spent += time.perf_counter() - start
-    count += len(items.close())
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"{count} records, {size / 1e6:.0f} MB: {size / spent / 1e6:.0f} MB/s, +{grown} KiB RSS")
-
-
-def main() -> None:
-    """Print one line for each kind of body."""
-    _show_big()  # first: the peak of memory is only ever measured upwards
-    for name, make, count in (
-        ("nested status objects", _record, RECORDS),
-        ("flat", _flat, RECORDS),
-        ("200 objects in a record", _nested, RECORDS // 40),
-    ):
-        body = msgspec.json.encode({"results": [make(number) for number in range(count)]})
-        _show(name, body, _stream, _whole)
-    text = b"0|Returns to follow\n\n" + b"".join(b"4479%08d|11\n" % n for n in range(1_000_000))
-    _show("pipe text, 1M rows", text, _pipe, _split)
-
-
-if __name__ == "__main__":
-    main()
+WAYS: dict[str, Callable[[bytes], int]] = {
+    "json stream": _stream,
+    "json whole": _whole,
+    "pipe rows": _pipe,
+    "pipe split": _split,
+}

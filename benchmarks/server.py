@@ -1,8 +1,9 @@
 """A server in a process of its own: `python -m benchmarks.server KIND`, its wishes on stdin.
 
-`sim` is the engine's own simulator, faithful and slow. `pages` and `polls` are stand-ins that are
-quicker than any client: what they answer is ready before the first request comes. `hook` takes what
-is posted. The URL is printed once they listen; they serve until they are terminated.
+`sim` is the engine's own simulator, faithful and slow. `pages`, `polls` and `log` are stand-ins
+that are quicker than any client, which the cases show beside their figures: their answers are put
+together from ready pieces. `hook` takes what is posted. The URL is printed once they listen; they
+serve until they are terminated.
 """
 
 from __future__ import annotations
@@ -12,35 +13,19 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import uvloop
-from aiohttp import web
 
-from engine.sim.profile import AccountProfile, Generate, Limits, Profile
-from engine.sim.server import Simulator
+from benchmarks.shapes import Avaamo, BulkSMS, Infobip, Messangi
 
-Handle = Callable[[str], bytes]
-
-_REPORT = (
-    '{"bulkId":"BULK-%(page)d","messageId":"%(account)s-7822-4e72-%(n)012d",'
-    '"to":"4179%(n)07d","from":"SHOP","sentAt":"2026-11-09T17:%(minute)02d:00.000+0000",'
-    '"doneAt":"2026-11-09T17:%(minute)02d:05.%(ms)03d+0000","smsCount":1,"mccMnc":"22801",'
-    '"price":{"pricePerMessage":0.01,"currency":"EUR"},'
-    '"status":{"groupId":3,"groupName":"DELIVERED","id":5,"name":"DELIVERED_TO_HANDSET",'
-    '"description":"Message delivered to handset"},'
-    '"error":{"groupId":0,"groupName":"Ok","id":0,"name":"NO_ERROR","description":"No Error",'
-    '"permanent":false}}'
-)
-_ENTRY = (
-    '{"uuid":"%(n)08x-9c27-4cde-a5bc-%(n)012x","from_phone":"+15005550006",'
-    '"to_phone":"+1415%(n)07d","message":"Your code is 123456","created_at":%(at).3f,'
-    '"sms_status":"delivered"}'
-)
+Handle = Callable[[str], bytes | Iterator[bytes]]
 
 
 class Standin(asyncio.Protocol):
@@ -49,6 +34,8 @@ class Standin(asyncio.Protocol):
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
         self._buffer = b""
+        self._rest: Iterator[bytes] = iter(())
+        self._held = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
@@ -57,12 +44,33 @@ class Standin(asyncio.Protocol):
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head, self._buffer = self._buffer[:end], self._buffer[end + 4 :]
-            self._transport.write(self._handle(head.split(b" ", 2)[1].decode()))
+            given = self._handle(head.split(b" ", 2)[1].decode())
+            if isinstance(given, bytes):
+                self._transport.write(given)
+            else:
+                self._rest = given
+                self._stream()
+
+    def pause_writing(self) -> None:
+        self._held = True
+
+    def resume_writing(self) -> None:
+        self._held = False
+        self._stream()
+
+    def _stream(self) -> None:
+        """As much as the client takes: a long body is never there as a whole."""
+        while not self._held and (piece := next(self._rest, b"")):
+            self._transport.write(piece)
 
 
 def answer(body: bytes, kind: str = "application/json") -> bytes:
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    return head(len(body), kind) + body
+
+
+def head(size: int, kind: str = "application/json") -> bytes:
+    lines = ("HTTP/1.1 200 OK", f"Content-Type: {kind}", f"Content-Length: {size}", "", "")
+    return "\r\n".join(lines).encode()
 
 
 class Pages:
@@ -70,59 +78,45 @@ class Pages:
     reads the same pages from the beginning."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        self._style: str = spec["style"]
-        size, pages = int(spec["size"]), int(spec["pages"])
-        make = _reports if self._style == "infobip" else _entries
-        self._pages = {name: make(name, size, pages) for name in spec["accounts"]}
+        self._shape = Infobip(spec) if spec["style"] == "infobip" else Avaamo(spec)
         self._next: dict[tuple[str, str], int] = {}
-        empty = b'{"results":[]}' if self._style == "infobip" else b'{"entries":[]}'
-        self._empty = answer(empty)
+        self._empty = answer(self._shape.empty)
 
     def __call__(self, target: str) -> bytes:
         _, run, account, *_ = target.partition("?")[0].split("/")
-        if self._style == "infobip":
+        if isinstance(self._shape, Infobip):
             n = self._next.get((run, account), 0)
             self._next[run, account] = n + 1
         else:
             n = int(parse_qs(urlsplit(target).query)["page"][0]) - 1
-        pages = self._pages.get(account, ())
-        return pages[n] if n < len(pages) else self._empty
+        if n >= self._shape.pages:
+            return self._empty
+        return answer(self._shape.body(account, n))
 
 
-def _reports(account: str, size: int, pages: int) -> list[bytes]:
-    out = []
-    for page in range(pages):
-        rows = [
-            _REPORT % {"account": account, "page": page, "n": n, "minute": n % 60, "ms": n % 1000}
-            for n in range(page * size, (page + 1) * size)
-        ]
-        out.append(answer(f'{{"results":[{",".join(rows)}]}}'.encode()))
-    return out
+class Log:
+    """Messangi: all of it in the first answer, nothing afterwards."""
 
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._shape = Messangi(spec)
+        self._empty: bool = spec["empty"]
 
-def _entries(account: str, size: int, pages: int) -> list[bytes]:
-    """The entries lie within the minute before the start, so that any window has them."""
-    out = []
-    start, count = time.time() - 60, size * pages
-    for page in range(pages):
-        numbers = range(page * size, (page + 1) * size)
-        entries = ",".join(_ENTRY % {"n": n, "at": start + 60 * n / count} for n in numbers)
-        body = (
-            f'{{"current_page":{page + 1},"per_page":{size},"total_entries":{count},'
-            f'"total_pages":{pages},"entries":[{entries}]}}'
-        )
-        out.append(answer(body.encode()))
-    return out
+    def __call__(self, target: str) -> Iterator[bytes]:
+        size, pieces = self._shape.stream(empty=self._empty)
+        self._empty = True
+        return chain([head(size)], pieces)
 
 
 class Polls:
     """BulkSMS: any batch has one recipient, 44 and the batch's number, and was delivered.
 
-    `/_times` tells when each batch was asked for, by this server's clock.
+    `/_times` tells when each batch was asked for, by this server's clock. With `open` a batch is
+    known but has no rows yet, however often it is asked for.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self._asked: list[tuple[str, float]] = []
+        self._open: bool = spec.get("open", False)
 
     def __call__(self, target: str) -> bytes:
         if target == "/_times":
@@ -130,18 +124,26 @@ class Polls:
         at = time.time()
         batch = target.partition("batch_id=")[2].partition("&")[0]
         self._asked.append((batch, at))
-        body = f"0|Returns to follow\n\n44{int(batch):010d}|11\n"
-        return answer(body.encode(), "text/plain")
+        body = b"0|Returns to follow\n\n" if self._open else BulkSMS.body(batch)
+        return answer(body, "text/plain")
 
 
-async def _serve(handle: Handle) -> None:
+async def _serve(handle: Handle, certificate: str | None) -> None:
     loop = asyncio.get_running_loop()
-    listener = await loop.create_server(lambda: Standin(handle), "127.0.0.1", 0)
-    print(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}", flush=True)
+    context = None
+    if certificate:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+    listener = await loop.create_server(lambda: Standin(handle), "127.0.0.1", 0, ssl=context)
+    scheme, name = ("https", "localhost") if context else ("http", "127.0.0.1")
+    print(f"{scheme}://{name}:{listener.sockets[0].getsockname()[1]}", flush=True)
     await asyncio.Event().wait()
 
 
 async def _simulate(spec: dict[str, Any]) -> None:
+    from engine.sim.profile import AccountProfile, Generate, Limits, Profile
+    from engine.sim.server import Simulator
+
     os.nice(spec.get("nice", 0))
     accounts = [
         AccountProfile(
@@ -160,6 +162,7 @@ async def _simulate(spec: dict[str, Any]) -> None:
 
 async def _receive() -> None:
     """Takes whatever is posted, and looks at none of it."""
+    from aiohttp import web
 
     async def take(request: web.Request) -> web.Response:
         await request.read()
@@ -177,6 +180,13 @@ async def _receive() -> None:
         await runner.cleanup()
 
 
+STANDINS: dict[str, Callable[[dict[str, Any]], Handle]] = {
+    "pages": Pages,
+    "log": Log,
+    "polls": Polls,
+}
+
+
 async def _main(kind: str, spec: dict[str, Any]) -> None:
     task = asyncio.current_task()
     assert task is not None
@@ -187,7 +197,7 @@ async def _main(kind: str, spec: dict[str, Any]) -> None:
         elif kind == "hook":
             await _receive()
         else:
-            await _serve(Pages(spec) if kind == "pages" else Polls(spec))
+            await _serve(STANDINS[kind](spec), spec.get("certificate"))
 
 
 def main() -> None:

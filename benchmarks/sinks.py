@@ -55,7 +55,8 @@ def _beside(name: str, pair: Pair, size: int, runs: int) -> Row:
             with pair.place() as options:
                 if options is None:
                     return Row(name=name, values={"records": 0})
-                spec = {"name": name, "options": options, "size": size}
+                spec = {"options": options, "size": size, "batch": pair.batch}
+                spec |= {"sink": pair.sink, "bare": pair.bare}
                 found.append(child(job, spec))
     ours, bare = done["sink"], done["bare-sink"]
     ratio = median([b["seconds"] / o["seconds"] for o, b in zip(ours, bare, strict=True)])
@@ -74,32 +75,31 @@ def _beside(name: str, pair: Pair, size: int, runs: int) -> Row:
 
 async def sink(spec: dict[str, Any]) -> dict[str, Any]:
     """A run of the sink, in this process."""
-    pair = pairs()[spec["name"]]
-    made = _named(pair.sink)
+    made = _named(spec["sink"])
     options = msgspec.convert(
         spec["options"], made.Options, dec_hook=lambda kind, value: kind(value)
     )
     under_test = made(options)
     await under_test.open()
-    found = await _timed(lambda lines: under_test.write(Batch(lines)), pair, spec)
+    found = await _timed(lambda lines: under_test.write(Batch(lines)), spec)
     await under_test.close()
     return found
 
 
 async def bare(spec: dict[str, Any]) -> dict[str, Any]:
     """A run of the library alone, in this process."""
-    pair = pairs()[spec["name"]]
-    alone: Bare = _named(pair.bare)
+    alone: Bare = _named(spec["bare"])
     async with alone(spec["options"]) as write:
-        return await _timed(write, pair, spec)
+        return await _timed(write, spec)
 
 
-async def _timed(write: Write, pair: Pair, spec: dict[str, Any]) -> dict[str, Any]:
+async def _timed(write: Write, spec: dict[str, Any]) -> dict[str, Any]:
     lines = [_record(n) for n in range(spec["size"])]
-    batches = [lines[start : start + pair.batch] for start in range(0, len(lines), pair.batch)]
+    batch: int = spec["batch"]
+    batches = [lines[start : start + batch] for start in range(0, len(lines), batch)]
     began, cpu = time.perf_counter(), time.process_time()
-    for batch in batches:
-        await write(batch)
+    for some in batches:
+        await write(some)
     return {
         "seconds": time.perf_counter() - began,
         "cpu_s": time.process_time() - cpu,

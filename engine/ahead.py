@@ -6,22 +6,24 @@ lets; their answers are judged one after the other, in the order in which they w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import anyio
 import anyio.abc
 
 from engine.asking import Asker, Reply
 from engine.core.contracts import Poll
+from engine.limits import Slot
 
 # What makes two questions the same.
 Key = tuple[int | None, int | None, str | None, int]
 
 
 class _Pending:
-    __slots__ = ("done", "reply")
+    __slots__ = ("done", "reply", "waits")
 
     def __init__(self) -> None:
+        self.waits = anyio.CancelScope()  # for its place in the limits
         self.done = anyio.Event()
         self.reply: Reply | None = None
 
@@ -29,8 +31,15 @@ class _Pending:
 class Ahead:
     """The questions of one reading that are under way before their turn."""
 
-    def __init__(self, asker: Asker, group: anyio.abc.TaskGroup, width: int) -> None:
+    def __init__(
+        self,
+        asker: Asker,
+        group: anyio.abc.TaskGroup,
+        width: int,
+        place: Callable[[], Awaitable[Slot | None]],
+    ) -> None:
         self._asker = asker
+        self._place = place
         self._group = group
         self._width = width
         self._pending: dict[Key, _Pending] = {}
@@ -47,12 +56,16 @@ class Ahead:
 
     async def _run(self, poll: Poll, pending: _Pending) -> None:
         try:
-            pending.reply = await self._asker.ask(poll)
+            slot = None
+            with pending.waits:
+                slot = await self._place()
+            if slot is not None:
+                pending.reply = await ask_with(self._asker, poll, slot)
         finally:
             pending.done.set()
 
     async def take(self, poll: Poll) -> Reply | None:
-        """The answer to a question that was asked ahead; None: it was not."""
+        """The answer to a question that was asked ahead; None: it was not, or got no place."""
         pending = self._pending.get(key_of(poll))
         if pending is None:
             return None
@@ -61,7 +74,10 @@ class Ahead:
         return pending.reply
 
     async def settle(self) -> None:
-        """What was asked and is not needed: its reports count all the same."""
+        """What was asked and is not needed: its reports count all the same. What still waits for
+        its place is not asked any more."""
+        for pending in self._pending.values():
+            pending.waits.cancel()
         for pending in self._pending.values():
             await pending.done.wait()
             if pending.reply is not None:
@@ -71,3 +87,13 @@ class Ahead:
 
 def key_of(poll: Poll) -> Key:
     return (poll.from_ms, poll.to_ms, poll.channel, poll.page)
+
+
+async def ask_with(asker: Asker, poll: Poll, slot: Slot) -> Reply:
+    """Ask in a place that was got beforehand, which is not kept if that breaks."""
+    try:
+        return await asker.ask(poll, slot)
+    except BaseException:
+        slot.unused()
+        slot.release()
+        raise

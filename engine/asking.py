@@ -7,6 +7,7 @@ the reports of a one-time answer are durable before the next request goes out.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,7 +39,7 @@ REDIRECTS_MAX = 3
 # Of an answer that goes on and on without a report in it, the rest is read in no hurry: at full
 # speed one endless body would take the processor from all accounts until its deadline.
 BARREN_MAX = 1 << 20
-BARREN_PAUSE_S = 0.01
+BARREN_PAUSE_S = 0.02
 
 LOGIN_BODY_MAX = 64 * 1024
 
@@ -130,8 +131,7 @@ class Asker:
 
         Never another task's: what that has read may still wait for the store.
         """
-        kept = self._kept.pop(anyio.get_current_task().id, None)
-        if kept is not None:
+        if self._kept and (kept := self._kept.pop(_this_task(), None)) is not None:
             kept.release()
 
     async def ask(self, poll: Poll, slot: Slot | None = None) -> Reply:
@@ -153,8 +153,10 @@ class Asker:
         return reply
 
     def _judge(self, poll: Poll, reply: Reply) -> None:
-        """Let the account feel a failure, once. A probe's is only told to who asked."""
-        if reply.failed and not reply.judged and poll.kind is not Kind.PROBE:
+        """Let the account feel a failure, once. A probe's is only told to who asked, unless the
+        provider wants to be left alone: that is meant for the whole account."""
+        felt = poll.kind is not Kind.PROBE or reply.outcome.hold
+        if reply.failed and not reply.judged and felt:
             reply.judged = True
             self.on_failure(reply)
 
@@ -185,7 +187,8 @@ class Asker:
 
     async def _once(self, poll: Poll, slot: Slot | None) -> Reply:
         request = self.provider.request(poll, self._token)
-        request = msgspec.structs.replace(request, headers=(*self._headers, *request.headers))
+        if self._headers:
+            request = msgspec.structs.replace(request, headers=(*self._headers, *request.headers))
         for _ in range(REDIRECTS_MAX + 1):
             reply, target = await self._send(poll, request, slot)
             slot = None
@@ -233,13 +236,15 @@ class Asker:
         finally:
             self._judge(poll, reply)  # before the place is free: whoever waits for it is held, too
             if whole:  # nothing more is asked before this is durable
-                self._kept[anyio.get_current_task().id] = slot
+                self._kept[_this_task()] = slot
             else:
                 slot.release()
         return reply, None
 
     def _retry_after_s(self, head: Head) -> float | None:
         """A date is meant by the provider's own clock, which its answer tells."""
+        if "retry-after" not in head.headers:
+            return None
         now_s = http_date_s(head.headers.get("date", "").strip())
         if now_s is None:
             now_s = self.clock.now_ms() / 1000
@@ -359,6 +364,10 @@ class Asker:
             slot.release()
 
 
+def _this_task() -> int:
+    return id(asyncio.current_task())
+
+
 def joined(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[int, int] | None:
     """The span that holds both."""
     if one is None or other is None:
@@ -367,11 +376,15 @@ def joined(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[
 
 
 def _login_refused(head: Head) -> Outcome:
-    """A login without a token: the provider's trouble, or wrong credentials."""
-    if head.status == 429 or head.status >= 500:
+    """A login without a token: the provider's trouble, what stands before it, or wrong credentials.
+
+    A redirect and a page for people say nothing of the credentials: a proxy gives them.
+    """
+    page = head.status < 400 and "html" in head.headers.get("content-type", "").lower()
+    if 300 <= head.status < 400 or head.status in (408, 429) or head.status >= 500 or page:
         return Outcome(
             verb=Verb.RETRY,
-            cause=f"the login answered HTTP {head.status}",
+            cause=f"the login answered HTTP {head.status}" + (" with a page" if page else ""),
             hold=head.status in (429, 503),
         )
     return Outcome(verb=Verb.PAUSE, cause=f"the login was refused (HTTP {head.status})")

@@ -15,8 +15,9 @@ from engine.core.errors import LeaseLost, StoreError
 from engine.replaying import Order, Replayer
 from engine.reports import REPORTS_NAME
 from engine.room import Consumer, Disk
+from engine.sink_orders import SinkOrder, SinkOrders
 from engine.stores.ledger import prune
-from engine.stores.transaction import InboxItem, Transaction
+from engine.stores.transaction import SINK_KINDS, InboxItem, Transaction
 from engine.tracking import digest_inbox
 
 if TYPE_CHECKING:
@@ -30,6 +31,20 @@ PRUNE_S = 60.0
 PRUNE_MAX = 5000
 
 
+class Probe(msgspec.Struct, frozen=True):
+    """A harmless request for another process. `id` names the note in which the result is left."""
+
+    id: str
+
+
+# What other processes ask, by the kind of their inbox row.
+QUESTIONS: dict[str, type[msgspec.Struct]] = {
+    "probe": Probe,
+    "replay": Order,
+    **dict.fromkeys(SINK_KINDS, SinkOrder),
+}
+
+
 class Chores:
     """The chores of one engine."""
 
@@ -38,6 +53,9 @@ class Chores:
         self._chance = chance
         self._group: anyio.abc.TaskGroup | None = None
         self._questions: list[InboxItem] = []
+        self._sink_orders = SinkOrders(
+            engine.dispatchers, engine.store, clock=engine.clock, reads=engine.read_as
+        )
         self._statuses: dict[tuple[str, str], bytes] = {}  # by whose and kind
         self._noting = anyio.Lock()
         self._news = anyio.Event()
@@ -75,43 +93,44 @@ class Chores:
             await self._engine.clock.sleep(seconds)
 
     async def digest_inbox(self) -> None:
-        if not await self._engine.store.read(lambda tx: tx.inbox_waits()):
-            return
-        try:
-            taken = await self._take_inbox(apart=False)
-        except (StoreError, LeaseLost):
-            raise
-        except Exception as fault:
-            self._engine.telemetry.debug(fault)
-            taken = await self._take_inbox(apart=True)
-        for item in taken:
-            if item.kind in ("probe", "replay"):
-                self._questions.append(item)
-            elif poller := self._engine.pollers.get(item.account):
-                poller.wake()
-                poller.on_commit()
-        if self._group is not None:
+        if await self._engine.store.read(lambda tx: tx.inbox_waits()):
+            try:
+                await self._take_inbox(apart=False)
+            except (StoreError, LeaseLost):
+                raise
+            except Exception as fault:  # a late answer that cannot be recorded
+                self._engine.telemetry.debug(fault)
+                await self._take_inbox(apart=True)
+        if self._group is not None:  # what came before it was there has waited for it
             while self._questions:
-                item = self._questions.pop()
-                self._group.start_soon(self._answer, item)
+                self._group.start_soon(self._answer, self._questions.pop())
 
     async def _answer(self, item: InboxItem) -> None:
+        answers = {"probe": self._probe, "replay": self._replay}
         try:
-            await (self._probe if item.kind == "probe" else self._replay)(item)
+            await answers.get(item.kind, self._sink_orders.obey)(item)
         except LeaseLost as lost:
             self._engine.lost(lost.account)
             await self._engine.store.write(lambda tx: tx.put_inbox(item))
 
-    async def _take_inbox(self, *, apart: bool) -> list[InboxItem]:
+    async def _take_inbox(self, *, apart: bool) -> None:
         engine, chance, now_ms = self._engine, self._chance(), self._engine.clock.now_ms()
         accounts = {account.name: account for account in engine.config.accounts}
-        return await engine.store.write(
-            lambda tx: digest_inbox(tx, accounts, engine.redactors, now_ms, chance, apart=apart)
+        taken = await engine.store.write(
+            lambda tx: digest_inbox(
+                tx, accounts, engine.redactors, now_ms, chance, QUESTIONS, apart=apart
+            )
         )
+        for item in taken:
+            if item.kind in QUESTIONS:
+                self._questions.append(item)
+            elif poller := engine.pollers.get(item.account):
+                poller.wake()
+                poller.on_commit()
 
     async def _probe(self, item: InboxItem) -> None:
         """`check --connect` of another process, made inside this worker's limits."""
-        nonce = orjson.loads(item.payload)["id"]
+        nonce = msgspec.json.decode(item.payload, type=Probe).id
         poller = self._engine.pollers.get(item.account)
         if poller is None:  # the account has gone to another worker meanwhile
             await self._engine.store.write(lambda tx: tx.put_inbox(item))

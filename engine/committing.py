@@ -17,7 +17,7 @@ import msgspec
 from anyio import get_cancelled_exc_class
 from msgspec.structs import replace
 
-from engine.config.model import AccountConfig
+from engine.config.model import AccountConfig, tracking_ladder
 from engine.core.clock import Clock
 from engine.core.contracts import Flaw, Form, Head, Outcome
 from engine.core.errors import LeaseLost, StoreError
@@ -30,6 +30,7 @@ from engine.late import late_answer
 from engine.stores.ledger import commit
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
+from engine.together import Together
 
 # What is kept of an answer's headers, and which of them are not.
 HEADERS_MAX = 64
@@ -59,8 +60,10 @@ class Committer:
         self._telemetry = telemetry
         self._clock = clock
         self._redactor = redactor
+        self._ladder = tracking_ladder(account)
         known = (account.options, account.headers, account.push_secret)
         self._mask = Mask(secret for value in known for secret in secrets_in(value))
+        self._together = Together(self._store_page)
 
     def page(self) -> Page:
         return Page(
@@ -68,6 +71,7 @@ class Committer:
             provider=self._account.provider.name,
             traits=self._account.provider.traits,
             observed_ms=self._clock.now_ms(),
+            ladder=self._ladder,
         )
 
     async def commit(self, page: Page) -> Committed:
@@ -75,7 +79,9 @@ class Committer:
         if page.flaws:
             page.asked = self._without_secrets(page.asked)
         try:
-            done = await self._store_page(page)
+            done = await self._together.commit(page) if Together.takes(page) else None
+            if done is None:
+                done = await self._store_page(page)
         except StoreError:  # not the page's fault: the end has come
             self._tell_unstored(page)
             raise
@@ -191,6 +197,11 @@ class Committer:
         """Looks out for secrets in one answer."""
         return Watch(self._mask)
 
+    @property
+    def redacts(self) -> bool:
+        """Whether records are changed before they are read."""
+        return self._redactor is not None
+
     def records(self, records: Sequence[Any]) -> Sequence[Any]:
         """An answer's records as they are read: without the numbers that are to be redacted."""
         return records if self._redactor is None else self._redactor.records(records)
@@ -210,9 +221,10 @@ class Committer:
             cause = self._redactor.prose(cause)
         return outcome if cause == outcome.cause else replace(outcome, cause=cause)
 
-    def redacted(self, flaw: Flaw) -> Flaw:
-        """A set-aside piece: an answer may repeat what was asked, a password included."""
-        raw = self._mask.raw(flaw.raw, cut=flaw.truncated)
+    def redacted(self, flaw: Flaw, watch: Watch | None = None) -> Flaw:
+        """A set-aside piece: an answer may repeat what was asked, a password included. `watch`
+        has looked at all of it."""
+        raw = self._mask.raw(flaw.raw, cut=flaw.truncated, watch=watch)
         cause = self._mask.text(flaw.cause, cut=True)
         if self._redactor is not None:
             raw = self._redactor.raw(raw, truncated=flaw.truncated)

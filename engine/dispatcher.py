@@ -19,13 +19,14 @@ import msgspec
 
 from engine.config.model import SinkConfig
 from engine.core.clock import Clock
-from engine.core.contracts import Batch, Flaw, Sink
-from engine.core.errors import LeaseLost, PartialWrite, SinkError, StoreError, StoreTrouble
-from engine.core.mask import Mask
-from engine.core.secret import secrets_in
+from engine.core.contracts import Batch, Sink
+from engine.core.errors import LeaseLost, PartialWrite, SinkError, StoreTrouble
 from engine.core.state import State
 from engine.core.units import iso, spell_duration
+from engine.dead_letters import CLOSE_S, DeadLetters, Refused, Retried
+from engine.errands import Errands
 from engine.limits import backoff_s
+from engine.stores.burying import rewind
 from engine.stores.transaction import STATE_CODES, Place, Store, Transaction
 from engine.telemetry import Telemetry
 
@@ -39,9 +40,8 @@ SCAN_BYTES_MAX = 16 << 20
 # A sink that takes longer over one batch is taken for dead where it is asked about.
 CALL_LONG_S = 30.0
 
-# A call that was told to end does so within this; closing a sink may take as long as the other.
+# A call that was told to end does so within this.
 OVERDUE_S = 5.0
-CLOSE_S = 5.0
 
 # Without news a sink looks at the log this often, in case another hand has written to it.
 LOOK_S = 1.0
@@ -69,8 +69,10 @@ class Portion(msgspec.Struct):
     full: bool = False
     more: bool = False  # the log was not looked through to its end
 
-    def owner(self, index: int) -> str:
-        return self.marks[index][0]
+    def record(self, index: int) -> tuple[str, Place, bytes]:
+        """Its account, its place there, and itself."""
+        account, seq, after = self.marks[index]
+        return account, (seq, after - 1), self.lines[index]
 
     def places_after(self, taken: int) -> dict[str, Place]:
         """Where each account stands once only the first `taken` records were taken."""
@@ -126,6 +128,9 @@ class LogReader:
         if new:
             tx.put_places(self.name, new)
         return places | new
+
+    def reads(self, account: str) -> bool:
+        return account in self._accounts
 
     async def read(self, records_max: int, bytes_max: int) -> Portion:
         """The next records, at most so many and about so many bytes, accounts in turn."""
@@ -224,20 +229,22 @@ class Dispatcher:
             config.name, store, self._wanted(accounts), states=config.states, start=config.start
         )
         self._in_hand: frozenset[str] = frozenset()  # whose records the sink is being given
+        self._ended = anyio.Event()
         self._step_ended = anyio.Event()
         self._batch = config.batch
         self._timeout_s = config.timeout_s
         self._sink = sink
-        self._mask = Mask(secrets_in(config.sink))
+        self._letters = DeadLetters(config, store, telemetry=telemetry, clock=clock)
         self._store = store
         self._telemetry = telemetry
         self._clock = clock
         self._rand = rand
         self._news = anyio.Event()
         self._stopping = False
+        self._errands = Errands(self.tell, stopped=lambda: self._stopping)
+        self._again_at = 0.0
         self._calling_since: float | None = None
         self._overdue = False
-        self._ended = anyio.Event()
 
     @property
     def dead(self) -> str | None:
@@ -286,12 +293,38 @@ class Dispatcher:
         self._stopping = True
         self._news.set()
 
+    async def retry(self) -> Retried:
+        """Offer the dead letters once more, unless the sink fails at present: SinkError."""
+
+        async def offer(lines: Sequence[bytes]) -> dict[int, str]:
+            portion = Portion(list(lines))
+            await self._in_time(lambda: self._write(portion))
+            return portion.rejected
+
+        async def retry() -> Retried:
+            if self.health.failing is not None:
+                raise SinkError(f"it fails at present: {self.health.failing}")
+            return await self._letters.retry(offer, stopped=lambda: self._stopping)
+
+        return await self._errands.ask(retry)
+
+    async def rewind(self, account: str, to_ms: int | None) -> int:
+        """Go back in an account's log; how many records come again. See `burying.rewind`."""
+
+        async def back() -> int:
+            place, again = await self._store.write(lambda tx: rewind(tx, self.name, account, to_ms))
+            self.reader.places[account] = place
+            return again
+
+        return await self._errands.ask(back)
+
     async def run(self) -> None:
         try:
             await self.reader.open()
-            if await self._patiently(self._sink.open):
-                while await self._step():
-                    pass
+            while not (opened := await self._patiently(self._sink.open)) and not self._stopping:
+                await self._errands.run()
+            while opened and await self._step():
+                pass
         except StoreTrouble:
             if not self._stopping:
                 raise
@@ -300,14 +333,16 @@ class Dispatcher:
                 try:
                     await self._sink.close()
                 except Exception as error:
-                    self._tell_trouble(f"closing failed: {self._cause(error)}")
+                    self._tell_trouble(f"closing failed: {self._letters.cause(error)}")
             if scope.cancelled_caught:
                 self._tell_trouble(f"did not close within {CLOSE_S:g} s and was left")
+            self._errands.end()
             self._ended.set()
             self._step_ended.set()
 
     async def _step(self) -> bool:
         """One batch, or a wait for news. False: stopped, with nothing left to write."""
+        await self._errands.run()
         portion = await self._gather()
         if not portion.lines:
             await self.reader.move(portion.places)
@@ -316,8 +351,9 @@ class Dispatcher:
             self.health.behind = False
             if self._stopping:
                 return False
-            with anyio.move_on_after(LOOK_S):
-                await self._news.wait()
+            if not self._errands.press:
+                with anyio.move_on_after(LOOK_S):
+                    await self._news.wait()
             self._news = anyio.Event()
             self.health.behind = True
             return True
@@ -325,8 +361,9 @@ class Dispatcher:
         try:
             if not await self._patiently(lambda: self._write(portion)):
                 return not self._stopping
-            if portion.rejected:
-                await self._bury(portion)
+            if rejected := portion.rejected.items():
+                refused = [Refused(*portion.record(index), cause) for index, cause in rejected]
+                await self._keep(refused)
             await self.reader.move(portion.places)
         finally:
             self._in_hand = frozenset()
@@ -336,6 +373,15 @@ class Dispatcher:
         self._telemetry.count("written", self.name, len(portion.lines))
         return True
 
+    async def _keep(self, refused: list[Refused]) -> None:
+        """As dead letters; of another worker's account, it will be refused there."""
+        while refused:
+            try:
+                await self._letters.keep(refused)
+                return
+            except LeaseLost as lost:
+                refused = [one for one in refused if one.account != lost.account]
+
     async def _gather(self) -> Portion:
         """The next batch: a full one, or what there is once `wait` has passed or a stop is told.
 
@@ -344,7 +390,7 @@ class Dispatcher:
         """
         portion = await self.reader.read(self._batch.records, self._batch.bytes)
         step_s, left_s = max(LOOK_S, self._batch.wait_s / LOOKS), self._batch.wait_s
-        while left_s > 0 and portion.lines and not portion.full and not self._stopping:
+        while left_s > 0 and portion.lines and not portion.full and not self._errands.press:
             await self._clock.sleep(min(step_s, left_s))
             left_s -= step_s
             portion = await self.reader.read(self._batch.records, self._batch.bytes)
@@ -354,42 +400,20 @@ class Dispatcher:
         try:
             await self._sink.write(Batch(portion.lines))
         except PartialWrite as error:
-            rejected = error.rejected.items()
-            portion.rejected = {index: self._mask.text(cause) for index, cause in rejected}
-
-    async def _bury(self, portion: Portion) -> None:
-        """Records that can never be accepted are set aside; the others were taken."""
-        now_ms, rejected = self._clock.now_ms(), portion.rejected
-
-        def keep(tx: Transaction) -> None:
-            for index, cause in ours.items():
-                flaw = Flaw(cause, "record", portion.lines[index])
-                owner = portion.owner(index)
-                if tx.put_flaws(owner, f"sink {self.name}", [flaw], now_ms):
-                    tx.add_tallies(owner, {"refused": 1})
-
-        ours = dict(rejected)
-        while ours:
-            try:
-                await self._store.write(keep)
-                break
-            except LeaseLost as lost:  # whoever has the account now will be refused the same
-                ours = {n: why for n, why in ours.items() if portion.owner(n) != lost.account}
-        self._tell_trouble(f"{len(rejected)} records were refused for good and set aside")
+            portion.rejected = self._letters.masked(error.rejected)
 
     async def _patiently(self, act: Callable[[], Awaitable[None]]) -> bool:
-        """Do it until it works. False: stopped meanwhile, after one more try."""
+        """Do it until it works. False: stopped meanwhile, after one more try; or there is an
+        errand to be run before the next."""
         while True:
+            await self._rest()
+            if self._errands and self.health.failing is not None and not self._stopping:
+                return False
             last = self._stopping
             try:
                 await self._in_time(act)
             except Exception as error:  # also a fault in a plug-in: this sink's own trouble
-                await self._after_failure(error)
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                await self._after_failure(SinkError("it was cancelled from within"))
+                self._note_failure(error)
             else:
                 if self.health.failing is not None:
                     self._telemetry.event(logging.INFO, f"sink {self.name}", "goes on")
@@ -404,13 +428,18 @@ class Dispatcher:
         try:
             with anyio.move_on_after(self._timeout_s) as scope:
                 await act()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise SinkError("it was cancelled from within") from None
         finally:  # the wait before the next try is none of the call's
             self._calling_since = None
         if scope.cancelled_caught:
             raise SinkError(f"has not answered for {spell_duration(self._timeout_s)}")
 
-    async def _after_failure(self, error: Exception) -> None:
-        cause = self._cause(error)
+    def _note_failure(self, error: Exception) -> None:
+        cause = self._letters.cause(error)
         self.health.failures += 1
         delay_s = getattr(error, "retry_after_s", None) or backoff_s(
             self.health.failures, self._rand
@@ -419,19 +448,14 @@ class Dispatcher:
             self._tell_trouble(f"{cause}; tried again, now in {spell_duration(round(delay_s, 1))}")
         self.health.failing = cause
         self._telemetry.count("sink_failures", self.name)
-        if not self._stopping:
-            with anyio.move_on_after(delay_s):
-                while not self._stopping:
-                    await self._news.wait()
-                    self._news = anyio.Event()
+        self._again_at = anyio.current_time() + delay_s
+
+    async def _rest(self) -> None:
+        """What is left of the wait after a failure, which neither news nor an errand shortens."""
+        while not self._errands.press and (left_s := self._again_at - anyio.current_time()) > 0:
+            with anyio.move_on_after(left_s):
+                await self._news.wait()
+            self._news = anyio.Event()
 
     def _tell_trouble(self, text: str) -> None:
         self._telemetry.event(logging.ERROR, f"sink {self.name}", text)
-
-    def _cause(self, error: Exception) -> str:
-        """Why a call failed, in its own words where these are meant for people."""
-        if isinstance(error, (SinkError, StoreError)):
-            return self._mask.text(str(error))
-        if isinstance(error, OSError):
-            return self._mask.text(error.strerror or type(error).__name__)
-        return f"a fault in the sink, {type(error).__name__}"

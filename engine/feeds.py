@@ -10,6 +10,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import msgspec
+
+from engine.ahead import ask_with
 from engine.asking import Asker, joined
 from engine.core.contracts import Kind, Poll, Verb
 from engine.core.reading import Reading
@@ -17,13 +20,21 @@ from engine.core.schedule import Ladder
 from engine.core.work import NEVER_DUE_MS, Page, Work
 from engine.limits import Slot
 from engine.stores.ledger import widen
-from engine.windowed import ServerClock, Visit, WindowReader
+from engine.windowed import ServerClock, Stand, Visit, WindowReader
 
 # A queue that keeps giving what is known already is lying; asked again at the next interval.
 REPEATS_MAX = 3
 
 # A provider's clock that is further ahead than this has reports that were not asked for yet.
 AHEAD_MS = 1000
+
+
+class _Kept(msgspec.Struct, kw_only=True):
+    """A slice whose reading has ended in the middle."""
+
+    stand: Stand
+    data: dict[str, Any]  # the slice's plan
+    stored: dict[str, Any]  # of the feed, when the visit ended
 
 
 class Feed:
@@ -39,6 +50,7 @@ class Feed:
         # A visit has ended in the middle, perhaps that of an earlier process: what it found behind
         # the period that was new is in no window yet.
         self._unsure = True
+        self._kept: _Kept | None = None
 
     def goes_on(self, work: Work) -> bool:
         """Whether a feed that had reached its end has a later one now, or none."""
@@ -70,15 +82,19 @@ class Feed:
         visit = Visit()
         repeats = 0
         while True:
-            reply = await self._asker.ask(
-                Poll(kind=Kind.FEED, now_ms=self._asker.clock.now_ms()), slot
-            )
+            slot = slot or await self._reader.place()
+            if slot is None:
+                visit.more, visit.answered = True, False  # no success: it fails, or is held
+                return visit
+            poll = Poll(kind=Kind.FEED, now_ms=self._asker.clock.now_ms())
+            reply = await ask_with(self._asker, poll, slot)
             slot = None
             if not reply.answered:
                 await self._asker.commit(reply.page)
                 visit.failed = reply
                 return visit
             visit.answered = True
+            self._reader.answered()
             more = reply.outcome.verb is Verb.MORE
             if not more:
                 self._come_back(work, reply.page, found=visit.records + reply.records > 0)
@@ -109,35 +125,55 @@ class Feed:
     async def advance(self, work: Work, slot: Slot | None) -> Visit:
         """Read from where the feed stands up to now, or to the end of a longest window."""
         visit = Visit(unsure=self._unsure)
-        data = dict(work.data)
-        if not data.get("spans"):
-            plan = self._plan(data, work.start_ms)
-            if plan is None:
-                if slot is not None:
-                    slot.unused()
-                    slot.release()
-                await self._idle(work, data)
-                return visit
-            data.update(plan)
-        reading = Reading.load(data["spans"], total_ignored=bool(data.get("total_ignored")))
-        server = ServerClock()
+        kept = self._kept_of(work) or self._begin(work)
+        if kept is None:
+            if slot is not None:
+                slot.unused()
+                slot.release()
+            await self._idle(work, dict(work.data))
+            return visit
+        data, stand = kept.data, kept.stand
+        reading = stand.reading
 
         def moved(page: Page) -> None:
             data["opened"] = visit.opened_ms = joined(data.get("opened"), visit.opened_ms)
             data["spans"] = reading.dump()
             data["total_ignored"] = reading.total_ignored
             if not reading.spans:
-                self._finish(work, data, page, server, visit)
+                self._finish(work, data, page, stand.server, visit)
             else:
                 page.put = [*page.put, work]
             work.data = data
 
         self._unsure = True
-        visit.failed = await self._reader.read(reading, Kind.FEED, slot, server, visit, moved)
+        visit.failed = await self._reader.read(stand, Kind.FEED, slot, visit, moved)
         self._unsure = bool(reading.spans)
-        if visit.failed is None and not reading.spans:
+        if reading.spans:
+            self._kept = _Kept(stand=stand, data=data, stored=dict(work.data))
+        elif visit.failed is None:
             self._keep_pace(visit)
         return visit
+
+    def _kept_of(self, work: Work) -> _Kept | None:
+        """The slice that the visit before this one has left in the middle.
+
+        None also where that visit has ended by a fault: it may have counted what was not committed.
+        """
+        kept, self._kept = self._kept, None
+        if kept is None or kept.stored != work.data:
+            return None
+        return kept if kept.stand.holds(self._asker.clock.now_ms()) else None
+
+    def _begin(self, work: Work) -> _Kept | None:
+        """A slice from its first span that is still to be read; None: there is nothing to read."""
+        data = dict(work.data)
+        if not data.get("spans"):
+            plan = self._plan(data, work.start_ms)
+            if plan is None:
+                return None
+            data.update(plan)
+        reading = Reading.load(data["spans"], total_ignored=bool(data.get("total_ignored")))
+        return _Kept(stand=Stand(reading=reading), data=data, stored=work.data)
 
     def _plan(self, data: dict[str, Any], began_ms: int) -> dict[str, Any] | None:
         """The next slice: from the cursor less the overlap, up to now by the provider's clock.

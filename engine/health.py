@@ -52,7 +52,7 @@ class Watch:
         self._name = asker.account.name
         self._tries: dict[int, int] = {}  # by work, since its last success
         self._failed_ms = 0
-        self._place = anyio.CancelScope()  # around the wait for a place, with `once`
+        self._waits: set[anyio.CancelScope] = set()  # for a place, with `once`
         self.on_refusal: Callable[[], None] = lambda: None
         asker.on_failure = self.failed
 
@@ -82,16 +82,25 @@ class Watch:
         return health.paused_until_ms
 
     async def place(self, *, once: bool) -> Slot | None:
-        """Wait for a place with the limiter. With `once` None where the provider wants the account
-        to wait for long, or says so meanwhile."""
+        """Wait for a place with the limiter. With `once` None where the account fails, or is to
+        wait for long, or comes to that meanwhile: the next run goes on."""
         limiter = self._asker.limiter
         if not once:
             return await limiter.slot()
         slot = None
-        with anyio.CancelScope() as self._place:
-            if held(limiter) is None:
-                slot = await limiter.slot()
+        with anyio.CancelScope() as scope:
+            self._waits.add(scope)
+            try:
+                if not self.leaves:
+                    slot = await limiter.slot()
+            finally:
+                self._waits.discard(scope)
         return slot
+
+    @property
+    def leaves(self) -> bool:
+        """Whether a run that does what is due once asks this account nothing more."""
+        return self.health.failing is not None or held(self._asker.limiter) is not None
 
     def tried(self, work: Work) -> bool:
         """Whether it has failed since its last success."""
@@ -104,6 +113,15 @@ class Watch:
         health.failures = 0
         health.failing = None
         health.answered_ms = self._clock.now_ms()
+        self.accepted()
+
+    def answered(self) -> None:
+        """One of the questions of a visit was dealt with: what fails after it is a new row.
+
+        What `failing` says stands until the visit has come to its end.
+        """
+        self.health.failures = 0
+        self.health.answered_ms = self._clock.now_ms()
         self.accepted()
 
     def accepted(self) -> None:
@@ -137,8 +155,8 @@ class Watch:
         self._asker.limiter.hold(delay_s, outcome.cause)
         if delay_s > LONG_HOLD_S:
             self.on_refusal()
-        if held(self._asker.limiter) is not None:
-            self._place.cancel()
+        for scope in self._waits:
+            scope.cancel()
         if first:
             again = spell_duration(round(delay_s, 1))
             self._tell(logging.WARNING, f"{outcome.cause}; asked again in {again}")

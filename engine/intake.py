@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +18,18 @@ import msgspec
 
 from engine.committing import Committer
 from engine.config.model import AccountConfig
-from engine.core.contracts import Flaw, Form, Framing, Head, Outcome, Parser, Poll, Reader, Verb
+from engine.core.contracts import (
+    Flaw,
+    Form,
+    Framing,
+    Head,
+    Outcome,
+    Parser,
+    Poll,
+    Reader,
+    Shortcuts,
+    Verb,
+)
 from engine.core.report import Report
 from engine.core.state import State
 from engine.core.units import iso_ms
@@ -35,6 +47,10 @@ BEGINNING_MAX = 64 << 10
 
 # A one-time answer of more than this has something in it, also where the reader finds nothing.
 EMPTY_MAX = 1024
+
+_is_final = attrgetter("final")
+_sent_at = attrgetter("sent_at")
+_message_id = attrgetter("message_id")
 
 Mapped = tuple[list[Report], list[int]]  # reports, and the indexes of those with unlisted codes
 
@@ -115,6 +131,7 @@ class Digestion:
         self._torn = False  # a piece was set aside that is not whole
         self._watch = intake.committer.watch()
         self._cause: str | None = None  # the reader has failed: why
+        self._short = False  # the parser may do what is the reader's part
         self._mapping = False  # it was a record that it failed on
         self._seen = 0  # records that were taken one by one
         self._reader: Reader  # both are there unless the reader failed at once
@@ -150,7 +167,8 @@ class Digestion:
         self._guard(end)
         if self._cause is None:
             return outcome
-        if self._mapping and not self._beyond:
+        if (self._mapping or self._short) and not self._beyond:
+            self._intake.careful = True
             return self._once_more(cut)
         if not self._mapping or self._one_time:
             self._keep(self._cause)
@@ -164,6 +182,15 @@ class Digestion:
     def _open(self) -> None:
         self._reader = self._intake.provider.reader(self._poll, self._head)
         self._parser = self._reader.parser
+        if not self._careful and not self._intake.committer.redacts:
+            self._short = self._take_shortcuts(True)
+
+    def _take_shortcuts(self, allowed: bool) -> bool:
+        """Whether the parser has any."""
+        if not isinstance(self._parser, Shortcuts):
+            return False
+        self._parser.take_shortcuts(allowed)
+        return True
 
     def _guard(self, step: Callable[[], None]) -> None:
         """Do it, unless the reader has failed before; from then on bytes are only held."""
@@ -198,17 +225,18 @@ class Digestion:
             # Too long to be held and gone at the provider: go on from here as well as it can be.
             self._intake.broke(fault)
             self._careful = True
+            self._take_shortcuts(False)
             return self._one_by_one(records, refused)
 
     def _map(self, records: Sequence[Any]) -> Mapped:
         committer = self._intake.committer
         reports = self._reader.reports(committer.records(records))
         reports = committer.reports(reports, self._watch)
-        lists = self._intake.provider.lists
+        lists, unknown = self._intake.provider.lists, State.UNKNOWN
         unlisted = [
             index
             for index, report in enumerate(reports)
-            if report.state is State.UNKNOWN and not lists(report)
+            if report.state is unknown and not lists(report)
         ]
         return reports, unlisted
 
@@ -248,17 +276,16 @@ class Digestion:
             page.unlisted = page.unlisted.union(base + index for index in unlisted)
         page.reports.extend(reports)
         taken.reports += len(reports)
-        taken.finals += sum(report.final for report in reports)
+        taken.finals += sum(map(_is_final, reports))
         if traits.feed == "windowed":
             self._note_times(reports)
         if traits.paged:
-            taken.keys.update(hash(report.message_id) for report in reports)
+            taken.keys.update(map(hash, map(_message_id, reports)))
 
     def _note_times(self, reports: list[Report]) -> None:
         """Times are RFC 3339 in UTC with milliseconds: their text sorts as they do."""
         taken = self._taken
-        times = [report.sent_at for report in reports if report.sent_at is not None]
-        if times:
+        if times := list(filter(None, map(_sent_at, reports))):
             taken.first_at = min(times) if taken.first_at is None else min(taken.first_at, *times)
             taken.last_at = max(times) if taken.last_at is None else max(taken.last_at, *times)
 
@@ -299,7 +326,7 @@ class Digestion:
         self._held.clear()
         flaw = Flaw(cause, self._where(), raw, not whole, Form.ANSWER)
         page.asked = self._asked
-        page.flaws = [*page.flaws, self._intake.committer.redacted(flaw)]
+        page.flaws = [*page.flaws, self._intake.committer.redacted(flaw, self._watch)]
 
     def _where(self) -> str:
         poll = self._poll

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.config.model import AccountConfig
+from engine.config.model import AccountConfig, tracking_ladder
 from engine.core.contracts import Flaw, Form, Head, Kind, Poll
 from engine.core.report import Report
 from engine.core.work import Asked, Committed, Page
@@ -49,6 +49,11 @@ def late_answer(page: Page, now_ms: int) -> InboxItem | None:
     )
 
 
+def check(item: InboxItem) -> None:
+    """Raises ValueError where it is none."""
+    msgspec.msgpack.decode(item.payload, type=Late)
+
+
 def take_late(
     tx: Transaction, account: AccountConfig, item: InboxItem, *, apart: bool
 ) -> Committed:
@@ -66,6 +71,7 @@ def take_late(
         provider=account.provider.name,
         traits=account.provider.traits,
         observed_ms=late.observed_ms,
+        ladder=tracking_ladder(account),
         reports=late.reports,
         unlisted=frozenset(late.unlisted),
         source=REPLAY,

@@ -7,26 +7,37 @@ pending work costs disk and a restart loads next to nothing.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Set
 
 from engine.core.clock import Clock
 from engine.core.contracts import Kind
 from engine.core.work import Committed, Work
 from engine.stores.transaction import Store
+from engine.windows import Rate
 
-# This far ahead, and about this many items at a time.
+# This far ahead, and about as many items at a time as the account's limits let through meanwhile.
 HORIZON_MS = 60_000
-QUEUE_MAX = 2000
-HELD_MAX = 10 * QUEUE_MAX  # items that fail and wait for another try are held, too
+QUEUE_MIN, QUEUE_MAX = 100, 2000
+HELD_TIMES = 10  # items that fail and wait for another try are held, too: so many times that
 
 FROM_THE_START = (-(1 << 62), 0)
+
+
+def near_max(rates: Iterable[Rate]) -> int:
+    """How many items an account with these limits needs in memory."""
+    asked = (rate.requests * math.ceil(HORIZON_MS / 1000 / rate.per_s) for rate in rates)
+    return max(QUEUE_MIN, min(QUEUE_MAX, *asked))
 
 
 class NearQueue:
     """What one account has to do next."""
 
-    def __init__(self, account: str, store: Store, clock: Clock) -> None:
+    def __init__(
+        self, account: str, store: Store, clock: Clock, *, queue_max: int = QUEUE_MAX
+    ) -> None:
         self._account = account
+        self._queue_max = queue_max
         self._store = store
         self._clock = clock
         self._heap: list[tuple[int, int, Work]] = []
@@ -62,19 +73,20 @@ class NearQueue:
         """Look into the store again, where what is in memory may not be all that is near."""
         now_ms = self._clock.now_ms()
         far_enough = self._read_to[0] - now_ms > HORIZON_MS // 2
-        enough = len(self._heap) >= QUEUE_MAX and self._heap[0][0] <= now_ms
-        if far_enough or enough or len(self._heap) + len(self._busy) > HELD_MAX:
+        enough = len(self._heap) >= self._queue_max and self._heap[0][0] <= now_ms
+        full = len(self._heap) + len(self._busy) > HELD_TIMES * self._queue_max
+        if far_enough or enough or full:
             return
         self._reading_to_ms = now_ms + HORIZON_MS
         self._changed = set()
-        after, until_ms = self._read_to, self._reading_to_ms
+        after, until_ms, most = self._read_to, self._reading_to_ms, self._queue_max
         works = await self._store.read(
-            lambda tx: tx.works_due(self._account, until_ms, QUEUE_MAX, after=after)
+            lambda tx: tx.works_due(self._account, until_ms, most, after=after)
         )
         for work in works:
             if work.id not in self._busy and work.id not in self._changed:
                 self.push(work, work.due_ms)
-        self.all_loaded = len(works) < QUEUE_MAX
+        self.all_loaded = len(works) < most
         if self._read_to == after:  # nobody has asked to look again meanwhile
             self._read_to = (until_ms, 0)
             if works and not self.all_loaded:
@@ -136,6 +148,15 @@ class NearQueue:
             for due_ms, n, work in self._heap
         ]
         heapq.heapify(self._heap)
+
+    def recall(self, ids: Set[int]) -> None:
+        """These are due at their own times again, whatever they were put off to."""
+        if ids & self._queued:
+            self._heap = [
+                (work.due_ms if work.id in ids else due_ms, n, work)
+                for due_ms, n, work in self._heap
+            ]
+            heapq.heapify(self._heap)
 
     def spread(self, overdue: Iterable[Work], when_ms: Callable[[int], int]) -> None:
         """The n-th of the overdue items is due at `when_ms(n)`."""

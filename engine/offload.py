@@ -13,7 +13,7 @@ import contextlib
 import errno
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import anyio
@@ -50,27 +50,28 @@ class _Job:
             result = self._work()
         except BaseException as fault:  # whoever waits for it is told
             error = fault
-        hand_over(self._loop, self.future, result, error)
+        hand_over([(self._loop, self.future, result, error)])
 
 
-def hand_over(
-    loop: asyncio.AbstractEventLoop,
-    future: asyncio.Future[Any],
-    result: Any,
-    error: BaseException | None,
-) -> None:
-    """From another thread: give an outcome to whoever waits for it in the loop, if anybody does."""
-    with contextlib.suppress(RuntimeError):  # the loop was closed; nobody waits any more
-        loop.call_soon_threadsafe(_settle, future, result, error)
+# Where an outcome goes: a loop, who waits in it, the result or the error.
+Outcome = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Any, BaseException | None]
 
 
-def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
+def hand_over(outcomes: Sequence[Outcome]) -> None:
+    """From another thread: give outcomes to whoever waits for them, a loop's all at once."""
+    for loop in {outcome[0] for outcome in outcomes}:
+        with contextlib.suppress(RuntimeError):  # the loop was closed; nobody waits any more
+            loop.call_soon_threadsafe(_settle, [one for one in outcomes if one[0] is loop])
+
+
+def _settle(outcomes: Sequence[Outcome]) -> None:
+    for _, future, result, error in outcomes:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
 
 
 class Offload:

@@ -6,24 +6,26 @@ Work is not claimed: what was not answered is simply still due.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import anyio
 import anyio.abc
-import msgspec
 
+from engine.alarm import Alarm
 from engine.asking import Asker, Reply
 from engine.core.contracts import Kind, Poll, Verb
 from engine.core.errors import LeaseLost, StoreError
 from engine.core.schedule import NEVER_MS, Ladder
 from engine.core.work import NEVER_DUE_MS, Committed, Settle, Work
 from engine.feeds import REPEATS_MAX, Feed
+from engine.hands import Hands
 from engine.health import Health, Watch, held
 from engine.limits import Slot
-from engine.near import NearQueue
+from engine.near import NearQueue, near_max
 from engine.rescans import Rescans
-from engine.stores.tracked import only_open, refit
-from engine.tracking import tracking_ladder
-from engine.verdicts import Verdicts
+from engine.stores.tracked import only_open
+from engine.tracking import fit_schedule
+from engine.verdicts import UNREAD_LOOK_MS, Verdicts
 from engine.windowed import Visit, WindowReader
 
 # Overdue work found at a start is spread over at most this.
@@ -32,6 +34,10 @@ HERD_MIN = 10  # fewer polls at once trouble nobody
 
 UNCOMMITTED_MAX = 64  # answers that may wait for the store beside the requests in flight
 WAIT_MAX_S = 1.0  # then a wait is looked at again, so that a stepped wall clock is noticed
+
+
+# What a task does: a piece of work, and the place in the limits that it may take.
+Job = tuple[Work, Slot | None]
 
 
 class AccountPoller:
@@ -54,17 +60,22 @@ class AccountPoller:
         self.rescans = Ladder.of(schedule.rescan_s, jitter=schedule.jitter)
         self.on_commit: Callable[[], None] = lambda: None
         self.on_lost: Callable[[str], None] = lambda account: None
-        self._asker = asker
-        self._clock = asker.clock
-        self._reader = WindowReader(asker)
+        self._asker, self._clock = asker, asker.clock
+        self._watch = Watch(asker)
+        place = partial(self._watch.place, once=once)
+        self._reader = WindowReader(asker, self._watch.answered, place)
         self._feed = Feed(asker, self._reader, self.rescans)
         self._again = Rescans(asker, self._reader, self.rescans)
         self._verdicts = Verdicts(asker, self.ladder)
-        self._watch = Watch(asker)
-        self._near = NearQueue(self.name, asker.store, asker.clock)
+        self._near = NearQueue(
+            self.name, asker.store, asker.clock, queue_max=near_max(asker.account.limits.rates)
+        )
         self._once = once
         self._once_ms: int | None = None  # with `once`: what is due by then is done
-        self._wake = anyio.Event()
+        self._alarm = Alarm()
+        self._hands = Hands(
+            self._work, self._drop, idle_max=asker.account.limits.concurrency + UNCOMMITTED_MAX
+        )
         self._stopping = False
         self._loop_scope = anyio.CancelScope()
 
@@ -95,17 +106,17 @@ class AccountPoller:
     def wake(self) -> None:
         """Something was put into the schedule by another hand: look again."""
         self._near.look_again()
-        self._wake.set()
+        self._alarm.ring()
 
     def accept(self, works: Sequence[Work]) -> None:
         """Work that another hand has put into the schedule."""
         self._near.enter(Committed(put=list(works)))
-        self._wake.set()
+        self._alarm.ring()
 
     def hasten_feed(self) -> None:
         """Read the feed now instead of at its next time."""
         self._near.hasten(Kind.FEED, NEVER_DUE_MS)
-        self._wake.set()
+        self._alarm.ring()
 
     async def run(self, grace_s: float) -> None:
         """Poll until stopped; with `once`, until what was due at the start is done."""
@@ -115,7 +126,7 @@ class AccountPoller:
                 await self._loop(polls)
             with anyio.move_on_after(grace_s if self._stopping else None):
                 while self._near.busy:
-                    await self._wait(WAIT_MAX_S)
+                    await self._alarm.wait(WAIT_MAX_S)
             polls.cancel_scope.cancel()
 
     async def probe(self, nonce: str) -> tuple[bool, str]:
@@ -125,7 +136,7 @@ class AccountPoller:
             reply = await self._asker.ask(poll)
             if reply.answered:
                 self._watch.accepted()
-                self._wake.set()
+                self._alarm.ring()
             return reply.answered, reply.outcome.cause
         finally:
             self._asker.release()
@@ -148,30 +159,12 @@ class AccountPoller:
             # Not later than from now on: its interval may have been edited, the clock set back.
             latest_ms = now_ms + round(self.account.schedule.idle_interval_s * 1000)
             self._near.push(feed, feed.due_ms if self.feed_ended else min(feed.due_ms, latest_ms))
-        await self._fit_schedule()
+        await fit_schedule(self._asker.store, self.account, self.rescans, self._asker.rand)
         await self._near.refill()
         if self._once:
             self._once_ms = self._clock.now_ms()
         else:
             self._spread(now_ms)
-
-    async def _fit_schedule(self) -> None:
-        """Where the ladder or the rescans were edited, put what is under way on its next rung."""
-        name, tracking = self.name, tracking_ladder(self.account)
-        fits = msgspec.json.encode([tracking, self.rescans])
-        notes = await self._asker.store.read(lambda tx: tx.notes("schedule"))
-        if notes.get(name) == fits:
-            return
-        after_id: int | None = 0 if name in notes else None
-        chance = self._asker.rand.random()
-        while after_id is not None:
-            start_id = after_id
-            after_id = await self._asker.store.write(
-                lambda tx, start=start_id: refit(  # type: ignore[misc]
-                    tx, name, self.traits, tracking, self.rescans, after_id=start, chance=chance
-                )
-            )
-        await self._asker.store.write(lambda tx: tx.put_note(name, "schedule", fits))
 
     def _spread(self, now_ms: int) -> None:
         """Overdue polls are not all made at once, where the limits do not spread them already."""
@@ -198,7 +191,7 @@ class AccountPoller:
             if self._near.in_flight >= self.account.limits.concurrency + UNCOMMITTED_MAX:
                 wait_s = WAIT_MAX_S
             if wait_s > 0:
-                await self._wait(wait_s)
+                await self._alarm.wait(wait_s)
                 continue
             work = self._near.take()
             taken = False
@@ -210,7 +203,7 @@ class AccountPoller:
                         slot.unused()  # the account was paused while this waited for its place
                     self._near.again(work, self._clock.now_ms())
                 else:
-                    polls.start_soon(self._work, work, slot)
+                    self._hands.start(polls, (work, slot))
                 taken = True
             finally:
                 if not taken:
@@ -236,7 +229,7 @@ class AccountPoller:
         if first is None:
             return WAIT_MAX_S
         due_ms, work = first
-        if self.waits is not None or (self._once and held(self.limiter) is not None):
+        if self.waits is not None or (self._once and self._watch.leaves):
             return WAIT_MAX_S
         if self.health.paused_until_ms is not None and self._near.busy:
             return WAIT_MAX_S  # one request at a time finds out whether it is mended
@@ -245,17 +238,16 @@ class AccountPoller:
         ready_ms = max(due_ms, self._watch.paused_until_ms() or 0)
         return min(max(0.0, (ready_ms - now_ms) / 1000), WAIT_MAX_S)
 
-    async def _wait(self, seconds: float) -> None:
-        with anyio.move_on_after(seconds):
-            await self._wake.wait()
-        if self._wake.is_set():
-            self._wake = anyio.Event()
-
     def _asks(self, work: Work) -> bool:
         """Whether this work is a question to the provider; else it only waits for its verdict."""
         return work.kind is Kind.FEED or work.kind.value in self.traits.asks
 
-    async def _work(self, work: Work, slot: Slot | None) -> None:
+    def _drop(self, job: Job) -> None:
+        if job[1] is not None:
+            job[1].unused()
+
+    async def _work(self, job: Job) -> None:
+        work, slot = job
         try:
             if work.kind is Kind.FEED:
                 await self._visit_feed(work, slot)
@@ -281,7 +273,7 @@ class AccountPoller:
                 slot.unused()
                 slot.release()
             self._near.done([work])
-            self._wake.set()
+            self._alarm.ring()
 
     # Kinds of work
 
@@ -293,6 +285,7 @@ class AccountPoller:
         self._after_visit([work], visit)
         if visit.failed is None and not visit.more:
             self.feed_began_ms = began_ms
+            self._near.recall(self._verdicts.take_waiting())
 
     async def _visit_windows(self, work: Work) -> None:
         """All windows that are due together, so that neighbours are read as one."""
@@ -309,8 +302,13 @@ class AccountPoller:
         self._near.look_again()  # the visit has moved the schedule
         now_ms = self._clock.now_ms()
         if visit.failed is not None:
-            for work in visit.left or works:
-                self._near.again(work, now_ms + self._watch.retry_ms(work))
+            left = visit.left or works
+            if visit.answered:  # it got on: this is the first failure in a row
+                self._watch.ended([work.id for work in left if work.id is not None])
+            # Together, as they were read: windows that come apart are read one by one.
+            delay_ms = max(self._watch.retry_ms(work) for work in left)
+            for work in left:
+                self._near.again(work, now_ms + delay_ms)
             self._near.done(works)
             return
         for work in works:
@@ -393,8 +391,10 @@ class AccountPoller:
     async def _end(self, work: Work) -> None:
         """What is not asked for by id has come to the end of its ladder."""
         over_ms = work.start_ms + self.ladder.last_ms
-        unread = self.feed_began_ms is None or self.feed_began_ms < over_ms
-        unread = unread or bool(self.health.failing or self.health.paused)
-        done = await self._asker.commit(await self._verdicts.page(work, unread=unread))
+        well = not (self.health.failing or self.health.paused)
+        if self._verdicts.waits(work, self.feed_began_ms, over_ms, well=well):
+            self._near.again(work, self._clock.now_ms() + UNREAD_LOOK_MS)
+            return
+        done = await self._asker.commit(await self._verdicts.page(work))
         self.on_commit()
         self._finish(work, done)

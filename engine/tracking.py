@@ -6,36 +6,49 @@ own the store. Both end in `ledger.track`, with the ladder that their account ha
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from engine import late
-from engine.config.model import AccountConfig
+from engine.config.model import AccountConfig, tracking_ladder
 from engine.core.contracts import Flaw
 from engine.core.errors import ConfigError
 from engine.core.redact import Redactor, spells
 from engine.core.schedule import Ladder
+from engine.core.units import MS_MAX, MS_MIN
 from engine.core.work import Work
 from engine.redacting import redacted_item
-from engine.stores.tracked import Tracked, track
-from engine.stores.transaction import InboxItem, Transaction
+from engine.stores.tracked import Tracked, refit, track
+from engine.stores.transaction import SINK_KINDS, InboxItem, Store, Transaction
 
 # Items that one transaction takes out of the inbox.
 INBOX_MAX = 200
 
+CAUSE_MAX = 300  # characters of why one was set aside
 
-def tracking_ladder(account: AccountConfig) -> Ladder:
-    """The offsets after which a tracked item of this account gets its verdict."""
-    schedule = account.schedule
-    if account.provider.traits.feed == "windowed":
-        return Ladder.of(schedule.rescan_s)
-    return Ladder.of(
-        schedule.ladder_s,
-        gaps=schedule.from_previous,
-        jitter=schedule.jitter,
-        give_up_s=schedule.give_up_s,
-    )
+
+async def fit_schedule(
+    store: Store, account: AccountConfig, rescans: Ladder, rand: random.Random
+) -> None:
+    """Where the ladder or the rescans were edited, put what is under way on its next rung."""
+    name, traits = account.name, account.provider.traits
+    tracking = tracking_ladder(account)
+    fits = msgspec.json.encode([tracking, rescans])
+    notes = await store.read(lambda tx: tx.notes("schedule"))
+    if notes.get(name) == fits:
+        return
+    after_id: int | None = 0 if name in notes else None
+    chance = rand.random()
+    while after_id is not None:
+        start_id = after_id
+        after_id = await store.write(
+            lambda tx, start=start_id: refit(  # type: ignore[misc]
+                tx, name, traits, tracking, rescans, after_id=start, chance=chance
+            )
+        )
+    await store.write(lambda tx: tx.put_note(name, "schedule", fits))
 
 
 def check_tracked(account: AccountConfig, items: Sequence[Tracked]) -> None:
@@ -106,24 +119,74 @@ def digest_inbox(
     redactors: Mapping[str, Redactor],
     now_ms: int,
     chance: float,
+    questions: Mapping[str, type[msgspec.Struct]],
     *,
     apart: bool = False,
 ) -> list[InboxItem]:
     """Take what other processes handed over. Returns the items, tracked ones in the books, and
-    late answers: these `apart` where something in them cannot be recorded."""
-    taken = tx.take_inbox(INBOX_MAX)
-    for item in taken:
+    late answers: these `apart` where something in them cannot be recorded.
+
+    `questions` are the shapes of what is no tracked work, by kind. What cannot be taken is set
+    aside with its cause, and counted: a worker that ended over it would find it again at its start.
+    """
+    taken = []
+    for item in tx.take_inbox(INBOX_MAX):
         account = accounts.get(item.account)
-        if account is None:
-            flaw = Flaw("no such account in this worker's configuration", "inbox", item.payload)
-            tx.put_flaws(item.account, f"inbox {item.kind}", [flaw], now_ms)
-        elif item.kind == "track":
-            items = msgspec.json.decode(item.payload, type=list[Tracked])
+        try:
+            if item.kind in SINK_KINDS:
+                msgspec.json.decode(item.payload, type=questions[item.kind])
+                taken.append(item)
+                continue
+            if account is None:
+                raise ValueError("no such account in this worker's configuration")
+            tracked = _tracked(account, item, questions)
+        except ValueError as error:
+            flaw = Flaw(str(error)[:CAUSE_MAX], "inbox", item.payload)
+            new = tx.put_flaws(item.account, f"inbox {item.kind}", [flaw], now_ms)
+            if account is not None:
+                tx.add_tallies(item.account, {"set_aside": new})
+            continue
+        taken.append(item)
+        if tracked:
             redactor = redactors.get(account.name)
-            take_tracked(tx, account, items, redactor=redactor, now_ms=now_ms, chance=chance)
+            take_tracked(tx, account, tracked, redactor=redactor, now_ms=now_ms, chance=chance)
         elif item.kind == late.KIND:
             late.take_late(tx, account, item, apart=apart)
-    return [item for item in taken if item.account in accounts]
+    return taken
+
+
+def _tracked(
+    account: AccountConfig, item: InboxItem, questions: Mapping[str, type[msgspec.Struct]]
+) -> list[Tracked]:
+    """What an item tracks, none for a question or an answer. Raises ValueError where it cannot be
+    taken."""
+    if item.kind in questions:
+        msgspec.json.decode(item.payload, type=questions[item.kind])
+        return []
+    if item.kind == late.KIND:
+        late.check(item)
+        return []
+    if item.kind != "track":
+        raise ValueError("of a kind that is not known")
+    items = msgspec.json.decode(item.payload, type=list[Tracked])
+    try:
+        check_tracked(account, items)
+    except ConfigError as error:
+        raise ValueError("; ".join(error.faults)) from None
+    if not all(_fits(one) for one in items):
+        raise ValueError("a time out of range, or other counts of references than of recipients")
+    return items
+
+
+def _fits(item: Tracked) -> bool:
+    """Whether its columns belong together, and its times are ones that can be stored."""
+    count = len(item.recipients)
+    times = [item.sent_ms, *(time for time in item.times_ms if time is not None)]
+    return (
+        len(item.references) in (0, count)
+        and len(item.times_ms) in (0, count)
+        and all(MS_MIN <= time <= MS_MAX for time in times)
+    )
 
 
 def inbox_item(

@@ -5,9 +5,9 @@ a URL; it resends a request whose kept-alive connection was closed, which would 
 may lose a report that is given only once; it inflates a body without a bound. All three end here.
 
 How. Library errors become values inside the `except` and are raised outside of it, so that neither
-`__cause__` nor `__context__` leads back to a URL. A middleware turns the two errors that aiohttp
-answers by resending into one that it does not know. Bodies are inflated here, a bounded piece at
-a time, and what had arrived before a connection broke is handed on before the error is raised.
+`__cause__` nor `__context__` leads back to a URL. A request goes out on a connection of aiohttp's
+pool, past its session (`engine.exchange`). Bodies are inflated here, a bounded piece at a time,
+and what had arrived before a connection broke is handed on before the error is raised.
 
 It must never follow a redirect, resend, keep a cookie, read a proxy or a password from the
 environment, skip a certificate check, or hold more than a few pieces of a body.
@@ -16,23 +16,20 @@ environment, skip a certificate check, or hold more than a few pieces of a body.
 from __future__ import annotations
 
 import asyncio
-import io
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from types import SimpleNamespace
+from types import TracebackType
 from typing import Any, cast
-from urllib.parse import urlencode
-from weakref import WeakSet
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from engine.core.contracts import Head, Request
 from engine.core.http import readable
+from engine.exchange import Exchange, Place, Pool, form
 from engine.failures import (
     BadAnswer,
     BadEncoding,
@@ -50,13 +47,7 @@ from engine.failures import (
 from engine.inflate import CODINGS, Damaged, Inflater
 from engine.resolver import Resolver
 
-# one file: what aiohttp does beside HTTP is undone in one place
 READ = 64 * 1024  # compressed bytes taken at a time; bounds the copying in a chain of tiny members
-KEEPALIVE_S = 15.0  # shorter than common servers', so that an idle connection is seldom a dead one
-DNS_CACHE_S = 60  # a provider that moves is found again within a minute
-HEAD_LINE_MAX = 16 * 1024  # one header, or the status line
-HEADERS_MAX = 128
-LAST_LOOK_S = 0.05  # what has arrived by the end of the patience is read before it ends
 PAUSE_EVERY = READ  # inflated bytes between two turns for the other tasks
 try:
     USER_AGENT = f"dlr-engine/{version('dlr-engine')}"
@@ -78,23 +69,7 @@ __all__ = [
 ]
 
 
-class _Once(Exception):
-    """Carries an error past aiohttp's decision to send the request again."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error
-
-
-class _Protocol(ResponseHandler):
-    """A process that stood still (suspended, starved) may find its patience over before it has
-    read what came meanwhile: uvloop runs timers first. So the socket is looked at once more."""
-
-    def _on_read_timeout(self) -> None:
-        self._read_timeout_handle = self._loop.call_later(LAST_LOOK_S, super()._on_read_timeout)
-
-
-class _Exchange:
+class _Progress:
     """What is known of a request on its way."""
 
     def __init__(
@@ -109,13 +84,22 @@ class _Exchange:
         self.sent = False
         self.received = 0
 
+    def note_sent(self) -> None:
+        """Raises where it may not go out any more."""
+        if not self.may_send():
+            raise _Withheld
+        self.sent = True
+        if self.on_sent is not None:
+            # Told just before the bytes are written, and they may be written a turn of the loop
+            # later (a body's task, uvloop's queue): two turns on they are out.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self.on_sent)
+
     def fail(self, kind: type[TransportError], cause: str) -> TransportError:
         return kind(cause, sent=self.sent, received_bytes=self.received)
 
     def translate(self, error: BaseException) -> TransportError:
         """The one table from the library's errors to ours."""
-        if isinstance(error, _Once):
-            error = error.error
         patience = f"{self.timeouts.connect_or_byte_s:g} s"
         match error:
             case _Withheld():
@@ -132,7 +116,7 @@ class _Exchange:
                 return self.fail(Unreachable, tls_cause(error.os_error))
             case aiohttp.ClientConnectorError():
                 return self.fail(Unreachable, os_cause(error.os_error, "cannot connect"))
-            case aiohttp.ClientResponseError():
+            case HttpProcessingError():
                 return self.fail(BadAnswer, _answer_cause(error))
             case aiohttp.ClientPayloadError():
                 return self.fail(Cut, f"body ended early, after {self._bytes()}")
@@ -151,25 +135,29 @@ class _Exchange:
         return f"{self.received:,} bytes"
 
 
-def _answer_cause(error: aiohttp.ClientResponseError) -> str:
+def _answer_cause(error: HttpProcessingError) -> str:
     # The parser's message quotes the answer, which may quote the request: only its kind is kept.
-    long = isinstance(error.__cause__, aiohttp.http.HttpProcessingError) and any(
-        word in error.message for word in ("more than", "Too many", "too long")
-    )
+    long = any(word in error.message for word in ("more than", "Too many", "too long"))
     return "answer's head is too large" if long else "answer is not valid HTTP"
 
 
 class Answer:
     """The head of an answer, and its body as it comes. Read the body once."""
 
-    def __init__(self, response: aiohttp.ClientResponse, exchange: _Exchange) -> None:
-        self._content = response.content
+    def __init__(
+        self,
+        status: int,
+        fields: Iterable[tuple[str, str]],
+        content: aiohttp.StreamReader,
+        exchange: _Progress,
+    ) -> None:
+        self._content = content
         self._exchange = exchange
         headers: dict[str, str] = {}
-        for name, raw in response.headers.items():
+        for name, raw in fields:
             low, value = name.lower(), readable(raw)
             headers[low] = f"{headers[low]}, {value}" if low in headers else value
-        self.head = Head(response.status, headers)
+        self.head = Head(status, headers)
 
     @property
     def received_bytes(self) -> int:
@@ -180,7 +168,14 @@ class Answer:
         """Pieces of the inflated body. A `TransportError` comes after all that had arrived."""
         exchange, room = self._exchange, self._exchange.timeouts.body_max
         turn = PAUSE_EVERY
-        async for piece in self._inflated():
+        if (whole := self._small(room)) is not None:
+            exchange.received += len(whole)
+            if whole:
+                yield whole
+            return
+        coding = self.head.headers.get("content-encoding", "").strip().lower()
+        plain = coding in ("", "identity")
+        async for piece in self._raw() if plain else self._inflated(coding):
             if len(piece) > room:
                 if room:
                     yield piece[:room]
@@ -194,12 +189,16 @@ class Answer:
                 turn = PAUSE_EVERY
                 await asyncio.sleep(0)
 
-    async def _inflated(self) -> AsyncIterator[bytes]:
-        coding = self.head.headers.get("content-encoding", "").strip().lower()
-        if coding in ("", "identity"):
-            async for data in self._raw():
-                yield data
-            return
+    def _small(self, room: int) -> bytes | None:
+        """The body, where it is plain and has come whole with its head, as most have."""
+        content = self._content
+        if not content.is_eof() or content.exception() or "content-encoding" in self.head.headers:
+            return None
+        if content.total_bytes > min(READ, room):
+            return None
+        return b"" if content.at_eof() else content.read_nowait(-1)
+
+    async def _inflated(self, coding: str) -> AsyncIterator[bytes]:
         if coding not in CODINGS:
             raise self._exchange.fail(BadEncoding, "body is in an encoding that was not asked for")
         inflater = Inflater(coding)
@@ -221,7 +220,7 @@ class Answer:
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 failure = error
             if failure is not None:
-                for data in self._left():
+                for data in list(self._left()):  # at once: one that goes on would never end
                     yield data
                 error_of_ours = self._exchange.translate(failure)
                 failure = None
@@ -235,13 +234,7 @@ class Answer:
         """What had arrived before the connection broke: aiohttp keeps it, but raises instead."""
         content = cast("Any", self._content)
         content.set_exception(None)
-        while True:
-            try:
-                data = content.read_nowait(READ)
-            except (aiohttp.ClientError, OSError):  # the deadline is over as well
-                return
-            if not data:
-                return
+        while data := content.read_nowait(READ):
             self._exchange.received += len(data)
             yield data
 
@@ -250,90 +243,35 @@ class _Withheld(aiohttp.ClientError):
     """At the last moment the request was not to go out."""
 
 
-async def _send_once(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    try:
-        return await handler(request)
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        failure = error
-    raise _Once(failure)
-
-
-async def _on_headers_sent(
-    session: aiohttp.ClientSession, context: SimpleNamespace, params: object
-) -> None:
-    exchange: _Exchange = context.trace_request_ctx
-    if not exchange.may_send():
-        raise _Withheld
-    exchange.sent = True
-    if exchange.on_sent is not None:
-        # Told just before the bytes are written, and they may be written a turn of the loop later
-        # (a body's task, uvloop's queue): two turns on they are out.
-        loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, exchange.on_sent)
-
-
-def _seen(closed: asyncio.Future[None]) -> None:
-    """Take note of a connection's error, lest the loop reports that nobody did."""
-    if not closed.cancelled():
-        closed.exception()
-
-
-def _wake(content: aiohttp.StreamReader, _closed: object) -> None:
-    """Tell the reader of a body that no more will come.
-
-    aiohttp closes a connection on which a chunk is malformed, but tells only those who wait for a
-    head: the reader of the body would wait for the whole deadline.
-    """
-    if not content.is_eof() and content.exception() is None:
-        content.set_exception(aiohttp.ClientPayloadError())
-
-
 class Transport:
     """Connections to all providers. `connections` bounds them in all; 0 is no bound of its own."""
 
     def __init__(self, *, connections: int = 0, ca_file: str | None = None) -> None:
         self._connections = connections
         self._ca_file = ca_file
-        self._session: aiohttp.ClientSession | None = None
+        self._pool: Pool | None = None
         self._resolver: Resolver | None = None
-        self._closed: WeakSet[asyncio.Future[None]] = WeakSet()
 
     async def open(self) -> None:
-        """Read the certificates to trust and make the session: those of the CA file, else the
+        """Read the certificates to trust and make the pool: those of the CA file, else the
         system's. An OSError or ssl.SSLError is the file's fault."""
         context = ssl.create_default_context(cafile=self._ca_file)
         self._resolver = Resolver()
-        trace = aiohttp.TraceConfig()
-        trace.on_request_headers_sent.append(_on_headers_sent)
-        connector = aiohttp.TCPConnector(
-            resolver=self._resolver,
-            limit=self._connections,
-            ssl=context,
-            keepalive_timeout=KEEPALIVE_S,
-            ttl_dns_cache=DNS_CACHE_S,
-        )
-        made = partial(_Protocol, loop=asyncio.get_running_loop())
-        connector._factory = made  # type: ignore[assignment]  # noqa: SLF001
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "gzip, deflate"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            middlewares=(_send_once,),
-            trace_configs=[trace],
-            raise_for_status=False,
-            auto_decompress=False,
-            trust_env=False,
-            max_line_size=HEAD_LINE_MAX,
-            max_field_size=HEAD_LINE_MAX,
-            max_headers=HEADERS_MAX,
+        self._pool = Pool(
+            self._resolver,
+            context,
+            connections=self._connections,
+            headers=(
+                ("Accept", "*/*"),
+                ("Accept-Encoding", "gzip, deflate"),
+                ("User-Agent", USER_AGENT),
+            ),
         )
 
     async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
         if self._resolver is not None:
             await self._resolver.close()
 
@@ -344,75 +282,85 @@ class Transport:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
-    @asynccontextmanager
-    async def fetch(
+    def fetch(
         self,
         base_url: str,
         request: Request,
         timeouts: Timeouts,
         on_sent: Callable[[], None] | None = None,
         may_send: Callable[[], bool] = lambda: True,
-    ) -> AsyncIterator[Answer]:
+    ) -> Fetch:
         """Send once; the block has the answer. `on_sent` is called when the request is out.
 
         `may_send` is asked at the last moment, once there is a connection; where it says no,
         nothing goes out. A body that was not read to its end costs its connection.
         """
-        exchange = _Exchange(timeouts, on_sent, may_send)
-        response = None
-        try:
-            response = await self._head(base_url, request, exchange)
-        except (aiohttp.ClientError, _Once, OSError, ValueError, TypeError) as error:
-            failure = exchange.translate(error)
-        if response is None:
-            raise failure
-        closed = self._closing(response)
-        wake = partial(_wake, response.content)
-        if closed is None:
-            wake(None)
-        else:
-            closed.add_done_callback(wake)
-        try:
-            yield Answer(response, exchange)
-        finally:
-            if closed is not None:
-                closed.remove_done_callback(wake)
-            response.close()
-
-    def _closing(self, response: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
-        """What ends with the answer's connection. None: it has ended, or given back, already."""
-        protocol = response.connection.protocol if response.connection is not None else None
-        closed = protocol.closed if protocol is not None else None
-        if closed is not None and closed not in self._closed:
-            self._closed.add(closed)
-            closed.add_done_callback(_seen)
-        return closed
-
-    async def _head(
-        self, base_url: str, request: Request, exchange: _Exchange
-    ) -> aiohttp.ClientResponse:
-        if self._session is None:
+        if self._pool is None:
             raise RuntimeError("the transport is not open")
-        url = URL(request.url or base_url.rstrip("/") + request.path)
-        if url.scheme not in ("http", "https"):
-            raise ValueError
-        headers = dict(request.headers)
-        body: bytes | io.BytesIO | None = None
-        if request.json is not None:
-            body = io.BytesIO(request.json)  # goes out in pieces, with turns for other tasks
-            headers.setdefault("Content-Type", "application/json")
-        elif request.method == "POST" and request.form:
-            body = urlencode(request.form).encode()
-            headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
-        patience = exchange.timeouts.connect_or_byte_s
-        return await self._session.request(
-            request.method,
-            url.extend_query(request.params) if request.params else url,
-            data=body,
-            headers=headers,
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=exchange.timeouts.total_s, connect=patience, sock_read=patience
-            ),
-            trace_request_ctx=exchange,
+        return Fetch(self._pool, base_url, request, _Progress(timeouts, on_sent, may_send))
+
+
+class Fetch:
+    """A request, from where it is sent to where its answer is done with."""
+
+    __slots__ = ("_base_url", "_exchange", "_pool", "_progress", "_request")
+
+    def __init__(self, pool: Pool, base_url: str, request: Request, progress: _Progress) -> None:
+        self._pool, self._base_url = pool, base_url
+        self._request, self._progress = request, progress
+        self._exchange: Exchange | None = None
+
+    async def __aenter__(self) -> Answer:
+        try:
+            return await self._ask()
+        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
+            failure = self._progress.translate(error)
+            self._end()
+        except BaseException:
+            self._end()
+            raise
+        raise failure
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if self._exchange is not None:
+            self._exchange.end()
+
+    async def _ask(self) -> Answer:
+        request, progress = self._request, self._progress
+        place = self._place()
+        body, kind = form(request)
+        head = self._pool.head(place, request, body, kind)
+        limits = progress.timeouts
+        exchange = self._exchange = Exchange(await self._connect(place))
+        message = await exchange.run(
+            head,
+            body or b"",
+            patience_s=limits.connect_or_byte_s,
+            total_s=limits.total_s,
+            on_sent=progress.note_sent,
         )
+        assert exchange.content is not None
+        return Answer(message.code, message.headers.items(), exchange.content, progress)
+
+    def _place(self) -> Place:
+        if self._request.url is not None:
+            return Place(URL(self._request.url))
+        return self._pool.place(self._base_url.rstrip("/") + self._request.path)
+
+    async def _connect(self, place: Place) -> Connection:
+        limits = self._progress.timeouts
+        first_s = min(limits.connect_or_byte_s, limits.total_s)
+        try:
+            return await self._pool.connect(place, first_s)
+        except TimeoutError:
+            if first_s < limits.connect_or_byte_s:
+                raise
+        raise aiohttp.ConnectionTimeoutError

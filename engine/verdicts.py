@@ -10,6 +10,9 @@ from engine.core.work import NEVER_DUE_MS, Page, Settle, Work
 # A verdict that waits for the feed is looked at again after this at the earliest.
 LOOK_AGAIN_MIN_MS = 100
 
+# One that waits for a drained feed is looked at when that was read, and after this at the latest.
+UNREAD_LOOK_MS = 60_000
+
 
 class Verdicts:
     """Of one account."""
@@ -17,21 +20,30 @@ class Verdicts:
     def __init__(self, asker: Asker, ladder: Ladder) -> None:
         self._asker = asker
         self._ladder = ladder
+        self._waiting: set[int] = set()
 
-    async def page(self, work: Work, *, unread: bool) -> Page:
-        """What to commit at the end of a tracked item's ladder: its verdict, or a later time.
+    def waits(self, work: Work, read_ms: int | None, since_ms: int, *, well: bool) -> bool:
+        """Whether a drained feed was not read to its end since then, or fails: what has been
+        waiting at the provider, or is being read, goes first. The work stays due as it is."""
+        if self._asker.traits.feed != "drained":
+            return False
+        if well and read_ms is not None and read_ms >= since_ms:
+            return False
+        self._waiting.add(work.id or 0)
+        return True
 
-        `unread`: a drained feed has not been read to its end since the ladder's, or fails: what
-        has been waiting at the provider, or is being read, goes first.
-        """
+    def take_waiting(self) -> set[int]:
+        """The works that have waited for the feed."""
+        waiting, self._waiting = self._waiting, set()
+        return waiting
+
+    async def page(self, work: Work) -> Page:
+        """What to commit at the end of a tracked item's ladder: its verdict, or a later time."""
         page = self._asker.page()
         now_ms = page.observed_ms
-        schedule = self._asker.account.schedule
-        pause_ms = max(round(schedule.interval_s * 1000), LOOK_AGAIN_MIN_MS)
+        pause_ms = max(round(self._asker.account.schedule.interval_s * 1000), LOOK_AGAIN_MIN_MS)
         later_ms = None
-        if self._asker.traits.feed == "drained":
-            later_ms = now_ms + pause_ms if unread else None
-        elif self._asker.traits.feed == "windowed":
+        if self._asker.traits.feed == "windowed":
             later_ms = await self._told_ms(work, now_ms, pause_ms)
         if later_ms is None:
             page.settle = Settle(work=work, ladder=self._ladder, now_ms=now_ms, over=True)

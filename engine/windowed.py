@@ -1,20 +1,21 @@
 """Reading a period to its end: asks for span after span, commits what comes, decides what is next.
 
-What the answers mean is decided in `core.reading`; this is the part that asks and waits.
+What the answers mean is decided in `core.reading`; this is the part that asks and waits. A visit
+that ends in the middle leaves a `Stand`: the next one goes on with the page that failed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import anyio
 import msgspec
 
-from engine.ahead import Ahead
+from engine.ahead import Ahead, ask_with
 from engine.asking import Asker, Reply, joined
 from engine.core.contracts import Kind, Outcome, Poll, Verb
-from engine.core.reading import Next, Progress, Reading, Span, decide, divide_short
+from engine.core.reading import ROWS_MAX, Next, Progress, Reading, Span, decide, divide_short
 from engine.core.work import Page, Work
 from engine.limits import Slot
 
@@ -23,6 +24,10 @@ TIMEOUT_SPLIT_MIN_MS = 60_000
 
 # A provider's clock that is further off than this, or stands still, is not believed.
 SKEW_MAX_MS = 3_600_000
+
+# What was read of a span is kept this long over failures: five times the longest backoff. While
+# nothing is asked, rows may come and go in equal number, and no total would show it.
+STAND_MAX_MS = 300_000
 
 
 class ServerClock:
@@ -37,6 +42,26 @@ class ServerClock:
         if abs(server_ms - seen_ms) <= SKEW_MAX_MS and self.first_ms is None:
             self.first_ms = server_ms
             self.skew_ms = server_ms - seen_ms
+
+
+class Stand(msgspec.Struct, kw_only=True):
+    """Where a reading stands. In memory only: a restart begins at the first span again.
+
+    What was seen of a span goes on counting against the total that each answer tells, as if there
+    had been no failure between two pages: whatever came or went meanwhile leads to the same care.
+    """
+
+    reading: Reading
+    server: ServerClock = msgspec.field(default_factory=ServerClock)
+    answered_ms: int | None = None  # when a question of it was answered last
+    progress: Progress = msgspec.field(default_factory=Progress)
+    doubts: int = 0  # rows that could not be read, and spans with fewer rows than were told
+
+    def holds(self, now_ms: int) -> bool:
+        """Whether there is something to go on with that is young and small enough."""
+        if self.answered_ms is None or not 0 <= now_ms - self.answered_ms <= STAND_MAX_MS:
+            return False
+        return bool(self.reading.spans) and len(self.progress.seen) <= ROWS_MAX
 
 
 class Visit(msgspec.Struct, kw_only=True):
@@ -54,8 +79,17 @@ class Visit(msgspec.Struct, kw_only=True):
 class WindowReader:
     """Reads the windows of one account."""
 
-    def __init__(self, asker: Asker) -> None:
+    def __init__(
+        self,
+        asker: Asker,
+        answered: Callable[[], None] = lambda: None,
+        place: Callable[[], Awaitable[Slot | None]] | None = None,
+    ) -> None:
+        """`answered()` is told of each question that the provider has dealt with; `place()` waits
+        for a place in the limits, None: the visit is to end."""
         self._asker = asker
+        self.answered = answered
+        self.place = place or asker.limiter.slot
         self._traits = asker.traits
         self._slow: tuple[int, int, str | None] | None = None  # the span that timed out last
         self.stopping = False
@@ -67,45 +101,51 @@ class WindowReader:
 
     async def read(
         self,
-        reading: Reading,
+        stand: Stand,
         kind: Kind,
         slot: Slot | None,
-        server: ServerClock,
         visit: Visit,
         moved: Callable[[Page], None],
     ) -> Reply | None:
         """Read span after span; `moved(page)` is told before a commit that ends a span.
 
-        Returns the reply that failed, or None when all was read.
+        Returns the reply that failed, or None when all was read or the account halts. As long as
+        spans are left, `stand` says where to go on.
         """
         one_time = self._asker.traits.one_time  # then who asks is who commits
         width = 0 if one_time else self._asker.account.limits.concurrency - 1
-        async with anyio.create_task_group() as group:
-            ahead = Ahead(self._asker, group, width)
-            failed = await self._read(reading, kind, slot, server, visit, moved, ahead)
-            await ahead.settle()
+        try:
+            async with anyio.create_task_group() as group:
+                ahead = Ahead(self._asker, group, width, self.place)
+                failed = await self._read(stand, kind, slot, visit, moved, ahead)
+                await ahead.settle()
+        except ExceptionGroup as errors:  # who asked has to know a store's failure from a fault
+            raise errors.exceptions[0] from None
         return failed
 
     async def _read(
         self,
-        reading: Reading,
+        stand: Stand,
         kind: Kind,
         slot: Slot | None,
-        server: ServerClock,
         visit: Visit,
         moved: Callable[[Page], None],
         ahead: Ahead,
     ) -> Reply | None:
-        progress = Progress()
+        reading = stand.reading
         while reading.spans:
             if divide_short(reading, self._traits) is not None:
                 continue
-            span = reading.spans[0]
+            span, progress = reading.spans[0], stand.progress
             question = self._question(kind, span, progress.page)
             ahead.ask(self._later(kind, reading, progress))
             reply = await ahead.take(question)
             if reply is None:
-                reply = await self._asker.ask(question, slot)
+                slot = slot or await self.place()
+                if slot is None:
+                    visit.more, visit.answered = True, False  # no success: it fails, or is held
+                    return None
+                reply = await ask_with(self._asker, question, slot)
                 slot = None
             if self._too_slow(reply, span):
                 cause = f"it timed out ({reply.outcome.cause})"
@@ -113,9 +153,12 @@ class WindowReader:
             if not reply.answered:
                 await self._asker.commit(reply.page)
                 return reply
+            self._slow = None
             visit.answered = True
+            stand.answered_ms = self._asker.clock.now_ms()
+            self.answered()
             if reply.outcome.server_ms is not None:
-                server.note(reply.outcome.server_ms, reply.page.observed_ms)
+                stand.server.note(reply.outcome.server_ms, reply.page.observed_ms)
             progress.pages = reply.outcome.pages
             step = decide(
                 reading,
@@ -129,9 +172,10 @@ class WindowReader:
             )
             self._tell(span, step)
             reply.page.incidents = step.incidents
+            stand.doubts += reply.flaws + sum(one.kind == "short_window" for one in step.incidents)
             visit.opened_ms = joined(visit.opened_ms, reply.opened_ms)
             if not step.same_span:
-                progress = Progress()
+                stand.progress = Progress()
                 moved(reply.page)
             done = await self._asker.commit(reply.page)
             reply.note(done)

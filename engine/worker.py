@@ -102,11 +102,11 @@ class Engine:
         self._limits = self.roster.limits
         self.pollers = self.roster.pollers
         self._group: anyio.abc.TaskGroup | None = None
+        self._delivering = 0
+        self._reports: Reports | None = None
         self._chores = Chores(self, self._rand.random)
         self.note_status = self._chores.note_status
         self.hear_inbox = self._chores.hear_inbox
-        self._delivering = 0
-        self._reports: Reports | None = None
         self._sinks_ended = anyio.Event()
 
     # Life
@@ -363,6 +363,10 @@ class Engine:
         # Whoever holds its lease takes it from the inbox.
         item = inbox_item(account, items, now_ms, redactor)
         await self._store.write(lambda tx: tx.put_inbox(item))
+
+    def read_as(self) -> str | None:
+        """The name under which the program around the engine reads the log, where it does."""
+        return REPORTS_NAME if self._reports is not None else None
 
     def reports(self, *, accounts: Sequence[str] | None = None) -> Reports:
         """Every record, from the oldest kept on; acknowledged when the next one is asked for.

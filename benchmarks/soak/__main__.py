@@ -1,7 +1,8 @@
 """`python -m benchmarks.soak [--minutes 60] [--seed N] [--load M] [--out DIR] [--keep]`.
 
 Exit status 0: the balance is sound. 1: something is lost, twice, wrong, torn, or a limit was
-exceeded, or the worker did not do as it should; each is named. Needs Linux for the memory's curve.
+exceeded, an account fell behind, or the worker did not do as it should; each is named. Needs Linux
+for the memory's curve.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from benchmarks.harness import machine
 from benchmarks.soak import evidence, report
 from benchmarks.soak.balance import Side, judge
 from benchmarks.soak.drive import Api, Sample, Sender, torment, watch
+from benchmarks.soak.lag import lags
 from benchmarks.soak.processes import START_S, Worker, simulator, spawn
-from benchmarks.soak.setting import LIFE_S, MEMBERS, RUNGS_S, configuration, profile
+from benchmarks.soak.setting import FOUND_S, LIFE_S, MEMBERS, RUNGS_S, configuration, profile
 
 IDLE_S = 900.0
 """What the worker has at the end to work off what sick accounts have piled up."""
@@ -161,8 +163,17 @@ def _result(
 ) -> report.Result:
     providers = {member.name: member.provider for member in MEMBERS}
     held = evidence.sinks(folder, providers)
-    balance = judge(sides, held, kills=worker.kills, ladder_s=RUNGS_S[-1], troubles=worker.troubles)
     well = [side for side in sides if not side.name.endswith("-sick")]
+    reads = list(evidence.reads(well, held.lines, RUNGS_S, found_s=FOUND_S))
+    lag = lags(reads)
+    balance = judge(
+        sides,
+        held,
+        kills=worker.kills,
+        ladder_s=RUNGS_S[-1],
+        troubles=worker.troubles,
+        behind=[one for one in lag if one.is_behind],
+    )
     return report.Result(
         minutes=given.minutes,
         seed=given.seed,
@@ -172,7 +183,8 @@ def _result(
         sides=sides,
         balance=balance,
         samples=samples,
-        late=list(evidence.lateness(well, held.lines, RUNGS_S)),
+        reads=reads,
+        lag=lag,
         files=len(evidence.line_files(folder)),
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-KINDS = ("lost", "twice", "wrong", "torn", "gap", "limit", "worker")
+KINDS = ("lost", "twice", "wrong", "torn", "gap", "limit", "worker", "lag")
 SHOWN_MAX = 20
 """Of each kind, how many are kept in words; all are counted."""
 WIRE_MAX_S = 20.0
@@ -152,15 +152,18 @@ def judge(
     kills: Sequence[Kill],
     ladder_s: float,
     troubles: Iterable[str] = (),
+    behind: Iterable[object] = (),
 ) -> Balance:
     """Hold both sides against one another.
 
-    `ladder_s` is how long after sending a state is
-    still asked for; `troubles` is what went wrong with the worker itself.
+    `ladder_s` is how long after sending a state is still asked for; `troubles` is what went wrong
+    with the worker itself; `behind` are the accounts that fell behind, in words.
     """
     finder = _Finder()
     for text in troubles:
         finder.note("worker", text)
+    for account in behind:
+        finder.note("lag", str(account))
     for text in sinks.torn:
         finder.note("torn", text)
     once, repeats = _once(sinks.lines, bool(kills), finder)

@@ -149,23 +149,38 @@ def _key(record: Record, provider: str) -> str:
     return f"{_LETTERS[record.channel]}|{record.sender}|{to}|{sent_ms}|{way}"
 
 
-def lateness(
-    sides: Sequence[Side], lines: Iterable[Line], rungs_s: Sequence[float]
-) -> Iterator[tuple[float, float]]:
-    """(when, seconds late) of each state that a ladder brought, by the first rung that could.
+class Read(msgspec.Struct, frozen=True, gc=False):
+    """A state that was recorded: by when the schedule should have read it, and how late it was."""
 
+    account: str
+    due: float
+    late_s: float
+    final: bool
+
+
+def reads(
+    sides: Sequence[Side], lines: Iterable[Line], rungs_s: Sequence[float], *, found_s: float
+) -> Iterator[Read]:
+    """Each recorded state that the schedule could read.
+
+    On a ladder that is the first rung after the state came. A drained queue is asked within
+    `found_s`; a windowed feed finds a message within `found_s`, and its rescans count from then.
     The time for which the worker was dead or stopped, and the faults, are all in it.
     """
-    ladders = {side.name: side.lives for side in sides if side.provider == "bulksms"}
+    known = {side.name: side for side in sides}
     for line in lines:
-        lives = ladders.get(line.account)
-        if lives is None or line.verdict is not None or line.key not in lives:
+        side = known.get(line.account)
+        life = side.lives.get(line.key) if side is not None else None
+        if side is None or life is None or line.verdict is not None:
             continue
-        life = lives[line.key]
         at = next((step.at for step in life.steps if step.status == line.status), None)
         if at is None:
             continue
-        n = bisect_left(rungs_s, at - life.sent_at)
-        if n < len(rungs_s):
-            due = life.sent_at + rungs_s[n]
-            yield due, line.observed_at - due
+        if side.provider == "infobip":
+            due = at + found_s
+        else:
+            n = bisect_left(rungs_s, at - life.sent_at)
+            if n == len(rungs_s):
+                continue
+            due = life.sent_at + rungs_s[n] + (0.0 if side.provider == "bulksms" else found_s)
+        yield Read(line.account, due, line.observed_at - due, line.final)

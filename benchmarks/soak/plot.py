@@ -44,7 +44,7 @@ def _panel(
     panel: Panel, top: float, minutes: float, marks: Sequence[tuple[float, str]]
 ) -> list[str]:
     most = max((y for _, ps in panel.curves for piece in ps for _, y in piece), default=0.0)
-    step = _round_up(most / TICKS)
+    step = round_up(most / TICKS)
     bottom, wide = top + PANEL, WIDTH - LEFT - RIGHT
 
     def x(minute: float) -> float:
@@ -55,18 +55,18 @@ def _panel(
 
     out = [f'<text x="{LEFT}" y="{top + 12:g}" fill="#1f2328">{escape(panel.title)}</text>']
     for minute, colour in marks:
-        out.append(_stroke(x(minute), top + 24, x(minute), bottom, colour, 0.7))
+        out.append(stroke(x(minute), top + 24, x(minute), bottom, colour, 0.7))
     for n in range(TICKS + 1):
         at = y(n * step)
-        out.append(_stroke(LEFT, at, WIDTH - RIGHT, at, "#d0d7de", 0.8))
-        out.append(_words(LEFT - 6, at + 4, "end", f"{n * step:g} {panel.unit}"))
-    every = _round_up(minutes / MINUTES)
+        out.append(stroke(LEFT, at, WIDTH - RIGHT, at, "#d0d7de", 0.8))
+        out.append(words(LEFT - 6, at + 4, "end", f"{n * step:g} {panel.unit}"))
+    every = round_up(minutes / MINUTES)
     for n in range(int(minutes / every) + 1):
         minute = n * every
-        out.append(_words(x(minute), bottom + 16, "middle", f"{minute:g} min"))
+        out.append(words(x(minute), bottom + 16, "middle", f"{minute:g} min"))
     beside = WIDTH - RIGHT
     for n, (name, pieces) in reversed(list(enumerate(panel.curves))):
-        out.append(_words(beside, top + 12, "end", name, COLOURS[n]))
+        out.append(words(beside, top + 12, "end", name, COLOURS[n]))
         beside -= 7 * len(name) + 18
         for piece in pieces:
             points = " ".join(f"{x(m):.1f},{y(v):.1f}" for m, v in piece)
@@ -75,17 +75,17 @@ def _panel(
     return out
 
 
-def _stroke(x1: float, y1: float, x2: float, y2: float, colour: str, wide: float) -> str:
+def stroke(x1: float, y1: float, x2: float, y2: float, colour: str, wide: float) -> str:
     ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
     return f'<line {ends} stroke="{colour}" stroke-width="{wide}"/>'
 
 
-def _words(x: float, y: float, anchor: str, text: str, colour: str = "#57606a") -> str:
+def words(x: float, y: float, anchor: str, text: str, colour: str = "#57606a") -> str:
     place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
     return f'<text {place} fill="{colour}">{escape(text)}</text>'
 
 
-def _round_up(value: float) -> float:
+def round_up(value: float) -> float:
     """The next of 1, 2, 2.5, 5 times a power of ten."""
     size = 1e-3
     while True:

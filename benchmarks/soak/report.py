@@ -11,6 +11,8 @@ import msgspec
 
 from benchmarks.soak.balance import KINDS, Balance, Side
 from benchmarks.soak.drive import Sample
+from benchmarks.soak.evidence import Read
+from benchmarks.soak.lag import LAG_MAX_S, Lag, share
 from benchmarks.soak.plot import Panel, sparkline, svg
 from benchmarks.soak.processes import Worker
 from benchmarks.soak.setting import SLACK_S
@@ -24,7 +26,7 @@ COLOURS = {"SIGKILL": "#cf222e", "SIGTERM": "#8250df"}
 
 
 class Lateness(msgspec.Struct):
-    """Of the states that came in a part of the time: seconds after the rung that could tell."""
+    """Of the states that came in a part of the time: seconds after they should have been read."""
 
     minute: float
     p50: float
@@ -42,7 +44,8 @@ class Result(msgspec.Struct, kw_only=True):
     sides: list[Side]
     balance: Balance
     samples: list[Sample]
-    late: list[tuple[float, float]]
+    reads: list[Read]
+    lag: list[Lag]
     files: int
 
     @property
@@ -90,6 +93,7 @@ def text(result: Result, worker: Worker) -> str:
     out += _one_time(balance)
     out += _limits(result.sides)
     out += _curves(result)
+    out += _lag(result.lag)
     return "\n".join(out + _verdict(balance)) + "\n"
 
 
@@ -140,8 +144,22 @@ def _curves(result: Result) -> list[str]:
         f"Store:     {sparkline(store)} in the end {store[-1] / MIB:.0f} MiB",
         f"Late p50:  {sparkline(p50)} at most {max(p50, default=0):.2f} s",
         f"Late p99:  {sparkline(p99)} at most {max(p99, default=0):.1f} s",
-        f"{' ' * INDENT}(after the rung that could tell; dead and stopped times and faults in it)",
+        f"{' ' * INDENT}(after they could be read; dead and stopped times and faults in it)",
     ]
+
+
+def _lag(lags: Sequence[Lag]) -> list[str]:
+    """How long after they could be read final states were recorded, account by account."""
+    return _said(
+        "Lag", f"of final states, in seconds; at most {LAG_MAX_S:g} for 99 of a hundred"
+    ) + _aligned(
+        " " * INDENT,
+        ["account", "states", "p50", "p99", "most"],
+        [
+            [one.account, f"{one.states:,}", *(f"{s:.1f}" for s in (one.p50, one.p99, one.most))]
+            for one in lags
+        ],
+    )
 
 
 def _verdict(balance: Balance) -> list[str]:
@@ -156,17 +174,12 @@ def lateness(result: Result) -> list[Lateness]:
     """By part of the time."""
     width = result.took_minutes / LATE_PARTS or 1.0
     parts: dict[int, list[float]] = defaultdict(list)
-    for due, seconds in result.late:
-        parts[int((due - result.began) / 60 / width)].append(max(seconds, 0.0))
+    for read in result.reads:
+        parts[int((read.due - result.began) / 60 / width)].append(max(read.late_s, 0.0))
     return [
-        Lateness((n + 0.5) * width, _share(parts[n], 0.5), _share(parts[n], 0.99))
+        Lateness((n + 0.5) * width, share(parts[n], 0.5), share(parts[n], 0.99))
         for n in sorted(parts)
     ]
-
-
-def _share(values: list[float], share: float) -> float:
-    values.sort()
-    return values[min(int(len(values) * share), len(values) - 1)]
 
 
 def plot(result: Result, worker: Worker) -> str:
@@ -191,7 +204,7 @@ def plot(result: Result, worker: Worker) -> str:
             ("state.db", [[(s.t / 60, s.store / MIB) for s in result.samples]]),
             ("sinks", [[(s.t / 60, s.sinks / MIB) for s in result.samples]]),
         ]),
-        Panel("How late states were read, after the rung that could tell", "s", [
+        Panel("How late states were recorded, after they could be read", "s", [
             ("p50", [[(part.minute, part.p50) for part in late]]),
             ("p99", [[(part.minute, part.p99) for part in late]]),
         ]),
@@ -221,6 +234,7 @@ def as_json(result: Result, worker: Worker) -> bytes:
         },
         "worker": {"lives": worker.lives, "stops": worker.stops},
         "lateness": lateness(result),
+        "lag": result.lag,
         "samples": result.samples,
     }
     return msgspec.json.encode(kept) + b"\n"

@@ -17,6 +17,10 @@ MIX = {"never": 0.03, "stuck": 0.02, "late": 0.12}
 LIFE_S = (DELAYS["late"] + DELAYS["read"]) * (1 + DELAYS["jitter"])
 """The longest that a message's state may still change after it was sent."""
 OVERLAP_S = 6
+INTERVAL_S, IDLE_INTERVAL_S = 1.0, 2.0
+LISTED_S = 2.0
+FOUND_S = IDLE_INTERVAL_S + LISTED_S * (1 + DELAYS["jitter"])
+"""A feed finds a message within this: the longest interval, and the listing's delay."""
 SLACK_S = 0.05
 """How much the network may vary: the worker's `slack`, and what the simulator judges by."""
 SECRET = "soak-secret"
@@ -74,7 +78,7 @@ MEMBERS = (
     Member(name="bot-1", provider="avaamo", rate=5, batch=5, concurrency=2),
     Member(
         name="bot-2", provider="avaamo", rate=5, batch=5, tracked=False, concurrency=2,
-        sim={"delays": DELAYS | {"listed": 2.0}, "gzip": True}, worker={"per_page": 20},
+        sim={"delays": DELAYS | {"listed": LISTED_S}, "gzip": True}, worker={"per_page": 20},
     ),
     Member(
         name="bot-sick", provider="avaamo", rate=1, tracked=False,
@@ -174,9 +178,11 @@ def _account(member: Member, url: str, start: str) -> dict[str, Any]:
     if member.provider == "bulksms":
         keys["schedule"] = {"ladder": rungs, "give_up": "10m"}
     elif member.provider == "infobip":
-        keys["schedule"] = {"interval": "500ms", "idle_interval": "2s", "ladder": rungs}
+        keys["schedule"] = {"interval": "500ms", "idle_interval": IDLE_INTERVAL_S, "ladder": rungs}
     else:
-        keys["schedule"] = {"interval": "1s", "idle_interval": "2s", "rescan": rungs}
+        keys["schedule"] = {
+            "interval": INTERVAL_S, "idle_interval": IDLE_INTERVAL_S, "rescan": rungs
+        }  # fmt: skip
         keys |= {"start": start, "overlap": f"{OVERLAP_S}s"}
     return keys
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from . import logs
 
         logs.set_up(verbose=args.verbose, quiet=args.quiet)
-        status = import_module(f".{args.command}", __package__).command(args)
+        status = import_module(f".{args.command.replace('-', '_')}", __package__).command(args)
         sys.stdout.flush()
         return int(status)
     except SystemExit as end:  # argparse has said what there was to say

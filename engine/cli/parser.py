@@ -62,6 +62,8 @@ def build() -> argparse.ArgumentParser:
     _show(commands)
     _stats(commands)
     _replay(commands)
+    _dead_letter(commands)
+    _sinks(commands)
     _simulate(commands)
     _demo(commands)
     return parser
@@ -254,6 +256,54 @@ def _replay(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="a JSON array instead of text")
 
 
+def _dead_letter(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "dead-letter",
+        "what a sink refused for good, and the way back",
+        "A record that a sink can never take is kept beside the log, with its cause. `list` shows\n"
+        "them. `retry` offers them again, by the worker where one is running: what is taken is a\n"
+        "dead letter no more, what is refused again stays with its new cause. Exit status 1: a\n"
+        "sink could not be written; nothing is lost by that.",
+        [
+            "--config engine.toml list",
+            "--config engine.toml list --sink crm --json",
+            "--config engine.toml retry --sink crm",
+        ],
+        config=True,
+    )
+    parser.add_argument("action", choices=("list", "retry"), metavar="list|retry")
+    parser.add_argument("--sink", type=_text, metavar="S", help="of this sink alone")
+    parser.add_argument("--json", action="store_true", help="a JSON object instead of text")
+
+
+def _sinks(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "sinks",
+        "where each sink stands; put one back, or forget one that is gone",
+        "`list` shows positions, how far behind each sink is, its state and its dead letters.\n"
+        "`rewind` puts a sink back to a time or to the oldest record kept: what was written since\n"
+        "comes again, under the same event_id. `forget` removes position and dead letters of a\n"
+        "sink that is no longer in the configuration. Where a worker is running, it does both.",
+        [
+            "--config engine.toml list",
+            "--config engine.toml rewind --sink crm --to 2026-11-21T12:00:00Z",
+            "--config engine.toml rewind --sink crm --to start --account bulk-eu",
+            "--config engine.toml forget --sink crm",
+        ],
+        config=True,
+    )
+    actions = ("list", "rewind", "forget")
+    parser.add_argument("action", choices=actions, metavar="list|rewind|forget")
+    parser.add_argument("--sink", type=_text, metavar="S", help="rewind, forget: which one")
+    parser.add_argument(
+        "--to", type=_back_to, metavar="T|start", help="rewind: a time, or the oldest record kept"
+    )
+    parser.add_argument("--account", type=_text, metavar="A", help="rewind: in this account alone")
+    parser.add_argument("--json", action="store_true", help="a JSON object instead of text")
+
+
 def _simulate(commands: Any) -> None:
     parser = _command(
         commands,
@@ -321,6 +371,10 @@ def _workers(value: str) -> int:
     if value.isascii() and value.isdigit() and 1 <= int(value) <= WORKERS_MAX:
         return int(value)
     raise argparse.ArgumentTypeError(f'expected 1 to {WORKERS_MAX} workers, got "{value[:40]}"')
+
+
+def _back_to(value: str) -> int | str:
+    return value if value == "start" else _time(value)
 
 
 def _port(value: str) -> int:

@@ -20,13 +20,13 @@ from engine.core.errors import EngineError
 from engine.core.units import iso, spell_size
 from engine.core.work import NEVER_DUE_MS
 
-from . import needs, process
+from . import dead_letter, needs, process
 from .show import stored
 
 if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
     from engine.stores.postgres_leases import Survey, Worker
-    from engine.stores.transaction import Transaction, Trouble
+    from engine.stores.transaction import DeadCount, Transaction, Trouble
 
 TROUBLES_MAX = 20
 RAW_SHOWN = 120
@@ -47,6 +47,7 @@ class Books(msgspec.Struct):
     backlog: dict[str, dict[str, int]] = {}
     fleet: Survey | None = None  # where workers share the store
     sink_notes: dict[tuple[str, str], bytes] = {}  # there: by sink and worker
+    dead: dict[str, DeadCount] = {}
 
 
 def command(args: argparse.Namespace) -> int:
@@ -121,6 +122,7 @@ def _books(tx: Transaction, now_ms: int) -> Books:
         status=tx.notes("status"),
         sinks=tx.notes("sink"),
         backlog=tx.backlog(),
+        dead=tx.count_dead_letters(),
     )
 
 
@@ -140,6 +142,7 @@ def _account(account: AccountConfig, books: Books) -> dict[str, Any]:
         "set_aside": tally.get("set_aside", 0),
         "replayed": tally.get("replayed", 0),
         "refused": tally.get("refused", 0),
+        "dead_dropped": tally.get("dead_dropped", 0),
         "superseded": tally.get("superseded", 0),
         "unlisted": tally.get("unlisted", 0),
         "incidents": sum(_part(tally, "incident:").values()),
@@ -201,6 +204,7 @@ def _sink(config: Config, name: str, books: Books) -> dict[str, Any]:
         "behind_bytes": size,
         "positions": {account: list(place) for account, place in sorted(places.items())},
         "behind": behind,
+        "dead_letters": dead_letter.count_table(config, name, books.dead.get(name)),
     }
 
 
@@ -246,6 +250,8 @@ def _text(table: dict[str, Any]) -> list[str]:
         )
         if sink["trouble"]:
             lines.append(f"  {sink['trouble']}")
+        if sink["dead_letters"]["letters"]:
+            lines.append(f"  {dead_letter.spell_count(sink['dead_letters'])}")
     if table["troubles"]:
         lines.append("latest troubles:")
     for trouble in table["troubles"]:
@@ -294,7 +300,9 @@ def _account_lines(name: str, account: dict[str, Any]) -> list[str]:
         f"  limit: the schedule needs {account['needs_per_s']:.4g}/s; the limit allows"
         f" {account['allows_per_s']:.4g}/s" + (f"; in use: {used}" if used else "")
     )
-    kept = ("set_aside", "replayed", "refused", "superseded", "unlisted", "incidents")
+    kept = (
+        "set_aside", "replayed", "refused", "dead_dropped", "superseded", "unlisted", "incidents",
+    )  # fmt: skip
     others = [f"{key.replace('_', ' ')} {account[key]:,}" for key in kept if account[key]]
     if others:
         lines.append(f"  besides: {', '.join(others)}")

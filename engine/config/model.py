@@ -14,6 +14,7 @@ import msgspec
 
 from engine.core.contracts import Provider, Sink
 from engine.core.mask import MASKED
+from engine.core.schedule import Ladder
 from engine.core.secret import Secret
 from engine.core.state import State
 from engine.windows import Rate
@@ -103,6 +104,19 @@ class AccountConfig(msgspec.Struct, frozen=True, kw_only=True):
     ca_file: Path | None = None
     push_secret: Secret | None = None
     redact: frozenset[str] = frozenset()  # of "recipient"
+
+
+def tracking_ladder(account: AccountConfig) -> Ladder:
+    """The offsets after which what is tracked, or found in a window, gets its verdict."""
+    schedule = account.schedule
+    if account.provider.traits.feed == "windowed":
+        return Ladder.of(schedule.rescan_s)
+    return Ladder.of(
+        schedule.ladder_s,
+        gaps=schedule.from_previous,
+        jitter=schedule.jitter,
+        give_up_s=schedule.give_up_s,
+    )
 
 
 class BatchConfig(msgspec.Struct, frozen=True, kw_only=True):

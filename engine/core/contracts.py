@@ -112,6 +112,17 @@ class Framing(Protocol):
         ...
 
 
+@runtime_checkable
+class Shortcuts(Protocol):
+    """What a parser may offer besides: to go straight from bytes to what its reader makes of them,
+    wherever records are of the usual kind. The reader takes that for records as well."""
+
+    def take_shortcuts(self, allowed: bool) -> None:
+        """Whether it may. Not from the beginning, nor where records are redacted before they are
+        read, or read one by one."""
+        ...
+
+
 class Verb(StrEnum):
     """What an answer asks of the engine."""
 

@@ -17,7 +17,7 @@ from msgspec.structs import force_setattr
 from .contracts import Traits
 from .report import Report, decode, encode, event_id, msisdn
 from .state import RECEIPT_CHANNELS, Standing, State, wins
-from .units import iso, iso_ms, second_of
+from .units import iso, iso_ms
 
 # Past entries kept of one message; a message that flaps more often forgets its oldest ones, but
 # still counts them.
@@ -65,16 +65,15 @@ class Known(msgspec.Struct, gc=False, kw_only=True, array_like=True):
 MARKS = 1 << 32
 
 
-def mark_of(report: Report, traits: Traits) -> int | None:
+def mark_of(report: Report, traits: Traits, sent_ms: int | None) -> int | None:
     """What every report of a message has in common besides its id, and neighbours share: the second
     of sending, or the batch. Stores keep what lies near together near together, so that ten
     million messages cost no more than none. None: this one has to be found by its id alone.
+    `sent_ms` is the report's `sent_at`.
     """
     if traits.derives_ids:
         return batch_mark(report.batch_id) if report.batch_id is not None else None
-    if report.sent_at is None or not traits.sent_at_stays:
-        return None
-    return second_of(report.sent_at) % MARKS
+    return sent_ms // 1000 % MARKS if sent_ms is not None and traits.sent_at_stays else None
 
 
 def batch_mark(batch_id: str) -> int:
@@ -157,6 +156,7 @@ def fold(
     traits: Traits,
     observed_ms: int,
     observed_at: str | None = None,
+    sent_ms: int | None = None,
     listed: bool = True,
     span: tuple[int, int] | None = None,
     replayed: bool = False,
@@ -164,8 +164,8 @@ def fold(
     """Take `report` into `known`, which is changed in place unless the report is no news.
 
     `report` is completed in place: it belongs to the caller no longer. `observed_at` is
-    `observed_ms` written out, for whoever has it. `replayed`: it was received at `observed_ms`,
-    which may lie before what is known by now.
+    `observed_ms` written out and `sent_ms` the report's `sent_at`, for whoever has them.
+    `replayed`: it was received at `observed_ms`, which may lie before what is known by now.
     """
     status_ms = iso_ms(report.done_at) if report.done_at is not None else None
     t_ms = status_ms if traits.dated else None
@@ -198,13 +198,15 @@ def fold(
         known.history = _encode_history(history)
     _complete(known, report, provider, observed_at)
     force_setattr(report, "event_id", _identity(report, t_ms, count))
-    record = _accept(known, report, traits, status_ms, observed_ms)
+    if report.sent_at is not None:
+        known.sent_ms = iso_ms(report.sent_at) if sent_ms is None else sent_ms
+    _accept(known, report, traits, status_ms, observed_ms)
     if span is not None:  # a time that is missing, or lies elsewhere, must not hide it from windows
         sent_ms = known.sent_ms if known.sent_ms is not None else span[1]
         known.placed_ms = min(max(sent_ms, span[0]), span[1])
     elif traits.feed == "windowed" and known.placed_ms is None:
         known.placed_ms = known.sent_ms
-    return Fold(record)
+    return Fold(known.record)
 
 
 def _no_news(known: Known, report: Report) -> bool:
@@ -278,8 +280,9 @@ def _identity(report: Report, t_ms: int | None, count: int) -> str:
 def _complete(known: Known, report: Report, provider: str, observed_at: str) -> None:
     """What the engine adds: whose report it is, when it was read, and what `track` said."""
     force_setattr(report, "account", known.account)
-    force_setattr(report, "provider", provider)
     force_setattr(report, "observed_at", observed_at)
+    if report.provider != provider:
+        force_setattr(report, "provider", provider)
     if known.reference is not None:
         force_setattr(report, "reference", known.reference)
     if report.sent_at is None and known.sent_ms is not None:
@@ -293,31 +296,28 @@ def _complete(known: Known, report: Report, provider: str, observed_at: str) -> 
 
 def _accept(
     known: Known, report: Report, traits: Traits, status_ms: int | None, observed_ms: int
-) -> bytes:
+) -> None:
+    state, final = report.state, report.final
     known.revision += 1
     force_setattr(report, "revision", known.revision)
-    known.state = report.state
-    known.final = report.final
+    known.state = state
+    known.final = final
     known.verdict = report.verdict
     known.provider_status = report.provider_status
     known.error_code = report.error_code
-    known.status_ms = status_ms
+    known.status_ms = known.done_ms = status_ms
     known.seen_ms = observed_ms
     known.event_id = report.event_id
-    known.done_ms = status_ms
     known.batch_id = report.batch_id
     known.recipient = report.recipient
     if report.reference is not None:
         known.reference = report.reference
-    if report.sent_at is not None:
-        known.sent_ms = iso_ms(report.sent_at)
-    known.open = not report.final or (
-        traits.feed == "windowed"
-        and report.state is State.DELIVERED
+    known.open = not final or (
+        state is State.DELIVERED
+        and traits.feed == "windowed"
         and report.channel in RECEIPT_CHANNELS
     )
     known.record = encode(report)
-    return known.record
 
 
 def _remember(history: History, entry: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@ A provider fills in what its answer says; the engine fills in the rest (`event_i
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 import orjson
@@ -24,7 +25,10 @@ Reason = Literal[
 
 
 class Report(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One state of one message. Times are RFC 3339 in UTC with milliseconds and `Z`."""
+    """One state of one message. Times are RFC 3339 in UTC with milliseconds and `Z`.
+
+    Reports may share one `extra`: it is replaced, never changed.
+    """
 
     event_id: str = ""
     account: str = ""
@@ -107,6 +111,19 @@ def msisdn(recipient: str | None) -> str | None:
     if digits.isascii() and digits.isdigit():
         return digits if MSISDN_DIGITS_MIN <= len(digits) <= MSISDN_DIGITS_MAX else None
     return recipient if _redacted_number(recipient) else None
+
+
+def msisdns(recipients: Sequence[str | None]) -> Sequence[str | None]:
+    """The `msisdn` of each; quick where all of them are digits alone, or behind a plus."""
+    if None in recipients:
+        return [msisdn(recipient) for recipient in recipients]
+    bare = "\n".join(cast("Sequence[str]", recipients)).replace("+", "").split("\n")
+    joined = "".join(bare)
+    if joined.isascii() and joined.isdigit() and len(bare) == len(recipients):
+        sizes = set(map(len, bare))
+        if min(sizes) >= MSISDN_DIGITS_MIN and max(sizes) <= MSISDN_DIGITS_MAX:
+            return bare
+    return [msisdn(recipient) for recipient in recipients]
 
 
 def recipient_key(recipient: str) -> str:

@@ -51,6 +51,11 @@ class Ladder(msgspec.Struct, frozen=True):
         return ahead[0] if ahead else 0
 
     @property
+    def before_last_ms(self) -> int:
+        """The offset before the last rung; NEVER_MS where there is none."""
+        return self.offsets_ms[-2] if len(self.offsets_ms) > 1 else NEVER_MS
+
+    @property
     def last_ms(self) -> int:
         return self.offsets_ms[-1] if self.offsets_ms else 0
 

@@ -77,6 +77,7 @@ class Page(msgspec.Struct, kw_only=True):
     provider: str
     traits: Traits
     observed_ms: int
+    ladder: Ladder = Ladder(())  # after which a message gets its verdict
     reports: list[Report] = []
     span: tuple[int, int] | None = None  # the window that was asked for, both ends included
     unlisted: frozenset[int] = frozenset()  # indexes of reports whose code no table lists
@@ -90,8 +91,13 @@ class Page(msgspec.Struct, kw_only=True):
     quiet_due_ms: int | None = None  # when a feed in `put` is due instead, if nothing was news
     drop: list[int] = []
     settle: Settle | None = None
+    together: list[Settle] = []  # of further rungs, whose answers are committed in one with this
     expire: Expire | None = None
     incidents: list[Incident] = []
+
+    @property
+    def settles(self) -> list[Settle]:
+        return [self.settle, *self.together] if self.settle is not None else []
 
 
 class Committed(msgspec.Struct, kw_only=True):

@@ -33,13 +33,14 @@ _MALFORMED: Final = "JSON is malformed: "
 _decode: Final = msgspec.json.Decoder().decode
 
 
-def decode_list(inner: bytes | memoryview) -> list[Any]:
-    """Decode the inside of an array: values and the commas between them."""
-    raw = b"".join((b"[", inner, b"]"))
+class Misfit(Exception):
+    """Records that a shortcut does not know how to read; they are read the long way."""
+
+
+def decode_list(raw: bytes) -> list[Any]:
+    """Decode an array."""
     values: list[Any] = _decode(raw)
-    # Records without containers in them, as most are, need no look: each has one brace.
-    if _openers(raw) - [type(value) for value in values].count(dict) > NESTING_MAX:
-        _refuse_deep(values)
+    _refuse_deep(values, raw.count(b"[") + raw.count(b"{") - 1)
     return values
 
 
@@ -56,21 +57,23 @@ def decode_value(raw: bytes) -> Any:
         if _LONG_INTEGER.search(raw):
             raise
         value = orjson.loads(raw)
-    if _openers(raw) > NESTING_MAX:
-        _refuse_deep([value])
+    _refuse_deep([value], raw.count(b"[") + raw.count(b"{"))
     return value
 
 
-def _openers(raw: bytes) -> int:
-    return raw.count(b"[") + raw.count(b"{")
+def _refuse_deep(values: Iterable[Any], openers: int) -> None:
+    """Raise RecursionError where one of the values has more than NESTING_MAX levels.
 
-
-def _refuse_deep(values: Iterable[Any]) -> None:
-    """Raise RecursionError where one of the values has more than NESTING_MAX levels."""
-    for _ in range(NESTING_MAX + 1):
+    `openers` are the brackets in their text: those that are not accounted for cannot add more
+    levels than they are, so that mostly one look at the records is enough.
+    """
+    for level in range(NESTING_MAX + 1):
+        if level + openers <= NESTING_MAX:
+            return
         containers = [value for value in values if type(value) is dict or type(value) is list]
         if not containers:
             return
+        openers -= len(containers)
         values = chain.from_iterable(
             value.values() if type(value) is dict else value for value in containers
         )

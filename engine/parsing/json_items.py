@@ -23,7 +23,7 @@ from typing import Any, Final
 from engine.parsing.flaw import FLAW_RAW_MAX, Flaw, opening, set_aside
 from engine.parsing.json_boundary import Boundaries
 from engine.parsing.json_cursor import ValueCursor
-from engine.parsing.json_decode import DECODE_ERRORS, decode_list, decode_value, encode, reason
+from engine.parsing.json_decode import DECODE_ERRORS, decode_value, encode, reason
 from engine.parsing.json_scan import (
     BLANK,
     CLOSE_ARRAY,
@@ -35,6 +35,9 @@ from engine.parsing.json_scan import (
     STRING,
     TOO_DEEP,
 )
+from engine.parsing.json_shortcut import Shortcut, Ways
+
+# one file: the phases of one walk over a body share all of its state
 
 # A record is some hundred bytes; with a long text and many fields some thousand. Beyond this it
 # is an attack or a broken array, and it is passed over without being held.
@@ -59,7 +62,11 @@ class JsonItems(ValueCursor):
     """The records of the array under `key` at the top level of a JSON object."""
 
     def __init__(
-        self, key: str, *, record_max: int = RECORD_MAX, envelope_max: int = ENVELOPE_MAX
+        self,
+        key: str,
+        *,
+        record_max: int = RECORD_MAX,
+        envelope_max: int = ENVELOPE_MAX,
     ) -> None:
         self.envelope: dict[str, Any] = {}
         self.found = False
@@ -80,6 +87,7 @@ class JsonItems(ValueCursor):
         self._boundaries = Boundaries()
         self._sure_until = 0  # up to here (in the body) there is nothing to be won by guessing
         self._in_vain = 0
+        self._ways = Ways()
         # When the rest cannot be read.
         self._stop_cause = ""
         self._began = False
@@ -118,6 +126,14 @@ class JsonItems(ValueCursor):
     def frame(self, raw: bytes) -> bytes:
         """An answer with this record alone."""
         return b'{"%b":[%b]}' % (self._key.encode(), raw)
+
+    def offer(self, shortcut: Shortcut) -> None:
+        """What may be taken where the records are of the usual kind."""
+        self._ways.shortcut = shortcut
+
+    def take_shortcuts(self, allowed: bool) -> None:
+        """Whether to give what the shortcut makes of records, where it fits; at first not."""
+        self._ways.short = allowed
 
     def _work(self) -> list[Any]:
         self._refill()
@@ -320,7 +336,7 @@ class JsonItems(ValueCursor):
         view = memoryview(self._buffer)
         for cut, comma in self._boundaries.candidates(self._buffer, start, stop):
             try:
-                values = decode_list(view[start:cut])
+                values = self._ways.records(view[start:cut])
             except DECODE_ERRORS:
                 continue
             self._boundaries.proven(self._buffer, start, cut, stop)

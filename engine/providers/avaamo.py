@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 import msgspec
+from msgspec.structs import replace
 
 from ..core.contracts import (
     Context,
@@ -32,12 +34,14 @@ from ..core.contracts import (
 )
 from ..core.fields import count_of, json_of, text_of, unknown_filters
 from ..core.http import outcome_of_status
-from ..core.report import Reason, Report, msisdn
+from ..core.report import Reason, Report, msisdn, msisdns
 from ..core.secret import Secret
 from ..core.state import FINAL, State
 from ..core.units import MS_MAX, MS_MIN, iso, parse_ms
 from ..parsing.flaw import FLAW_RAW_MAX
+from ..parsing.json_decode import Misfit
 from ..parsing.json_items import JsonItems
+from ..parsing.json_shape import ID, SCALAR, TEXT, Shape
 
 # The page's table of `sms_status`. `sent` is the carrier's word, not the handset's.
 STATES: Mapping[str, State] = {
@@ -82,8 +86,16 @@ _QUOTES = re.compile("['\"`\u2018\u2019\u201c\u201d]")
 
 FILTERS = ("status", "from_phone", "to_phone")
 
+# The fields of an entry, in the order in which they come.
+KINDS: Mapping[str, Any] = {
+    "uuid": ID, "from_phone": TEXT, "to_phone": TEXT, "message": TEXT, "created_at": SCALAR,
+    "sms_status": TEXT, "sms_status_response": TEXT,
+}  # fmt: skip
+STATUSES_MAX = 64  # of which it is kept what they mean; there are four
+
 DAY_MS = 86_400_000
 CLOCK_MIN_MS = 980_000_000_000  # a provider's clock that shows less than 2001 is none
+SECONDS_USUAL = 1e11  # what is less, and no debt, needs no other look
 PER_PAGE_MAX = 100  # the most that the sibling endpoints with the same envelope allow
 SAID_MAX = 200  # characters of the provider's own words in a cause
 RAW_MAX = FLAW_RAW_MAX  # bytes of a record that is set aside
@@ -135,6 +147,7 @@ class Avaamo:
         self.options = options
         self.context = context
         self.traits = TRAITS
+        self._shape = Shape(KINDS, {})
         self._path = f"/api/v1/agents/{quote(str(options.agent_id).strip(), safe='')}"
         self._headers = (
             ("access-token", options.access_token.reveal()),
@@ -162,7 +175,7 @@ class Avaamo:
         )
 
     def reader(self, poll: Poll, head: Head) -> Reader:
-        return _Reader(self.options, self.context, poll, head)
+        return _Reader(self.options, self.context, poll, head, self._shape)
 
     def lists(self, report: Report) -> bool:
         return (report.provider_status or "").strip().lower() in STATES
@@ -177,8 +190,13 @@ class Avaamo:
 class _Reader:
     """Reads `{"current_page", "total_entries", "total_pages", "time_token", "entries": […]}`."""
 
-    def __init__(self, options: AvaamoOptions, context: Context, poll: Poll, head: Head) -> None:
+    def __init__(
+        self, options: AvaamoOptions, context: Context, poll: Poll, head: Head, shape: Shape
+    ) -> None:
         self._items = JsonItems("entries")
+        self._items.offer(self._at_once)
+        self._shape = shape
+        self._alike: dict[str | None, Report] = {}
         self.parser: Parser = self._items
         self._secret = options.access_token.reveal()
         self._content = context.content
@@ -190,16 +208,72 @@ class _Reader:
         self._flaws: list[Flaw] = []
 
     def reports(self, records: Sequence[Any]) -> list[Report]:
-        taken = []
+        if set(map(type, records)) == {Report}:  # they came by the shortcut
+            self._seen += len(records)
+            return list(records)
+        taken: list[Report] = []
+        read: list[dict[str, Any]] = []
         for record in records:
             self._seen += 1
-            if not isinstance(record, dict):
+            if type(record) is Report:
+                taken.append(record)
+            elif not isinstance(record, dict):
                 self._set_aside("not an object", record)
             elif message_id := text_of(record.get("uuid")):
+                read.append(record)
                 taken.append(self._report(message_id, record))
             else:
                 self._set_aside("no uuid", record)
+        if read:
+            self._shape.learn(read)
         return taken
+
+    def _at_once(self, raw: bytes) -> list[Report]:
+        """The reports in an array whose records all have the usual fields and types."""
+        shape = self._shape
+        records = shape.decode(raw)
+        ids, senders, to, contents, created, statuses, said = shape.columns(records, *KINDS)
+        out = []
+        for message_id, sender, recipient, digits, content, sent_at, status, words in zip(
+            ids, senders, to, msisdns(to), contents if self._content else repeat(None),
+            map(self._sent, created), statuses, said, strict=False,
+        ):  # fmt: skip
+            report = replace(
+                self._alike.get(status) or self._like(status),
+                message_id=message_id,
+                sender=sender or None,
+                recipient=recipient or None,
+                msisdn=digits,
+                sent_at=sent_at,
+                content=content or None,
+            )
+            if words:
+                reason = report.reason and reason_of(words)
+                report = replace(report, error_text=words, reason=reason)
+            out.append(report)
+        if shape.has_others:
+            out = [replace(report, extra={}) for report in out]
+            shape.add_others(records, [report.extra for report in out], {})
+        return out
+
+    def _like(self, status: str | None) -> Report:
+        """What the reports of one status have in common."""
+        if len(self._alike) >= STATUSES_MAX:
+            self._alike.clear()
+        like = self._report("", {"uuid": "", "sms_status": status})
+        self._alike[status] = like
+        return like
+
+    def _sent(self, created: object) -> str | None:
+        """When it was sent; what cannot be read belongs into `extra`."""
+        if created is None:
+            return self._sent_at
+        ms = epoch_ms(created)
+        if ms is None and isinstance(created, str):
+            ms = parse_ms(created.strip(), self._zone)
+        if ms is None:
+            raise Misfit
+        return iso(ms)
 
     def _report(self, message_id: str, record: dict[str, Any]) -> Report:
         rest = record.copy()
@@ -282,6 +356,8 @@ def epoch_ms(value: object, *, nearest: bool = False) -> int | None:
     A time of an event is rounded down, as everywhere, but from the nearest microsecond: 0.001 is
     a little less than 1 ms as a float.
     """
+    if type(value) is float and 0 < value < SECONDS_USUAL and not nearest:
+        return round(value * 1_000_000) // 1000
     if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,12}(?:\.\d{1,12})?\s*", value, re.A):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):

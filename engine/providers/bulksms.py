@@ -32,11 +32,12 @@ from engine.core.contracts import (
     Traits,
     Verb,
 )
-from engine.core.report import Reason, Report, msisdn
+from engine.core.report import Reason, Report
 from engine.core.secret import Secret
 from engine.core.state import FINAL, State
-from engine.core.units import iso, parse_ms
+from engine.core.units import iso
 from engine.parsing.pipe import PipeRows
+from engine.providers.bulksms_quick import Rows
 
 PATH: Final = "/status_reports/get_report/2/2.0"
 
@@ -208,21 +209,18 @@ class _Reader:
         self._rows = PipeRows(2 + len(fields), open_last="body" in fields)
         self.parser: Parser = self._rows
         self._status = head.status
-        self._fields = fields
         self._mask = mask
-        self._zone = zone
-        self._content = content
         self._batch_id = poll.batch_id or "0"
         self._probing = poll.kind is Kind.PROBE
         self._reference = poll.reference
         self._sent_at = None if poll.sent_ms is None else iso(poll.sent_ms)
-        self._seen: dict[str, int] = {}  # how often a number has stood in this answer
+        self._many = Rows(self._like, self._batch_id, fields, zone, content=content)
 
     def reports(self, records: Sequence[Any]) -> list[Report]:
         header = self._rows.header
         if self._status != 200 or header is None or header[0] not in _SUCCESS:
             return []
-        return [self._report(row) for row in records]
+        return self._many.reports(records)
 
     def take_flaws(self) -> list[Flaw]:
         """What was set aside. An error page is no report gone wrong, so nothing of it is kept."""
@@ -257,54 +255,22 @@ class _Reader:
             return Outcome(verb=Verb.RETRY, cause=self._said(self._rows.cause or "not a report"))
         return Outcome(verb=Verb.DONE)
 
-    def _report(self, row: Sequence[str]) -> Report:
-        recipient = row[0]
-        digits = msisdn(recipient)
-        number = digits or recipient
-        seen = self._seen.get(number, 0) + 1
-        self._seen[number] = seen
-        message_id = f"{self._batch_id}:{number}"
-        if seen > 1:
-            message_id = f"{message_id}#{seen}"
-        code = row[1].lstrip("0") or "0"
+    def _like(self, code: str) -> Report:
+        """What a code says of a row."""
+        code = code.lstrip("0") or "0"
         state, text, reason = _STATUSES.get(code, _UNLISTED)
-        given = dict(zip(self._fields, row[2:], strict=False)) if self._fields else {}
-        extra: dict[str, Any] = {}
-        if "credits" in given:
-            extra["credits"] = given["credits"] or None
-        source_id = given.get("source_id") or None
-        if source_id is not None and self._reference not in (None, source_id):
-            extra["source_id"] = source_id
         return Report(
             provider="bulksms",
-            message_id=message_id,
-            reference=self._reference or source_id,
+            message_id="",
+            reference=self._reference,
             batch_id=self._batch_id,
-            sender=given.get("origin_address") or None,
-            recipient=recipient,
-            msisdn=digits,
             state=state,
             final=state in FINAL,
             provider_status=code,
             provider_status_text=text,
             reason=reason,
-            sent_at=self._time("created_time", given, extra) or self._sent_at,
-            done_at=self._time("completed_time", given, extra),
-            content=(given.get("body") or None) if self._content else None,
-            extra=extra,
+            sent_at=self._sent_at,
         )
-
-    def _time(self, name: str, given: dict[str, str], extra: dict[str, Any]) -> str | None:
-        """A time as the record writes it; one that cannot be read goes into `extra` as it is."""
-        text = given.get(name, "").strip()
-        if not text:
-            return None
-        # The year has two digits in the notation seen in the wild: `24-01-31 13:45:00`.
-        ms = parse_ms(f"20{text}" if text[2:3] == "-" else text, self._zone)
-        if ms is None:
-            extra[name] = given[name]
-            return None
-        return iso(ms)
 
     def _said(self, words: str) -> str:
         """The provider's words as a cause: one short line without the password."""

@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from typing import Any, ClassVar, Final
 
 import msgspec
-import orjson
+from msgspec.structs import replace
 
 from engine.core.contracts import (
     Context,
@@ -45,6 +45,7 @@ from engine.providers.infobip_codes import ERROR_REASONS, STATE_REASONS, STATUS_
 from engine.providers.infobip_fields import (
     error_of,
     explained,
+    json_of,
     parts_of,
     plain,
     price_of,
@@ -52,6 +53,7 @@ from engine.providers.infobip_fields import (
     text_of,
     time_of,
 )
+from engine.providers.infobip_quick import AtOnce
 
 # Bounds of `limit`, and the page that is given where none was asked for.
 # https://www.infobip.com/docs/api/channels/sms/logs-and-status-reports/get-outbound-sms-message-delivery-reports
@@ -76,7 +78,6 @@ _NULL: Final = "null"  # mccMnc may be this text where it is not known
 # for 48 hours, so what the last rungs still find are those that changed late.
 _LADDER_S: Final = (300.0, 1800.0, 7200.0, 18_000.0, 86_400.0, 172_800.0, 432_000.0)
 
-_DEPTH_MAX: Final = 100  # of what is set aside; JSON writers give up at 250 and more
 _CAUSE_MAX: Final = 300  # characters of the provider's words in a cause
 
 
@@ -106,6 +107,7 @@ class Infobip:
         self._zone = context.timezone
         authorization, self._secrets = _authorization(options)
         self._headers = (("Authorization", authorization), ("Accept", "application/json"))
+        self._at_once = AtOnce(context.timezone)
         by_id = frozenset({"batch", "message"})
         # No rate is published for /sms/1/reports and /sms/3/reports. The sister /sms/1/logs and
         # most other reports and logs endpoints allow 120 requests a minute; spread evenly that
@@ -145,7 +147,7 @@ class Infobip:
         return Request(path=self._options.path, params=params, headers=self._headers)
 
     def reader(self, poll: Poll, head: Head) -> Reader:
-        return _Reader(poll, head, self._options, self._zone, self._secrets)
+        return _Reader(poll, head, self._options, self._zone, self._secrets, self._at_once)
 
     def lists(self, report: Report) -> bool:
         """A status is listed by its group: one of an unknown group leaves the state unknown."""
@@ -168,8 +170,11 @@ class _Reader:
         options: InfobipOptions,
         zone: tzinfo,
         secrets: tuple[str, ...],
+        at_once: AtOnce,
     ) -> None:
         self._items = JsonItems("results")
+        if poll.reference is None:  # else it stands beside what the reports of a message say
+            self._items.offer(self._many)
         self.parser: Parser = self._items
         self._status = head.status
         self._pages = poll.kind in (Kind.FEED, Kind.BATCH)
@@ -180,26 +185,31 @@ class _Reader:
         self._secrets = secrets
         self._reference = poll.reference
         self._sent_at = None if poll.sent_ms is None else iso(poll.sent_ms)
+        self._at_once = at_once
         self._count = 0
         self._flaws: list[Flaw] = []
 
     def reports(self, records: Sequence[Any]) -> list[Report]:
-        out = []
+        if set(map(type, records)) == {Report}:  # they came by the shortcut
+            self._count += len(records)
+            return list(records)
+        out: list[Report] = []
+        usual: list[dict[str, Any]] = []
         for record in records:
             self._count += 1
-            if type(record) is not dict:
-                self._set_aside("not an object", record)
-                continue
-            status = record.get("status")
-            if status is None and record.get("receivedAt") is not None:
-                self._set_aside("an inbound message, not a report", record)
-                continue
-            message_id = plain(record.get("messageId"))
-            if message_id is None or not message_id.strip():
-                self._set_aside("no usable messageId", record)
-                continue
-            out.append(self._report(record, message_id, status))
+            if type(record) is Report:
+                out.append(record)
+            elif (fault := _unusable(record)) is not None:
+                self._set_aside(fault, record)
+            else:
+                usual.append(record)
+                out.append(self._report(record))
+        if usual:
+            self._at_once.learn(usual)
         return out
+
+    def _many(self, raw: bytes) -> list[Report]:
+        return self._at_once.reports(raw, self._report, self._sent_at)
 
     def take_flaws(self) -> list[Flaw]:
         """What was set aside. An error page is no report gone wrong, so nothing of it is kept."""
@@ -221,7 +231,7 @@ class _Reader:
         code = None if code is None else self._line(code)
         failed = outcome_of_status(self._status, self._line(said))
         if failed is not None:
-            return msgspec.structs.replace(failed, code=code)
+            return replace(failed, code=code)
         if not items.found or not items.complete or "requestError" in items.envelope:
             cause = said or items.cause or "no results in the answer"
             return Outcome(verb=Verb.RETRY, cause=self._line(cause), code=code)
@@ -229,7 +239,8 @@ class _Reader:
             return Outcome(verb=Verb.MORE)
         return Outcome(verb=Verb.DONE)
 
-    def _report(self, record: dict[str, Any], message_id: str, status: Any) -> Report:
+    def _report(self, record: dict[str, Any]) -> Report:
+        status = record.get("status")
         extra = {name: value for name, value in record.items() if name not in _MAPPED}
         state, name, text = status_of(status, extra)
         done_at = self._time("doneAt", record, extra)
@@ -251,7 +262,7 @@ class _Reader:
                 if type(channel) is str
                 else self._channel
             ),
-            message_id=message_id,
+            message_id=plain(record.get("messageId")) or "",
             reference=self._reference_of(record, extra),
             batch_id=text_of(record, "bulkId", extra),
             sender=text_of(record, "from", extra, "sender"),
@@ -293,10 +304,10 @@ class _Reader:
             if data != self._reference:
                 extra["callbackData"] = data
             return self._reference
-        return data if type(data) is str else _json(data).decode()
+        return data if type(data) is str else json_of(data).decode()
 
     def _set_aside(self, cause: str, record: Any) -> None:
-        raw = self._masked_raw(_json(record))
+        raw = self._masked_raw(json_of(record))
         self._flaws.append(
             Flaw(cause, f"record {self._count}", raw[:FLAW_RAW_MAX], len(raw) > FLAW_RAW_MAX)
         )
@@ -318,23 +329,14 @@ class _Reader:
         return raw
 
 
-def _json(value: Any) -> bytes:
-    """Compact JSON. Integers beyond 64 bits are for msgspec, which keeps them whole.
-
-    Neither writes nesting as deep as a hostile body may have: what is too deep becomes null.
-    """
-    try:
-        return orjson.dumps(value)
-    except TypeError:
-        return msgspec.json.encode(_pruned(value, _DEPTH_MAX))
-
-
-def _pruned(value: Any, depth: int) -> Any:
-    if type(value) is dict:
-        return {name: _pruned(inner, depth - 1) for name, inner in value.items()} if depth else None
-    if type(value) is list:
-        return [_pruned(inner, depth - 1) for inner in value] if depth else None
-    return value
+def _unusable(record: Any) -> str | None:
+    """Why there is no report in a record."""
+    if type(record) is not dict:
+        return "not an object"
+    if record.get("status") is None and record.get("receivedAt") is not None:
+        return "an inbound message, not a report"
+    message_id = plain(record.get("messageId"))
+    return None if message_id and message_id.strip() else "no usable messageId"
 
 
 def _authorization(options: InfobipOptions) -> tuple[str, tuple[str, ...]]:

@@ -11,6 +11,9 @@ from datetime import datetime, tzinfo
 from decimal import Decimal
 from typing import Any, Final
 
+import msgspec
+import orjson
+
 from engine.core.state import State
 from engine.core.units import MS_MAX, MS_MIN, iso, parse_ms
 from engine.providers.infobip_codes import GROUP_IDS, GROUPS, IN_PASSING, NO_ERROR
@@ -22,6 +25,7 @@ _MAPPED_PRICE: Final = frozenset({"pricePerMessage", "currency"})
 _PARTS_MAX: Final = 2**31 - 1
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,2})?")
 _EPOCH_MS: Final = re.compile(r"[0-9]{11,15}")
+_DEPTH_MAX: Final = 100  # of what is set aside; JSON writers give up at 250 and more
 _WORDS_DEPTH: Final = 4  # how deep, and
 _WORDS_ITEMS: Final = 8  # how broad an explanation is read
 
@@ -223,3 +227,22 @@ def _words(value: Any, depth: int = 0) -> str:
     if type(value) is list:
         return ", ".join(_words(inner, depth + 1) for inner in value[:_WORDS_ITEMS])
     return str(value)
+
+
+def json_of(value: Any) -> bytes:
+    """Compact JSON. Integers beyond 64 bits are for msgspec, which keeps them whole.
+
+    Neither writes nesting as deep as a hostile body may have: what is too deep becomes null.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return msgspec.json.encode(_pruned(value, _DEPTH_MAX))
+
+
+def _pruned(value: Any, depth: int) -> Any:
+    if type(value) is dict:
+        return {name: _pruned(inner, depth - 1) for name, inner in value.items()} if depth else None
+    if type(value) is list:
+        return [_pruned(inner, depth - 1) for inner in value] if depth else None
+    return value

@@ -12,11 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
+from functools import partial
 from hashlib import blake2b
 from typing import Any, ClassVar
 
 import msgspec
 import orjson
+from msgspec.structs import replace
 
 from ..core.contracts import (
     RECIPIENT_FIELDS,
@@ -40,6 +42,7 @@ from ..core.secret import Secret
 from ..core.units import MS_MAX, iso, parse_ms
 from ..parsing.flaw import FLAW_RAW_MAX
 from ..parsing.json_items import JsonItems
+from .messangi_quick import AtOnce, Reading
 from .messangi_states import meaning
 
 CHANNELS: Mapping[str, str] = {"S": "sms", "E": "email", "P": "push", "W": "whatsapp", "R": "rcs"}
@@ -114,7 +117,8 @@ class Messangi:
         self.options = options
         self.context = context
         read = tuple(dict.fromkeys(options.channels or ()))
-        self.traits = msgspec.structs.replace(TRAITS, read_channels=read)
+        self.traits = replace(TRAITS, read_channels=read)
+        self._at_once = AtOnce(LETTERS, CHANNELS)
 
     def request(self, poll: Poll, token: str | None = None) -> Request:
         from_ms, to_ms = poll.from_ms, poll.to_ms
@@ -140,7 +144,7 @@ class Messangi:
         )
 
     def reader(self, poll: Poll, head: Head) -> Reader:
-        return _Reader(self.options, self.context, poll, head)
+        return _Reader(self.options, self.context, poll, head, self._at_once)
 
     def lists(self, report: Report) -> bool:
         return meaning(report.channel, (report.provider_status or "")[:STATUS_MAX]).listed
@@ -161,8 +165,14 @@ class Messangi:
 class _Reader:
     """Reads `{"meta": {"timestamp", "explain"}, "pagination": {"total"}, "items": […]}`."""
 
-    def __init__(self, options: MessangiOptions, context: Context, poll: Poll, head: Head) -> None:
+    def __init__(
+        self, options: MessangiOptions, context: Context, poll: Poll, head: Head, at_once: AtOnce
+    ) -> None:
+        time = partial(time_of, zone=context.timezone)
+        reading = Reading(self._report, time, poll.reference, context.content)
         self._items = JsonItems("items")
+        self._items.offer(partial(at_once.reports, reading=reading))
+        self._at_once = at_once
         self.parser: Parser = self._items
         self._password = options.password.reveal() if options.password else ""
         self._logs_in = options.login_url is not None
@@ -176,15 +186,25 @@ class _Reader:
         self._flaws: list[Flaw] = []
 
     def reports(self, records: Sequence[Any]) -> list[Report]:
-        taken = []
+        if set(map(type, records)) == {Report}:  # they came by the shortcut
+            self._seen += len(records)
+            return list(records)
+        taken: list[Report] = []
+        read: list[dict[str, Any]] = []
         for record in records:
             self._seen += 1
+            if type(record) is Report:
+                taken.append(record)
+                continue
             found = self._report(record) if isinstance(record, dict) else "not an object"
             if isinstance(found, str):
                 raw, place = json_of(record), f"record {self._seen}"
                 self._flaws.append(Flaw(found, place, raw[:RAW_MAX], len(raw) > RAW_MAX))
             else:
                 taken.append(found)
+                read.append(record)
+        if read:
+            self._at_once.learn(read)
         return taken
 
     def _report(self, record: dict[str, Any]) -> Report | str:

@@ -13,10 +13,11 @@ from msgspec.structs import replace
 from engine.core.contracts import Kind
 from engine.core.reconcile import Known, fold, mark_of
 from engine.core.report import Report
-from engine.core.units import iso
+from engine.core.units import iso, iso_ms
 from engine.core.work import Committed, Page, Work
 
 from .posting import Change, Posting, Standing
+from .reopening import reopen
 from .settling import batch_over, expire, settle
 from .transaction import Transaction
 
@@ -35,7 +36,7 @@ def commit(tx: Transaction, page: Page) -> Committed:
     done, change = post.done, post.change
     _take_reports(post)
     if page.settle is not None:
-        settle(post, page.settle)
+        settle(post, page.settles)
     if page.expire is not None:
         expire(post, page.expire)
     _note_troubles(post)
@@ -91,7 +92,8 @@ def _take_reports(post: Posting) -> None:
     if not page.reports:
         return
     ids = [(report.message_id, report.direction) for report in page.reports]
-    marks = [mark_of(report, page.traits) for report in page.reports]
+    sent = [iso_ms(r.sent_at) if r.sent_at is not None else None for r in page.reports]
+    marks = [mark_of(r, page.traits, ms) for r, ms in zip(page.reports, sent, strict=True)]
     found = tx.messages(page.account, ids, marks)
     touched: dict[tuple[str, str], Known] = {}
     batches = _tracked_batches(tx, page)
@@ -99,12 +101,12 @@ def _take_reports(post: Posting) -> None:
     observed_ms, observed_at = page.observed_ms, iso(page.observed_ms)
     unlisted, replayed = page.unlisted, page.source == REPLAY
     moves: dict[tuple[Standing | None, Standing], int] = {}
+    again: list[Known] = []  # pending once more, after a verdict
     for index, (key, report) in enumerate(zip(ids, page.reports, strict=True)):
         known = found.get(key)
         before: Standing | None = None
         if known is None:
-            known = found[key] = _discover(page.account, key, report, batches)
-            known.mark = marks[index]
+            known = found[key] = _discover(page.account, key, report, batches, marks[index])
         else:
             before = (known.state, known.final, known.verdict)
         status_ms = known.status_ms
@@ -115,6 +117,7 @@ def _take_reports(post: Posting) -> None:
             traits=traits,
             observed_ms=observed_ms,
             observed_at=observed_at,
+            sent_ms=sent[index],
             listed=index not in unlisted,
             span=span,
             replayed=replayed,
@@ -126,6 +129,8 @@ def _take_reports(post: Posting) -> None:
             moves[move] = moves.get(move, 0) + 1
             if index in unlisted:
                 post.change.add("unlisted")
+            if before is not None and before[2] is not None and not known.final:
+                again.append(known)
         elif result.lost:
             done.lost += 1
             touched[key] = known
@@ -140,6 +145,7 @@ def _take_reports(post: Posting) -> None:
     if page.span is not None:
         _note_opened(post, touched.values())
     _end_tracked(post, touched.values(), batches)
+    reopen(post, [known for known in again if not known.final])
 
 
 def _note_opened(post: Posting, touched: Iterable[Known]) -> None:
@@ -192,13 +198,17 @@ def widen(work: Work, first_ms: int, last_ms: int) -> None:
 
 
 def _discover(
-    account: str, key: tuple[str, str], report: Report, batches: dict[str, Work]
+    account: str,
+    key: tuple[str, str],
+    report: Report,
+    batches: dict[str, Work],
+    mark: int | None,
 ) -> Known:
     """A message that nobody tracked; its batch may have been, with a time and a reference."""
-    known = Known(account=account, message_id=key[0], direction=key[1])
-    work = batches.get(report.batch_id) if report.batch_id is not None else None
-    if work is not None:
-        known.sent_ms = work.start_ms
+    known = Known(account=account, message_id=key[0], direction=key[1], mark=mark)
+    if batches and report.batch_id is not None and report.batch_id in batches:
+        work = batches[report.batch_id]
+        known.sent_ms = work.data.get("sent", work.start_ms)
         known.reference = work.data.get("reference")
     return known
 
@@ -218,15 +228,15 @@ def _end_tracked(post: Posting, touched: Iterable[Known], batches: dict[str, Wor
     A batch that is asked for by id ends in `_settle`, which knows what its answer held.
     """
     tx, page = post.tx, post.page
-    asked = page.settle.work.id if page.settle is not None else None
+    asked = {step.work.id for step in page.settles}
     finals = [known.message_id for known in touched if known.tracked and known.final]
     over = [
         work.id
         for work in (tx.find_works(page.account, Kind.MESSAGE, finals) if finals else [])
-        if work.id is not None and work.id != asked
+        if work.id is not None and work.id not in asked
     ]
     for work in batches.values():
-        if work.id is None or work.id == asked or "batch" in page.traits.asks:
+        if work.id is None or work.id in asked or "batch" in page.traits.asks:
             continue
         if batch_over(tx, work, page.traits, rows=1, all_final=True):
             over.append(work.id)

@@ -11,11 +11,12 @@ It must never hand out, or keep, an object that somebody else may change, nor wa
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from heapq import nsmallest
-from itertools import count, islice
+from itertools import accumulate, count, islice
 from typing import TypeVar
 
 import msgspec
@@ -27,7 +28,16 @@ from engine.core.report import recipient_key
 from engine.core.work import Asked, Incident, LogRow, Work
 
 from .kept import UNKNOWN, flaw_identity, incident_identity, pack, write_asked
-from .transaction import NOTHING, InboxItem, Piece, Place, Transaction, Trouble
+from .transaction import (
+    NOTHING,
+    DeadCount,
+    DeadLetter,
+    InboxItem,
+    Piece,
+    Place,
+    Transaction,
+    Trouble,
+)
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -59,6 +69,8 @@ class _Tables:
         self.tallies: dict[tuple[str, str], int] = {}
         self.troubles: dict[Name, Trouble] = {}
         self.pieces: dict[Name, tuple[Piece, bool]] = {}  # and whether it can be read again
+        self.dead: dict[int, DeadLetter] = {}
+        self.dead_ids: dict[tuple[str, str], int] = {}  # by sink and event id
         self.inbox: dict[int, InboxItem] = {}
         self.notes: dict[tuple[str, str], bytes] = {}
         self._groups: dict[Name, dict[int, None]] = {}
@@ -202,6 +214,9 @@ class _MemoryTransaction:
         open_ = [known for known in batch if not known.final]
         return len(batch), len(open_), sum(known.tracked for known in open_)
 
+    def open_batches(self, account: str, batch_ids: Sequence[str]) -> set[str]:
+        return {batch_id for batch_id in batch_ids if self.batch_counts(account, batch_id)[2]}
+
     def open_in_span(
         self, account: str, from_ms: int, to_ms: int, *, pending: bool, limit: int
     ) -> list[Known]:
@@ -230,6 +245,10 @@ class _MemoryTransaction:
     def work(self, work_id: int) -> Work | None:
         found = self._tables.works.get(work_id)
         return _copy_work(found, found.id) if found is not None else None
+
+    def works(self, ids: Sequence[int]) -> dict[int, Work]:
+        found = {work_id: self.work(work_id) for work_id in ids}
+        return {work_id: work for work_id, work in found.items() if work is not None}
 
     def works_due(
         self, account: str, until_ms: int, limit: int, *, after: tuple[int, int] = (-(1 << 62), 0)
@@ -266,6 +285,9 @@ class _MemoryTransaction:
             tables.move(work_id, before, _work_marks(kept))
             stored.append(_copy_work(kept, work_id))
         return stored
+
+    def move_works(self, works: Sequence[Work]) -> None:
+        self.put_works([work for work in works if work.id in self._tables.works])
 
     def drop_works(self, ids: Sequence[int]) -> None:
         tables = self._tables
@@ -324,12 +346,28 @@ class _MemoryTransaction:
         tables.set(tables.log_bounds, account, (seq, end))
         return seq - first
 
+    def log_since(self, account: str, at_ms: int) -> int:
+        first, end = self._tables.log_bounds.get(account, (1, 1))
+        seqs = range(first, end)
+        return next((seq for seq in seqs if self._tables.log[account, seq].at_ms >= at_ms), end)
+
+    def log_records(self, account: str, from_seq: int) -> tuple[int, int | None]:
+        first, end = self._tables.log_bounds.get(account, (1, 1))
+        rows = [self._tables.log[account, seq] for seq in range(max(first, from_seq), end)]
+        return sum(len(row.states) for row in rows), min((row.at_ms for row in rows), default=None)
+
     def places(self) -> dict[str, dict[str, Place]]:
         return _nested(self._tables.places)
 
     def put_places(self, sink: str, places: dict[str, Place]) -> None:
         for account, (row, index) in places.items():
             self._tables.set(self._tables.places, (sink, account), (row, index))
+
+    def drop_places(self, sink: str) -> int:
+        gone = [key for key in self._tables.places if key[0] == sink]
+        for key in gone:
+            self._tables.drop(self._tables.places, key)
+        return len(gone)
 
     def backlog(self) -> dict[str, dict[str, int]]:
         tables = self._tables
@@ -450,6 +488,66 @@ class _MemoryTransaction:
         self._tables.drop(self._tables.troubles, key)
         if key in self._tables.pieces:
             self._tables.drop(self._tables.pieces, key)
+
+    def put_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
+        tables, new = self._tables, 0
+        for letter in letters:
+            new += (letter.sink, letter.event_id) not in tables.dead_ids
+            letter_id = tables.number_of(tables.dead_ids, (letter.sink, letter.event_id))
+            old = tables.dead.get(letter_id)
+            kept = msgspec.structs.replace(
+                letter, id=letter_id, place=tuple(letter.place), record=bytes(letter.record)
+            )
+            if old is not None:
+                kept.first_ms, kept.times = old.first_ms, old.times + letter.times
+            tables.set(tables.dead, letter_id, kept)
+        return new
+
+    def dead_letters(
+        self, sink: str, after_id: int, limit: int, *, bytes_max: int
+    ) -> list[DeadLetter]:
+        found: list[DeadLetter] = []
+        size = 0
+        for letter_id in sorted(self._tables.dead):
+            letter = self._tables.dead[letter_id]
+            if letter.sink != sink or letter_id <= after_id:
+                continue
+            if len(found) == limit or size >= bytes_max:
+                break
+            found.append(copy(letter))
+            size += len(letter.record)
+        return found
+
+    def drop_dead_letters(self, ids: Sequence[int]) -> int:
+        tables = self._tables
+        gone = tables.dead.keys() & set(ids)
+        for letter_id in gone:
+            letter = tables.drop(tables.dead, letter_id)
+            tables.drop(tables.dead_ids, (letter.sink, letter.event_id))
+        return len(gone)
+
+    def trim_dead_letters(self, sink: str, keep: int, keep_bytes: int) -> dict[str, int]:
+        letters = [one for one in self._tables.dead.values() if one.sink == sink]
+        letters.sort(key=lambda one: -one.id)
+        sizes = accumulate(len(one.record) for one in letters)
+        gone = [
+            one
+            for place, (one, size) in enumerate(zip(letters, sizes, strict=True), 1)
+            if place > keep or size > keep_bytes
+        ]
+        self.drop_dead_letters([one.id for one in gone])
+        return dict(Counter(one.account for one in gone))
+
+    def count_dead_letters(self) -> dict[str, DeadCount]:
+        counts: dict[str, DeadCount] = {}
+        for one in self._tables.dead.values():
+            empty = DeadCount(letters=0, bytes=0, first_ms=one.first_ms, last_id=0)
+            count = counts.setdefault(one.sink, empty)
+            count.letters += 1
+            count.bytes += len(one.record)
+            count.first_ms = min(count.first_ms, one.first_ms)
+            count.last_id = max(count.last_id, one.id)
+        return counts
 
     def put_inbox(self, item: InboxItem) -> int:
         kept = msgspec.structs.replace(item, id=next(self._tables.numbers))

@@ -14,7 +14,8 @@ from .transaction import Transaction
 # Messages of one batch that one transaction ends; a batch is rarely larger.
 BATCH_MAX = 200_000
 
-# Where the last answer of a ladder is visibly not whole, it is asked for once more after these.
+# Where the last answer of a ladder, or the last reading of a window, is visibly not whole, it is
+# asked for once more after these.
 SHORT_WAITS_MS = (1_000, 30_000)
 
 
@@ -37,34 +38,47 @@ def final_recipients(tx: Transaction, work: Work) -> set[str]:
     return {who(known.recipient) for known in messages if known.final}
 
 
-def settle(post: Posting, step: Settle) -> None:
-    """A rung was answered: end the work, or put it on its next rung, or give its verdict."""
-    assert step.work.id is not None
-    work = post.tx.work(step.work.id)
-    if work is None:  # ended meanwhile, by a report that came another way
-        post.done.ended.append(step.work.id)
-        return
-    ended = not step.over and _over(post, step, work)
+def settle(post: Posting, steps: Sequence[Settle]) -> None:
+    """Rungs were answered: end each work, or put it on its next rung, or give its verdict."""
+    tx, done = post.tx, post.done
+    asked = [step.work.id for step in steps if step.work.id is not None]
+    works = tx.works(asked)
+    batches = [work.key for work in works.values() if work.kind is Kind.BATCH]
+    waiting = tx.open_batches(post.page.account, batches) if post.page.traits.derives_ids else set()
+    moved: list[Work] = []
+    for step in steps:
+        work = works.get(step.work.id or 0)
+        if work is not None and (due_ms := _next_ms(post, step, work, waiting)) is not None:
+            work.due_ms = due_ms
+            work.data = {k: v for k, v in work.data.items() if k not in ("code", "text")}
+            if step.code is not None:
+                work.data |= {"code": step.code, "text": step.text}
+            moved.append(work)
+    if moved:
+        tx.move_works(moved)
+        done.put.extend(moved)
+    # Those that had ended meanwhile, by a report that came another way, included.
+    over = set(asked).difference(work.id for work in moved)
+    if over:
+        tx.drop_works([work_id for work_id in asked if work_id in over])
+        done.ended.extend(work_id for work_id in asked if work_id in over)
+
+
+def _next_ms(post: Posting, step: Settle, work: Work, waiting: set[str]) -> int | None:
+    """When the next rung is due; None: there is none, and what is pending has its verdict."""
+    if not step.over and _over(post, step, work, waiting):
+        return None
     due_ms = None
-    if not ended:
+    if not step.over:
         answered_ms = max(work.answered_ms, step.ladder.reached_ms(work.start_ms, step.now_ms))
-        if not step.over:
-            due_ms = step.ladder.next_due_ms(work.start_ms, answered_ms, step.chance)
-            if due_ms is None:
-                due_ms = _once_more_ms(post, step, work)
-            else:
-                work.answered_ms = answered_ms
+        due_ms = step.ladder.next_due_ms(work.start_ms, answered_ms, step.chance)
         if due_ms is None:
-            pending = _pending_of(post.tx, work, post.page.traits)
-            _give_verdicts(post, pending, step)
+            due_ms = _once_more_ms(post, step, work)
+        else:
+            work.answered_ms = answered_ms
     if due_ms is None:
-        post.end(step.work.id)
-        return
-    work.due_ms = due_ms
-    work.data = {k: v for k, v in work.data.items() if k not in ("code", "text")}
-    if step.code is not None:
-        work.data |= {"code": step.code, "text": step.text}
-    post.done.put.extend(post.tx.put_works([work]))
+        _give_verdicts(post, _pending_of(post.tx, work, post.page.traits), step)
+    return due_ms
 
 
 def _once_more_ms(post: Posting, step: Settle, work: Work) -> int | None:
@@ -89,10 +103,13 @@ def _is_short(post: Posting, step: Settle, work: Work) -> bool:
     return step.rows < sum(known.revision > 0 for known in messages)
 
 
-def _over(post: Posting, step: Settle, work: Work) -> bool:
+def _over(post: Posting, step: Settle, work: Work, waiting: set[str]) -> bool:
+    """`waiting`: of the batches asked for, those of which a tracked message is not final."""
     if work.kind is Kind.MESSAGE:
         found = post.tx.messages(work.account, [(work.key, "mt")])
         return any(known.final for known in found.values())
+    if post.page.traits.derives_ids and work.data.get("recipients"):
+        return work.key not in waiting
     all_final = step.finals == step.rows
     return batch_over(post.tx, work, post.page.traits, rows=step.rows, all_final=all_final)
 

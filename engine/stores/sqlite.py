@@ -29,7 +29,7 @@ import anyio
 
 from engine.core.errors import StoreBusy, StoreError, StoreTrouble
 from engine.disk_causes import cause, code, file_cause, passing
-from engine.offload import Offload, hand_over
+from engine.offload import Offload, Outcome, hand_over
 from engine.private import make_database, make_folder, open_file
 
 from .sqlite_accounts import Account
@@ -39,7 +39,7 @@ from .transaction import Transaction
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 # Jobs that one commit makes durable together, and how many may wait before callers do.
 GROUP_MAX = 64
@@ -85,9 +85,8 @@ class _Job:
         self.loop = loop
         self.future = future
 
-    def settle(self, result: Any, error: BaseException | None) -> None:
-        """Called on the store's thread: hand the outcome to the loop that waits for it."""
-        hand_over(self.loop, self.future, result, error)
+    def ended(self, result: Any, error: BaseException | None) -> Outcome:
+        return self.loop, self.future, result, error
 
 
 class _Thread:
@@ -155,11 +154,10 @@ class _Thread:
                         db.close()
                         db = None
                     kind = StoreTrouble if passing(error) else StoreError
-                    for job in jobs:
-                        job.settle(None, kind(f"the store {self._shown}: {cause(error)}"))
+                    said = f"the store {self._shown}: {cause(error)}"
+                    hand_over([job.ended(None, kind(said)) for job in jobs])
                 except BaseException as fault:  # the thread must live on: others wait for it
-                    for job in jobs:
-                        job.settle(None, fault)
+                    hand_over([job.ended(None, fault) for job in jobs])
             if last:
                 break
         if db is not None:
@@ -209,14 +207,14 @@ class _Thread:
         """Run the jobs in one transaction; each is undone alone where it fails."""
         accounts = dict(self._accounts)
         tx = SqliteTransaction(db, accounts, writes=self._writes)
-        results: list[tuple[_Job, Any, BaseException | None]] = []
+        results: list[Outcome] = []
         db.execute("BEGIN IMMEDIATE" if self._writes else "BEGIN")
         try:
             for job in jobs:
                 known = dict(accounts)
                 db.execute("SAVEPOINT job")
                 try:
-                    results.append((job, job.run(tx), None))
+                    results.append(job.ended(job.run(tx), None))
                 except Exception as fault:
                     if isinstance(fault, sqlite3.Error) and _is_whole(fault):
                         raise  # the disk or the lock, not the job: the whole group failed
@@ -224,7 +222,7 @@ class _Thread:
                     db.execute("ROLLBACK TO job")
                     accounts.clear()
                     accounts.update(known)
-                    results.append((job, None, fault))
+                    results.append(job.ended(None, fault))
                 db.execute("RELEASE job")
             db.execute("COMMIT")
         except BaseException:
@@ -233,8 +231,7 @@ class _Thread:
             raise
         self._accounts = accounts
         self.unsynced = self.unsynced and self._level != "full"
-        for job, result, error in results:
-            job.settle(result, error)
+        hand_over(results)
 
 
 class SqliteStore:

@@ -182,6 +182,17 @@ class SqliteMessages(SqliteAccounts):
         ).fetchone()
         return (row[0], row[1], row[2])
 
+    def open_batches(self, account: str, batch_ids: Sequence[str]) -> set[str]:
+        if not batch_ids:
+            return set()
+        rows = self._by_text(
+            "SELECT DISTINCT batch FROM message WHERE batch IN",
+            batch_ids,
+            "AND account = ? AND pending = 2",
+            (self._peek_account(account),),
+        )
+        return {row[0] for row in rows}
+
     def open_in_span(
         self, account: str, from_ms: int, to_ms: int, *, pending: bool, limit: int
     ) -> list[Known]:

@@ -17,6 +17,7 @@ from engine.core.work import LogRow, Work
 
 from .kept import pack_log, unpack_log
 from .sqlite_accounts import SEQ_BITS, SEQ_MAX
+from .sqlite_dead import SqliteDeadLetters
 from .sqlite_messages import SqliteMessages
 from .sqlite_troubles import SqliteTroubles
 from .transaction import NOTHING, InboxItem, Place
@@ -29,9 +30,18 @@ ON CONFLICT (account, kind, key) DO UPDATE SET due_ms = excluded.due_ms,
     start_ms = excluded.start_ms, answered_ms = excluded.answered_ms, data = excluded.data
 RETURNING id
 """
+_MOVE_WORKS = """
+UPDATE work SET due_ms = moved.due_ms, answered_ms = moved.answered_ms, data = moved.data
+FROM (
+    SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS due_ms,
+        json_extract(value, '$[2]') AS answered_ms,
+        CAST(json_extract(value, '$[3]') AS BLOB) AS data
+    FROM json_each(?)
+) AS moved WHERE work.id = moved.id
+"""
 
 
-class SqliteTransaction(SqliteMessages, SqliteTroubles):
+class SqliteTransaction(SqliteMessages, SqliteTroubles, SqliteDeadLetters):
     """Primitives over one connection; `accounts` maps names to row numbers and is shared."""
 
     # The schedule
@@ -51,6 +61,13 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles):
     def work(self, work_id: int) -> Work | None:
         row = self._db.execute(f"SELECT {_WORK} FROM work WHERE id = ?", (work_id,)).fetchone()
         return self._work(row) if row is not None else None
+
+    def works(self, ids: Sequence[int]) -> dict[int, Work]:
+        rows = self._db.execute(
+            f"SELECT {_WORK} FROM work WHERE id IN (SELECT value FROM json_each(?))",
+            (orjson.dumps(list(ids)).decode(),),
+        )
+        return {row[7]: self._work(row) for row in rows.fetchall()}
 
     def works_due(
         self, account: str, until_ms: int, limit: int, *, after: tuple[int, int] = (-(1 << 62), 0)
@@ -102,8 +119,18 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles):
             work.id = int(row[0])
         return list(works)
 
+    def move_works(self, works: Sequence[Work]) -> None:
+        rows = [
+            (work.id, work.due_ms, work.answered_ms, orjson.dumps(work.data).decode())
+            for work in works
+        ]
+        self._db.execute(_MOVE_WORKS, (orjson.dumps(rows).decode(),))
+
     def drop_works(self, ids: Sequence[int]) -> None:
-        self._db.executemany("DELETE FROM work WHERE id = ?", [(work_id,) for work_id in ids])
+        self._db.execute(
+            "DELETE FROM work WHERE id IN (SELECT value FROM json_each(?))",
+            (orjson.dumps(list(ids)).decode(),),
+        )
 
     def count_works(self, now_ms: int) -> dict[str, dict[Kind, tuple[int, int, int]]]:
         counts: dict[str, dict[Kind, tuple[int, int, int]]] = {}
@@ -194,6 +221,31 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles):
                 )
         return len(gone)
 
+    def log_since(self, account: str, at_ms: int) -> int:
+        number, first, end = self._kept_log(account)
+        base = number << SEQ_BITS
+        row = self._db.execute(
+            "SELECT id FROM log WHERE id >= ? AND id < ? AND at_ms >= ? ORDER BY id LIMIT 1",
+            (base | first, base | end, at_ms),
+        ).fetchone()
+        return row[0] - base if row is not None else end
+
+    def log_records(self, account: str, from_seq: int) -> tuple[int, int | None]:
+        number, first, end = self._kept_log(account)
+        base = number << SEQ_BITS
+        row = self._db.execute(
+            "SELECT coalesce(sum(length(states)), 0), min(at_ms) FROM log WHERE id >= ? AND id < ?",
+            (base | max(first, from_seq), base | end),
+        ).fetchone()
+        return row[0], row[1]
+
+    def _kept_log(self, account: str) -> tuple[int, int, int]:
+        """An account's number, its first row still kept, and the number of its next."""
+        row = self._db.execute(
+            "SELECT id, log_start, log_next FROM account WHERE name = ?", (account,)
+        ).fetchone()
+        return row if row is not None else (-1, 1, 1)
+
     # Sinks
 
     def places(self) -> dict[str, dict[str, Place]]:
@@ -210,6 +262,9 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles):
             " record = excluded.record",
             [(sink, self._account(name), seq, index) for name, (seq, index) in places.items()],
         )
+
+    def drop_places(self, sink: str) -> int:
+        return self._db.execute("DELETE FROM place WHERE sink = ?", (sink,)).rowcount
 
     def backlog(self) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {}

@@ -29,11 +29,15 @@ NOTHING: Mapping[int, int] = MappingProxyType({})
 Place = tuple[int, int]  # in an account's log: (row, index in the row) of the next record
 
 
+# What is asked of a sink; `retry` and `forget` are of no account: any owner may do them.
+SINK_KINDS = frozenset({"retry", "rewind", "forget"})
+
+
 class InboxItem(msgspec.Struct, kw_only=True):
     """Something handed over by a process that does not own the account."""
 
-    account: str
-    kind: str  # "track", "probe", "replay"
+    account: str  # "" for what is of no account
+    kind: str  # "track", "probe", "replay", or one of SINK_KINDS
     payload: bytes
     at_ms: int
     id: int = 0
@@ -66,6 +70,35 @@ class Piece(msgspec.Struct, kw_only=True):
     raw: bytes
     at_ms: int  # when it was first received
     times: int
+
+
+class DeadLetter(msgspec.Struct, kw_only=True):
+    """A record that a sink refused for good, with its bytes: the log does not keep them for it.
+
+    `sink` and `event_id` are its identity: the same one again only raises `times`.
+    """
+
+    sink: str
+    account: str
+    place: Place  # where in the account's log it stood
+    message_id: str
+    revision: int
+    event_id: str
+    cause: str  # of the last refusal
+    record: bytes
+    first_ms: int
+    last_ms: int
+    times: int = 1
+    id: int = 0  # in the order in which they were first refused
+
+
+class DeadCount(msgspec.Struct, kw_only=True):
+    """The dead letters of a sink."""
+
+    letters: int
+    bytes: int
+    first_ms: int  # the longest ago that one of them was first refused
+    last_id: int
 
 
 class Transaction(Protocol):
@@ -115,7 +148,15 @@ class Transaction(Protocol):
         way; those that went (without records)."""
         ...
 
+    def open_batches(self, account: str, batch_ids: Sequence[str]) -> set[str]:
+        """Those of which a tracked message is not final."""
+        ...
+
     def work(self, work_id: int) -> Work | None: ...
+
+    def works(self, ids: Sequence[int]) -> dict[int, Work]:
+        """Those that are there."""
+        ...
 
     def works_due(
         self, account: str, until_ms: int, limit: int, *, after: tuple[int, int] = (-(1 << 62), 0)
@@ -133,6 +174,10 @@ class Transaction(Protocol):
 
     def put_works(self, works: Sequence[Work]) -> list[Work]:
         """New ones (`id` is None) get an id; returns them all."""
+        ...
+
+    def move_works(self, works: Sequence[Work]) -> None:
+        """Works that are there: `due_ms`, `answered_ms` and `data` as they are now."""
         ...
 
     def drop_works(self, ids: Sequence[int]) -> None: ...
@@ -161,11 +206,24 @@ class Transaction(Protocol):
 
     def drop_log(self, account: str, before_seq: int, before_ms: int, limit: int) -> int: ...
 
+    def log_since(self, account: str, at_ms: int) -> int:
+        """The first row kept that was written then or later; the next number where none was."""
+        ...
+
+    def log_records(self, account: str, from_seq: int) -> tuple[int, int | None]:
+        """How many records there are in the rows from this one on, and when the earliest of these
+        rows was written; None where there is none."""
+        ...
+
     def places(self) -> dict[str, dict[str, Place]]:
         """By sink and account."""
         ...
 
     def put_places(self, sink: str, places: dict[str, Place]) -> None: ...
+
+    def drop_places(self, sink: str) -> int:
+        """Forget where a sink stands; in how many accounts it did."""
+        ...
 
     def backlog(self) -> dict[str, dict[str, int]]:
         """By sink and account: bytes of the log from the sink's place on."""
@@ -212,6 +270,31 @@ class Transaction(Protocol):
     def drop_troubles(self, before_ms: int, keep: int, keep_bytes: int, limit: int) -> int:
         """Remove those last seen before, and the oldest beyond `keep` and `keep_bytes`; how many
         went."""
+        ...
+
+    def put_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
+        """Keep them; returns how many of them are new. One that is there (its sink and event id)
+        takes the new cause, place and `last_ms`, and adds the new `times` to its own."""
+        ...
+
+    def dead_letters(
+        self, sink: str, after_id: int, limit: int, *, bytes_max: int
+    ) -> list[DeadLetter]:
+        """Of a sink, in order of their ids: at most `limit`, and no further one once they have
+        `bytes_max` bytes."""
+        ...
+
+    def drop_dead_letters(self, ids: Sequence[int]) -> int:
+        """Returns how many went."""
+        ...
+
+    def trim_dead_letters(self, sink: str, keep: int, keep_bytes: int) -> dict[str, int]:
+        """Remove the oldest (lowest ids) until at most `keep` of them with at most `keep_bytes` in
+        all are left; by account, how many went."""
+        ...
+
+    def count_dead_letters(self) -> dict[str, DeadCount]:
+        """By sink, those that have any."""
         ...
 
     def put_inbox(self, item: InboxItem) -> int: ...

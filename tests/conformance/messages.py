@@ -53,7 +53,7 @@ class RedisStream(Lined):
 
 
 @contextlib.asynccontextmanager
-async def redis_stream(_id: str) -> AsyncIterator[Place]:
+async def redis_stream() -> AsyncIterator[Place]:
     require_package("redis", "redis")
     from redis.asyncio import Redis
 
@@ -84,7 +84,7 @@ class NatsStream(Lined):
 
 
 @contextlib.asynccontextmanager
-async def nats_stream(_id: str) -> AsyncIterator[Place]:
+async def nats_stream() -> AsyncIterator[Place]:
     require_package("nats", "nats")
     import nats
     from nats.js.errors import NotFoundError
@@ -130,7 +130,7 @@ class AmqpQueue(Lined):
 
 
 @contextlib.asynccontextmanager
-async def amqp_queue(_id: str) -> AsyncIterator[Place]:
+async def amqp_queue() -> AsyncIterator[Place]:
     require_package("aio_pika", "amqp")
     import aio_pika
 
@@ -245,7 +245,7 @@ class KafkaTopic:
 
 
 @contextlib.asynccontextmanager
-async def kafka_topic(_id: str) -> AsyncIterator[Place]:
+async def kafka_topic() -> AsyncIterator[Place]:
     require_package("confluent_kafka", "kafka")
     cluster = MockCluster()
     name = fresh()
@@ -261,21 +261,21 @@ async def kafka_topic(_id: str) -> AsyncIterator[Place]:
 
 MESSAGES = [
     Case(
-        "kafka", "engine.sinks.kafka:KafkaSink", kafka_topic, envelope=True,
-        refuses=lambda n: record(n, content="x" * 4_000_000), keeps=4000,
-        patience="kafka.ANSWER_S",
+        "engine.sinks.kafka:KafkaSink", kafka_topic, "kafka", envelope=True,
+        refuses=lambda n: record(n, content="x" * 4_000_000), keeps=4000, resends=True,
+        patience="engine.sinks.kafka.ANSWER_S",
     ),
     Case(
-        "redis", "engine.sinks.redis:RedisSink", redis_stream, envelope=True,
-        refuses=lambda n: b"no record, the %dth" % n, patience="redis.ANSWER_S",
+        "engine.sinks.redis:RedisSink", redis_stream, "redis", envelope=True,
+        refuses=lambda n: b"no record, the %dth" % n, patience="engine.sinks.redis.ANSWER_S",
     ),
     Case(
-        "nats", "engine.sinks.nats:NatsSink", nats_stream, once=True, envelope=True,
+        "engine.sinks.nats:NatsSink", nats_stream, "nats", once=True, envelope=True,
         refuses=lambda n: record(n, content="x" * (1 << 20)), long=900_000,
-        patience="nats.ANSWER_S",
+        patience="engine.sinks.nats.ANSWER_S",
     ),
     Case(
-        "amqp", "engine.sinks.amqp:AmqpSink", amqp_queue, envelope=True,
-        refuses=lambda n: record(n, account="x" * 300), patience="amqp.ANSWER_S",
+        "engine.sinks.amqp:AmqpSink", amqp_queue, "amqp", envelope=True,
+        refuses=lambda n: record(n, account="x" * 300), patience="engine.sinks.amqp.ANSWER_S",
     ),
 ]  # fmt: skip

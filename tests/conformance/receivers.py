@@ -81,7 +81,7 @@ def as_record(row: asyncpg.Record) -> Record:
 
 
 @asynccontextmanager
-async def tables(_sink: str) -> AsyncIterator[Place]:
+async def tables() -> AsyncIterator[Place]:
     require_package("asyncpg", "postgres")
     host, port = require("postgres")
     database = await asyncpg.connect(DATABASE.format(host, port))
@@ -128,7 +128,7 @@ class Receiver(OnALine):
 
 
 @asynccontextmanager
-async def receiver(_sink: str) -> AsyncIterator[Place]:
+async def receiver() -> AsyncIterator[Place]:
     require_package("aiolimiter", "webhook")
     app = web.Application(client_max_size=64 << 20)
     place: list[Receiver] = []
@@ -151,11 +151,11 @@ async def receiver(_sink: str) -> AsyncIterator[Place]:
 
 RECEIVERS = [
     Case(
-        "postgres", "engine.sinks.postgres:PostgresSink", tables, once=True,
-        refuses=too_long_for_an_index, patience="postgres.COMMAND_S",
+        "engine.sinks.postgres:PostgresSink", tables, "postgres", once=True,
+        refuses=too_long_for_an_index, patience="engine.sinks.postgres.COMMAND_S",
     ),
     Case(
-        "webhook", "engine.sinks.webhook:WebhookSink", receiver, envelope=True,
-        refuses=lambda n: record(n, subject=REFUSED), patience="webhook.PATIENCE_S",
+        "engine.sinks.webhook:WebhookSink", receiver, "webhook", envelope=True,
+        refuses=lambda n: record(n, subject=REFUSED), patience="engine.sinks.webhook.PATIENCE_S",
     ),
 ]  # fmt: skip

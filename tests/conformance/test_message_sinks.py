@@ -26,7 +26,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture
 async def place(case: Case) -> AsyncIterator[Place]:
-    async with case.place(case.id) as made:
+    async with case.place() as made:
         yield made
 
 
@@ -195,7 +195,7 @@ async def test_nothing_is_said_of_where_and_with_which_password(
     known = BY_ID[kind]
     if kind == "kafka":
         monkeypatch.setattr("engine.sinks.kafka.CONNECT_S", 1.5)
-    async with known.place(kind) as place:
+    async with known.place() as place:
         away: dict[str, Any] = {"url": place.options.get("url")}
         if kind == "kafka":
             password = {"sasl.password": secret(PASSWORD)}
@@ -260,8 +260,8 @@ async def test_no_task_outlives_a_connection_that_broke(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = BY_ID[kind]
-    monkeypatch.setattr(f"engine.sinks.{known.patience}", 1.5)
-    async with known.place(kind) as place:
+    monkeypatch.setattr(known.patience or "", 1.5)
+    async with known.place() as place:
         before = asyncio.all_tasks()
         for written in (0, 10):
             sink = known.make(place)

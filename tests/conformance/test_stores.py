@@ -27,13 +27,21 @@ from engine.core.secret import Secret
 from engine.core.state import FINAL, State
 from engine.core.units import iso
 from engine.core.work import Asked, Committed, Expire, Incident, LogRow, Page, Settle, Work
-from engine.stores import ledger
+from engine.stores import burying, ledger
 from engine.stores.kept import SHOWN_MAX, read_asked
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
 from engine.stores.tracked import Tracked
 from engine.stores.tracked import track as take_tracked
-from engine.stores.transaction import STATE_CODES, InboxItem, Piece, Store, Transaction
+from engine.stores.transaction import (
+    STATE_CODES,
+    DeadCount,
+    DeadLetter,
+    InboxItem,
+    Piece,
+    Store,
+    Transaction,
+)
 from tests.services import own_schema
 
 T0 = 1_700_000_000_000
@@ -234,6 +242,18 @@ async def test_many_writes_at_once_are_each_whole(store: Store) -> None:
         assert len(await records(store, account)) == 120
 
 
+def dead(n: int, sink: str = "s", account: str = "a", **fields: Any) -> DeadLetter:
+    told = {
+        "place": (1, n), "message_id": f"m{n}", "revision": n, "event_id": f"e{n}",
+        "cause": "too ugly", "record": b"{%d}" % n, "first_ms": T0 + n, "last_ms": T0 + n,
+    }  # fmt: skip
+    return DeadLetter(sink=sink, account=account, **{**told, **fields})
+
+
+def letters_of(tx: Transaction, sink: str = "s") -> list[DeadLetter]:
+    return tx.dead_letters(sink, 0, 10**6, bytes_max=1 << 40)
+
+
 def everything(tx: Transaction) -> None:
     """Changes every table, in every way."""
     known = tx.messages("a", [("m1", "mt")])["m1", "mt"]
@@ -252,6 +272,10 @@ def everything(tx: Transaction) -> None:
     asked = Asked(poll=Poll(kind=Kind.FEED, now_ms=T0), head=Head(200, {}))
     tx.put_flaws("a", "poll", [Flaw("cause", "1", b"again")], T0 + 9, asked)
     tx.put_incident("a", Incident(kind="short_window", text="t", from_ms=1, to_ms=2), T0)
+    tx.put_dead_letters([dead(1, cause="other"), dead(9)])
+    tx.drop_dead_letters([tx.dead_letters("s", 0, 1, bytes_max=1)[0].id])
+    tx.trim_dead_letters("t", 0, 0)
+    tx.drop_places("t")
     tx.take_inbox(1)
     tx.put_inbox(InboxItem(account="a", kind="track", payload=b"2", at_ms=T0))
     tx.put_note("a", "limit", b"2")
@@ -264,6 +288,9 @@ def picture(tx: Transaction, ids: list[str], accounts: str = "a") -> dict[str, A
     shot: dict[str, Any] = {"places": tx.places(), "troubles": tx.troubles(None, 99)}
     shot["pieces"] = [
         msgspec.structs.replace(one, id=0) for one in tx.pieces("a", 0, 0, 99, bytes_max=1 << 20)
+    ]
+    shot["dead"] = [
+        msgspec.structs.replace(one, id=0) for sink in "st" for one in letters_of(tx, sink)
     ]
     shot["notes"] = [tx.notes(name) for name in ("limit", "gone")]
     for account in accounts:
@@ -287,7 +314,8 @@ def picture(tx: Transaction, ids: list[str], accounts: str = "a") -> dict[str, A
 async def test_a_job_that_fails_leaves_no_trace(store: Store) -> None:
     await commit(store, report(batch_id="b1", reference="r"), put=[work("k"), work("l")])
     await commit(store, report("m2", State.READ), flaws=[Flaw("cause", "1", b"raw")])
-    await store.write(lambda tx: tx.put_places("s", {"a": (2, 0)}))
+    await store.write(lambda tx: [tx.put_places(sink, {"a": (2, 0)}) for sink in "st"])
+    await store.write(lambda tx: tx.put_dead_letters([dead(1), dead(2), dead(3, "t")]))
     for number in range(3):
         item = InboxItem(account="a", kind="track", payload=b"%d" % number, at_ms=T0)
         await store.write(lambda tx, item=item: tx.put_inbox(item))
@@ -583,6 +611,125 @@ async def test_pieces_are_kept_whole_until_they_are_digested(store: Store) -> No
     await store.write(lambda tx: tx.put_flaws("a", "poll", flaws[1:2], T0 + 9, asked))
     assert await store.write(lambda tx: tx.drop_troubles(0, 99, len(big), 99)) == 3
     assert [one.raw == big for one in await kept()] == [True]  # the newest stay
+
+
+async def test_dead_letters_are_kept_once_and_in_order(store: Store) -> None:
+    assert await store.read(lambda tx: tx.count_dead_letters()) == {}
+    new = await store.write(
+        lambda tx: tx.put_dead_letters([dead(1), dead(2, record=b"x" * 10), dead(1, "t"), dead(1)])
+    )
+    assert new == 3
+    again = dead(1, cause="still", place=(2, 5), first_ms=T0 + 50, last_ms=T0 + 50)
+    assert await store.write(lambda tx: tx.put_dead_letters([again, dead(3, account="b")])) == 1
+    found = await store.read(letters_of)
+    assert [msgspec.structs.replace(one, id=0) for one in found] == [
+        dead(1, cause="still", place=(2, 5), last_ms=T0 + 50, times=3),
+        dead(2, record=b"x" * 10),
+        dead(3, account="b"),
+    ]
+    ids = [one.id for one in found]
+    assert ids == sorted(set(ids))
+    for after, limit, size, wanted in (
+        (0, 2, 99, [1, 2]), (ids[0], 9, 99, [2, 3]), (0, 9, 3, [1]), (0, 9, 4, [1, 2]),
+        (ids[2], 9, 99, []),
+    ):  # fmt: skip
+        part = await store.read(
+            lambda tx, *a, s=size, after=after, limit=limit: tx.dead_letters(  # type: ignore[misc]
+                "s", after, limit, bytes_max=s
+            )
+        )
+        assert [one.revision for one in part] == wanted, (after, limit, size)
+    counts = await store.read(lambda tx: tx.count_dead_letters())
+    assert counts == {
+        "s": DeadCount(letters=3, bytes=16, first_ms=T0 + 1, last_id=ids[2]),
+        "t": DeadCount(letters=1, bytes=3, first_ms=T0 + 1, last_id=counts["t"].last_id),
+    }
+    assert await store.write(lambda tx: tx.drop_dead_letters([ids[0], ids[0], 10**9])) == 1
+    assert [one.revision for one in await store.read(letters_of)] == [2, 3]
+    await store.write(lambda tx: tx.put_dead_letters([dead(1)]))
+    assert [one.revision for one in await store.read(letters_of)] == [2, 3, 1]  # a new one
+    assert (await store.read(letters_of))[-1].id > max(ids)
+
+
+async def test_the_oldest_dead_letters_go_first(store: Store) -> None:
+    kept = [dead(n, account="ab"[n % 2], record=b"x" * 10) for n in range(8)]
+    await store.write(lambda tx: tx.put_dead_letters([*kept, dead(1, "t")]))
+    for keep, size, gone, left in (
+        (9, 99, {}, 8), (6, 60, {"a": 1, "b": 1}, 6), (99, 39, {"a": 2, "b": 1}, 3),
+        (0, 99, {"a": 1, "b": 2}, 0),
+    ):  # fmt: skip
+        went = await store.write(lambda tx, k=keep, b=size: tx.trim_dead_letters("s", k, b))
+        assert went == gone
+        found = await store.read(letters_of)
+        assert [one.revision for one in found] == list(range(8 - left, 8))
+    assert len(await store.read(lambda tx: letters_of(tx, "t"))) == 1
+
+
+async def test_what_was_refused_is_buried_and_counted(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(burying, "DEAD_MAX", 3)
+    await commit(store, report("m1"), report("m2"))
+    lines = [line for row in await store.read(rows_of) for line in lines_of(row)]
+    refused = [
+        burying.letter("s", "a", (1, n), line, "no" * 900, T0) for n, line in enumerate(lines)
+    ]
+    assert [one.message_id for one in refused] == ["m1", "m2"]
+    assert refused[0].event_id == decode(lines[0]).event_id
+    assert len(refused[0].cause) == burying.CAUSE_MAX
+    odd = burying.letter("s", "b", (1, 0), b"no record", "odd", T0)
+    assert (odd.message_id, len(odd.event_id)) == ("", 32)
+    done = await store.write(lambda tx: burying.bury(tx, "s", [*refused, odd]))
+    assert done == burying.Buried(new=3)
+    done = await store.write(lambda tx: burying.bury(tx, "s", [refused[0], dead(7)]))
+    assert done == burying.Buried(new=1, dropped=1)
+    assert (await tallies(store))["refused"] == 3
+    assert (await tallies(store))["dead_dropped"] == 1
+    assert (await tallies(store, "b"))["refused"] == 1
+    gone = await store.write(lambda tx: burying.forget(tx, "s"))
+    assert gone == burying.Gone(accounts=0, dead_letters=3)
+
+
+async def test_a_sink_goes_back_and_never_forward(store: Store) -> None:
+    for n in range(4):
+        told = [report(f"{n}-{each}") for each in range(5)]
+        await commit(store, *told, at=T0 + 10 * n)
+    await store.write(lambda tx: tx.drop_log("a", 2, T0 + 1, 9))
+    for at, seq in ((T0 - 1, 2), (T0 + 10, 2), (T0 + 11, 3), (T0 + 30, 4), (T0 + 31, 5)):
+        assert await store.read(lambda tx, at=at: tx.log_since("a", at)) == seq
+    for seq, count, at in ((0, 15, 10), (2, 15, 10), (3, 10, 20), (4, 5, 30)):
+        assert await store.read(lambda tx, seq=seq: tx.log_records("a", seq)) == (count, T0 + at)
+    for account, seq in (("a", 5), ("z", 0)):
+        records = await store.read(lambda tx, a=account, seq=seq: tx.log_records(a, seq))
+        assert records == (0, None)
+    assert await store.read(lambda tx: tx.log_since("z", 0)) == 1
+
+    async def back(to: int | None, sink: str = "s") -> Any:
+        return await store.write(lambda tx: burying.rewind(tx, sink, "a", to))
+
+    async def behind(sink: str = "s", start: str = "oldest") -> Any:
+        lags = await store.read(lambda tx: burying.lags(tx, {sink: (["a"], start)}))
+        (found,) = lags[sink]
+        return (found.place, found.records, found.oldest_ms)
+
+    assert await behind() == (None, 15, T0 + 10)
+    assert await behind(start="now") == (None, 0, None)
+    await store.write(lambda tx: tx.put_places("s", {"a": (4, 2), "b": (1, 0)}))
+    assert await behind() == ((4, 2), 3, T0 + 30)
+    assert await back(T0 + 31) == ((4, 2), 0)
+    assert await back(T0 + 30) == ((4, 0), 2)
+    assert await back(T0 + 11) == ((3, 0), 5)
+    assert await back(None) == ((2, 0), 5)
+    assert await behind() == ((2, 0), 15, T0 + 10)
+    lags = await store.read(lambda tx: burying.lags(tx, {"s": (["a"], "oldest")}))
+    assert lags["s"][0].bytes == sum(len(row.body) for row in await store.read(rows_of))
+    assert await back(None, "new") == ((2, 0), 15)
+    assert (await store.read(lambda tx: tx.places()))["new"] == {"a": (2, 0)}
+    await store.write(lambda tx: tx.put_note("s", "sink", b"{}"))
+    gone = await store.write(lambda tx: burying.forget(tx, "s"))
+    assert gone == burying.Gone(accounts=2)
+    assert list(await store.read(lambda tx: tx.places())) == ["new"]
+    assert await store.read(lambda tx: tx.notes("sink")) == {}
 
 
 async def test_an_older_report_does_not_replace_a_newer_one_of_its_rank(store: Store) -> None:

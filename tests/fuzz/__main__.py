@@ -89,7 +89,9 @@ def _child(name: str, options: list[str]) -> None:
         aim = target(name)
         for seed in aim.seeds():
             aim.check(seed)  # what is imported late is watched, too
-    atheris.Setup([sys.argv[0], *options], aim.check)
+    # Run by hand, it would leave what it finds where it was started; a later option wins.
+    elsewhere = f"-artifact_prefix={tempfile.gettempdir()}/"
+    atheris.Setup([sys.argv[0], elsewhere, *options], aim.check)
     atheris.Fuzz()
 
 

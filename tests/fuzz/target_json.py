@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from engine.parsing import json_cursor, json_items
+from engine.parsing import json_cursor, json_items, json_shortcut
 from engine.parsing.flaw import FLAW_RAW_MAX
 from engine.parsing.json_boundary import TRIES
 from engine.parsing.json_decode import NESTING_MAX
@@ -99,7 +99,7 @@ class Work:
 
     def __init__(self) -> None:
         self.size = 0
-        self._list, self._value = json_items.decode_list, json_items.decode_value
+        self._list, self._value = json_shortcut.decode_list, json_items.decode_value
 
     def list(self, inner: Any) -> list[Any]:
         self.size += len(inner)
@@ -119,7 +119,8 @@ def read(
     records: list[Any] = []
     size = 0
     most = max(*limits.values(), KEY_MAX)
-    with Patched((json_items, "decode_list", work.list), (json_items, "decode_value", work.value)):
+    ways = (json_shortcut, "decode_list", work.list), (json_items, "decode_value", work.value)
+    with Patched(*ways):
         for part in parts:
             records += items.feed(part)
             size += len(part)

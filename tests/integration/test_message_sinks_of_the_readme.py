@@ -35,7 +35,7 @@ async def test_all_four_at_once(
         configs = []
         for sink in sinks():
             kind = sink["type"]
-            places[kind] = place = await stack.enter_async_context(PLACES[kind](kind))
+            places[kind] = place = await stack.enter_async_context(PLACES[kind]())
             # The servers and the names of this test in the place of README's.
             ours = {key: value for key, value in place.options.items() if key != "options"}
             where = {**ours, "subject": f"{ours.get('stream')}.{{account}}.{{state}}"}

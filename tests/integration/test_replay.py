@@ -22,6 +22,7 @@ from engine.parsing.json_items import JsonItems
 from engine.parsing.pipe import PipeRows
 from engine.providers.bulksms import BulkSMS
 from engine.providers.infobip import Infobip
+from engine.providers.infobip_quick import AtOnce
 from engine.redacting import redactors
 from engine.replaying import Line, Order, Replayer
 from engine.stores.sqlite import SqliteStore
@@ -168,6 +169,27 @@ async def pieces(store: Any, account: str) -> list[Any]:
         lambda tx: tx.pieces(account, 0, 0, 1000, bytes_max=1 << 30)
     )
     return found
+
+
+async def test_a_bug_in_the_way_of_many(
+    tmp_path: Path, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where reading many records at once has a bug, they are read one by one, and nothing waits."""
+
+    def reports(*args: object) -> list[Report]:
+        raise AttributeError("'NoneType' object has no attribute 'strip'")
+
+    monkeypatch.setattr(AtOnce, "reports", reports)
+    ids = [f"m{n}" for n in range(40)]
+    config = configured(tmp_path, infobip(standin.answer("info", [answer(*ids), EMPTY])))
+    await run_until(config, lambda poller: len(lines(tmp_path)) == len(ids))
+    assert [line["message_id"] for line in lines(tmp_path)] == ids
+    store = SqliteStore(tmp_path / "state.db")
+    await store.open(own=True)
+    try:
+        assert await pieces(store, "info") == []
+    finally:
+        await store.close()
 
 
 async def test_an_envelope_that_is_new(
@@ -320,6 +342,7 @@ async def test_what_was_redacted_is_read_again(
 
 ACME = """
 from engine.providers.infobip import Infobip
+from engine.providers.infobip_quick import AtOnce
 
 MENDED = {mended}
 

@@ -26,7 +26,8 @@ import engine
 from engine.cli import main
 from engine.core.mask import Mask, Watch
 from tests.integration.canary import MARK, MODES, Parrot, leaks, spellings
-from tests.integration.harness import hasty, until
+from tests.integration.harness import hasty, infobip, until
+from tests.integration.standin import Standin
 
 FREE = {"requests": 1000, "per": "1s"}
 QUICK = {"timeout": "700ms", "total_timeout": "2s"}
@@ -498,3 +499,64 @@ def test_of_the_tokens_of_logins_the_latest_are_known() -> None:
     assert said == "*** *** *** token-000"
     assert mask.text("tok", cut=True) == "tok"
     assert mask.text("the token-09", cut=True) == "the ***"
+
+
+async def test_what_a_sink_refuses_for_good(
+    tmp_path: Path,
+    overheard: Everything,
+    standin: Standin,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A dead letter's cause is what a server said: it may have said all that it was told."""
+    token = secret("sink")
+
+    class Options(msgspec.Struct):
+        token: engine.Secret
+
+    class Talkative:
+        name = "talkative"
+
+        def __init__(self, options: Options) -> None:
+            self._said = spellings(options.token.reveal())
+            self._next = 0
+
+        async def open(self) -> None: ...
+
+        async def write(self, batch: engine.Batch) -> None:
+            rejected = {}
+            for index in range(len(batch.lines)):
+                said = self._said[self._next % len(self._said)]
+                self._next += 1
+                rejected[index] = f"no {said} {'x' * 480} {said}"  # the cut falls into the second
+            raise engine.PartialWrite(rejected)
+
+        async def close(self) -> None: ...
+
+    Talkative.Options = Options  # type: ignore[attr-defined]
+    sinks: Any = {"talkative": Talkative}
+    monkeypatch.setattr("engine.registry.sinks", lambda: sinks)
+    ways = len(spellings(token))
+    body = json.dumps({"results": [{"messageId": f"m{n}", "status": {"groupId": 3}}
+                                   for n in range(ways)]}).encode()  # fmt: skip
+    feed = infobip(standin.answer("info", [body, b'{"results":[]}']))
+    data = configured(tmp_path, [feed])
+    data["sinks"] = [{"name": "out", "type": "talkative", "token": token}]
+    file = tmp_path / "engine.toml"
+    file.write_text(_toml(data))
+    secrets = {"sink": token}
+    async with engine.open(file) as poller:
+        await until(lambda: poller.telemetry.of("dead_letters", "out") == ways, 10)
+        for words in (["dead-letter", "list"], ["dead-letter", "list", "--json"],
+                      ["dead-letter", "retry"], ["dead-letter", "list"], ["sinks", "list"],
+                      ["sinks", "list", "--json"], ["stats", "--json"]):  # fmt: skip
+            command = [words[0], "--config", str(file), *words[1:]]
+            assert await to_thread.run_sync(main, command) == 0, words
+        letters = await poller.store.read(lambda tx: tx.dead_letters("out", 0, 999, bytes_max=9**9))
+    assert len(letters) == ways
+    assert all("***" in letter.cause and letter.times == 2 for letter in letters)
+    printed = capsys.readouterr()
+    outputs = {"out": printed.out.encode(), "err": printed.err.encode(), **written(tmp_path)}
+    outputs["log"] = "\n".join(overheard.said).encode()
+    for name, output in outputs.items():
+        assert not leaks(output, secrets), name

@@ -216,13 +216,15 @@ async def test_filters(tmp_path: Path, standin: Standin) -> None:
 
 
 async def test_what_a_sink_refuses_for_good(tmp_path: Path, standin: Standin) -> None:
-    """It is set aside; what is around it was taken, nothing is offered for ever."""
+    """It is a dead letter; what is around it was taken, nothing is offered for ever."""
     config, toy = with_toy(configured(tmp_path, bulksms(stepping(standin), schedule=LADDER)))
     toy.refuse = "accepted"
     async with hasty(config) as poller:
         await poller.track("bulk", batch_id="1", recipients=[NUMBER])
         assert await until_idle(poller, 5) == []
-        assert ("set_aside", "too ugly") in await causes(poller, "bulk")
+        (letter,) = await poller.store.read(lambda tx: tx.dead_letters("toy", 0, 9, bytes_max=999))
+        assert letter.cause == "too ugly"
+        assert await causes(poller, "bulk") == []
     assert [one["provider_status"] for one in toy.taken] == STEPS[1:]
     assert len(lines(tmp_path)) == len(STEPS)
 

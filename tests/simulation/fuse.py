@@ -1,4 +1,4 @@
-"""Crashes at chosen moments: next to an answer, between two commits, inside a hold.
+"""Crashes at chosen moments: next to an answer, between two commits, inside a hold, at the inbox.
 
 By chance alone a crash seldom meets the few milliseconds in which an order of things matters.
 """
@@ -22,6 +22,7 @@ class Fuse(Watcher):
         self._answers = crash.answer if crash is not None else None
         self._writes = crash.writes if crash is not None else 0
         self._held_s = crash.held_s if crash is not None else None
+        self._takings = crash.inbox if crash is not None else None
         self._lit = False  # the answer has been read: so many commits are left
 
     def starts(self, exchange: Exchange) -> None:
@@ -49,6 +50,13 @@ class Fuse(Watcher):
         if self._lit:
             self._writes -= 1
             self._burn()
+
+    def taken(self) -> None:
+        """Rows of the inbox are gone with a transaction."""
+        if self._takings is not None:
+            self._takings -= 1
+            if not self._takings:
+                self._die()
 
     def _burn(self) -> None:
         if self._writes == 0:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import anyio
 import msgspec
+import orjson
 
 from engine.config import Config
 from engine.core.errors import StoreTrouble
@@ -18,6 +19,7 @@ from engine.sim.messages import Sent
 from engine.sim.profile import AccountProfile
 from engine.stores.memory import MemoryStore
 from engine.stores.tracked import Tracked
+from engine.stores.transaction import InboxItem
 from engine.tracking import inbox_item
 from engine.worker import Engine
 from tests.simulation.checks import Checks
@@ -32,6 +34,7 @@ from tests.simulation.world import EPOCH_S, Machine, Process, Violation, World
 # After the faults the engine may still wait: for a hold of a minute, or an hourly try.
 SETTLE_S = 4000.0
 LOOK_S = 1.0
+CONNECT_S = 0.3  # after the start of a life
 
 # By then a life of the engine has stored that it goes on.
 STORED_STEPS = 100
@@ -72,6 +75,7 @@ class Run:
         self.lives = 0
         self._machine = Machine("boot 0", -100.0, self.scenario.tells_boots)
         self._ahead_s = self.world.dice("wall").uniform(-1.0, 1.0)
+        self._rows: set[int] = set()  # of the inbox
         self._untold: list[tuple[str, Tracked]] = []  # what the engine has not confirmed yet
         self._targets = self._make_targets()
         self._config: Config = self.scenario.config(bound(self._targets, self._living))
@@ -162,11 +166,24 @@ class Run:
                 for message_id in sent.message_ids:
                     plan.tracked_ms.setdefault(message_id, sent_ms)
             if sending.how == "inbox":
-                row = inbox_item(plan.name, [item], sent_ms, None)
-                self.tables._opened = True  # another process, on the same store
-                self.tables._run(lambda tx, row=row: tx.put_inbox(row), writes=True)
+                self._put_inbox(inbox_item(plan.name, [item], sent_ms, None))
             else:
                 self._untold.append((plan.name, item))
+
+    def _connect(self) -> None:
+        """Another process wants to know whether it connects. After an unclean end the worker still
+        waits for its first place then, without having logged in."""
+        for plan in self.scenario.accounts:
+            if plan.logs_in:
+                payload = orjson.dumps({"id": f"life {self.lives}"})
+                row = InboxItem(account=plan.name, kind="probe", payload=payload, at_ms=0)
+                self._put_inbox(row)
+
+    def _put_inbox(self, row: InboxItem) -> None:
+        before = self.tables._opened
+        self.tables._opened = True  # another process, on the same store
+        self._rows.add(self.tables._run(lambda tx: tx.put_inbox(row), writes=True))
+        self.tables._opened = before
 
     # The lives of the engine
 
@@ -209,6 +226,9 @@ class Run:
         def committed() -> None:
             self.checks.committed()
             fuse.committed()
+            if taken := self._rows - self.tables._tables.inbox.keys():
+                self._rows -= taken
+                fuse.taken()
 
         disk = Disk(
             process,
@@ -217,6 +237,7 @@ class Run:
             trouble=self.scenario.disk_trouble,
             slow_s=self.scenario.disk_slow_s,
         )
+        world.after(CONNECT_S, lambda: process.alive and self._connect())
         loop = process.loop
         if crash is not None and crash.step is not None:
             loop.last_step = crash.step

@@ -144,6 +144,7 @@ class Crash:
     answer: int | None = None  # … or with its so-maniest answer that has reports,
     writes: int = 0  # and so many commits after that
     held_s: float | None = None  # … or so long after a long Retry-After
+    inbox: int | None = None  # … or with its so-maniest commit that takes rows out of the inbox
     how: str = "kill"  # "kill", "stop", "cancel"
     down_s: float = 0.5
     jump_s: float = 0.0  # of the wall clock, meanwhile
@@ -261,6 +262,7 @@ def draw(seed: int | str) -> Scenario:
         scenario.crashes.append(_crash(rand, scenario))
     if not fair:
         _aim(random.Random(f"{seed}:aim"), scenario)
+        _aim_at_inbox(random.Random(f"{seed}:inbox"), scenario)
     rebooted = False
     for crash in scenario.crashes:
         if rebooted:  # the life in between may have been too short to note its own time
@@ -528,6 +530,11 @@ def _aim(rand: random.Random, scenario: Scenario) -> None:
     else:
         return
     scenario.crashes.insert(0, crash)
+
+
+def _aim_at_inbox(rand: random.Random, scenario: Scenario) -> None:
+    if rand.random() < 0.15:
+        scenario.crashes.insert(0, Crash(inbox=rand.randrange(1, 4), down_s=0.11))
 
 
 def small(what: str) -> Scenario:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import anyio.lowlevel
-import orjson
 import pytest
 
-import engine
-from engine.asking import Asker
-from engine.core.contracts import Head, Kind, Poll, Request, Verb
+from engine.core.contracts import Kind, Verb
 from engine.core.errors import StoreTrouble
 from engine.core.report import Report
 from engine.core.schedule import Ladder
@@ -22,131 +16,12 @@ from engine.core.state import State
 from engine.core.units import iso
 from engine.core.work import Page, Work
 from engine.feeds import Feed
-from engine.limits import Limiter
 from engine.poller import AccountPoller
 from engine.stores import ledger
-from engine.stores.memory import MemoryStore
-from engine.stores.patient import PatientStore
 from engine.stores.tracked import Tracked
-from engine.telemetry import Telemetry
 from engine.tracking import take_tracked
-from engine.transport import Timeouts, Transport
 from engine.windowed import Visit, WindowReader
-
-T0 = 1_780_000_000_000
-REPORT = {
-    "results": [
-        {
-            "messageId": "m1", "to": "447700900001", "sentAt": "2026-05-28T20:26:40.000+0000",
-            "doneAt": "2026-05-28T20:26:41.000+0000",
-            "status": {"groupId": 3, "groupName": "DELIVERED", "id": 5, "name": "DELIVERED"},
-        }
-    ]
-}  # fmt: skip
-EMPTY = {"current_page": 1, "per_page": 100, "total_entries": 0, "total_pages": 1, "entries": []}
-ACCOUNTS: dict[str, dict[str, Any]] = {
-    "infobip": {"api_key": "key"},
-    "avaamo": {"agent_id": 1, "access_token": "token", "lookback": "60s", "overlap": "1s"},
-    "messangi": {"login_url": "http://p/login", "username": "u", "password": "wrong-word"},
-}
-
-
-class HandClock:
-    """Stands still until it is moved; who sleeps moves it."""
-
-    def __init__(self) -> None:
-        self.ms = T0
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def monotonic(self) -> float:
-        return self.ms / 1000
-
-    def boot(self) -> tuple[str, float] | None:
-        return None
-
-    async def sleep(self, seconds: float) -> None:
-        self.ms += round(seconds * 1000)
-        await anyio.lowlevel.checkpoint()
-
-
-class Said:
-    def __init__(self, status: int, body: bytes) -> None:
-        self.head = Head(status, {"content-type": "application/json"})
-        self.received_bytes = len(body)
-        self._body = body
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        yield self._body
-
-
-class Scripted(Transport):
-    """Gives one answer after the other, the last one for ever; `asked` are the requests."""
-
-    def __init__(self, *answers: tuple[int, Any]) -> None:
-        self.asked: list[Request] = []
-        self._answers = list(answers)
-
-    @asynccontextmanager
-    async def fetch(
-        self,
-        base_url: str,
-        request: Request,
-        timeouts: Timeouts,
-        on_sent: Callable[[], None] | None = None,
-        may_send: Callable[[], bool] = lambda: True,
-    ) -> AsyncIterator[Any]:
-        self.asked.append(request)
-        if on_sent is not None:
-            on_sent()
-        await anyio.sleep(0.01)
-        status, body = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        yield Said(status, orjson.dumps(body))
-
-
-class Parts:
-    """An account's asker, with what it is made of."""
-
-    def __init__(self, provider: str, *answers: tuple[int, Any], **keys: Any) -> None:
-        entry = {"name": "a", "provider": provider, "base_url": "http://p"}
-        data = {"accounts": [{**entry, **ACCOUNTS[provider], **keys}]}
-        self.account = engine.configure(data).accounts[0]
-        self.clock = HandClock()
-        self.tables = MemoryStore()
-        self.network = Scripted(*answers)
-        limits = self.account.limits
-        limiter = Limiter(limits.rates, monotonic=self.clock.monotonic)
-        self.limiter = limiter.for_account(limits.concurrency, "a")
-        self.store = PatientStore(self.tables, Telemetry(), self.clock)
-        self.asker = Asker(
-            self.account, store=self.store, transport=self.network, limiter=self.limiter,
-            telemetry=Telemetry(), clock=self.clock, rand=random.Random(1), redactor=None,
-        )  # fmt: skip
-
-    async def __aenter__(self) -> Parts:
-        await self.store.open(own=True)
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.store.close()
-
-    def poll(self, **fields: Any) -> Poll:
-        return Poll(kind=Kind.FEED, now_ms=self.clock.now_ms(), **fields)
-
-    async def put(self, work: Work) -> Work:
-        return (await self.store.write(lambda tx: tx.put_works([work])))[0]
-
-    async def states(self) -> list[tuple[str, str, str | None]]:
-        def read(tx: Any) -> list[tuple[str, str, str | None]]:
-            found = tx.find_messages("message_id", "m1", 10)
-            return [(m.message_id, m.state.value, m.verdict) for m in found]
-
-        return await self.store.read(read)
-
-
-def feed_work(clock: HandClock, **fields: Any) -> Work:
-    return Work(account="a", kind=Kind.FEED, key="", due_ms=clock.ms, start_ms=clock.ms, **fields)
+from tests.unit.parts import EMPTY, REPORT, T0, Parts, feed_work
 
 
 async def test_the_place_of_an_answer_that_is_not_stored_is_not_freed_by_another_task() -> None:
@@ -198,6 +73,22 @@ async def test_one_refused_login_counts_for_all_who_waited_for_it() -> None:
         assert len(parts.network.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "verb"),
+    [
+        (200, {}, Verb.PAUSE), (400, {}, Verb.PAUSE), (403, b"<html>", Verb.PAUSE),
+        (200, b"<html>Sign in</html>", Verb.RETRY), (302, {}, Verb.RETRY), (503, {}, Verb.RETRY),
+    ],
+)  # fmt: skip
+async def test_only_the_provider_itself_can_refuse_a_login(
+    status: int, body: object, verb: Verb
+) -> None:
+    """A proxy's page or redirect pauses no account."""
+    async with Parts("messangi", (status, body)) as parts:
+        reply = await parts.asker.ask(parts.poll(from_ms=T0 - 1000, to_ms=T0))
+        assert reply.outcome.verb is verb
+
+
 async def test_the_lookback_counts_from_the_first_try() -> None:
     """Or what lies behind would slip away while the provider is down."""
     async with Parts("avaamo", (503, {}), (200, EMPTY)) as parts:
@@ -241,6 +132,30 @@ async def test_a_drained_feed_gives_no_verdict_beside_an_unread_answer(
         poller.health.failing = failing
         await poller._end(work)
         assert await parts.states() == [("m1", "unknown", verdict)]
+
+
+async def test_a_verdict_that_waits_for_its_feed_is_not_committed_again_and_again() -> None:
+    """It stays due in the store, and is looked at when the feed has been read to its end."""
+    async with Parts("infobip", (500, {}), (200, {"results": []}),
+                     schedule={"ladder": ["10s"]}) as parts:  # fmt: skip
+        item = Tracked(message_id="m1", sent_ms=T0)
+        (work,) = await parts.store.write(
+            lambda tx: take_tracked(tx, parts.account, [item], redactor=None, now_ms=T0, chance=0.0)
+        )
+        feed = await parts.put(feed_work(parts.clock))
+        parts.clock.ms = T0 + 12_000
+        poller = AccountPoller(parts.asker)
+        await poller._visit_feed(feed, None)
+        due_ms = work.due_ms
+        await poller._end(work)
+        (stored,) = await parts.store.read(lambda tx: tx.find_works("a", Kind.MESSAGE, ["m1"]))
+        assert stored.due_ms == due_ms == T0 + 10_000
+        assert {work.id: due for due, work in poller._near}[work.id] == T0 + 12_000 + 60_000
+        parts.clock.ms += 5000
+        await poller._visit_feed(feed, None)
+        assert {work.id: due for due, work in poller._near}[work.id] == due_ms
+        await poller._end(work)
+        assert await parts.states() == [("m1", "unknown", "never_reported")]
 
 
 async def test_a_tracked_message_waits_for_its_window_by_the_providers_clock() -> None:

@@ -247,6 +247,19 @@ def test_the_plugins_run(tmp_path: Path) -> None:
     ]
 
 
+def test_the_plugins_pass_the_suites(tmp_path: Path) -> None:
+    for name, head in (
+        ("acme.py", '"""Acme'),
+        ("csv_sink.py", '"""Ended'),
+        ("test_acme.py", "import pytest\nfrom acme"),
+        ("test_csv_sink.py", "import csv\nimport tempfile"),
+    ):
+        (tmp_path / name).write_text(_block("python", head), encoding="utf-8")
+    said = _run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", path=tmp_path)
+    (passed,) = re.findall(r"(\d+) passed", said)
+    assert int(passed) == 11 + 10
+
+
 # The public names
 
 

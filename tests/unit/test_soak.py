@@ -26,6 +26,7 @@ from benchmarks.soak.balance import (
     Step,
     judge,
 )
+from benchmarks.soak.lag import LAG_MAX_S, Lag, lags
 from benchmarks.soak.plot import Panel, sparkline, svg
 from benchmarks.soak.processes import Worker
 from engine.config import load
@@ -282,6 +283,46 @@ def test_the_newest_of_a_message_is_the_same_in_both_sinks() -> None:
             for event_id in sorted({"b/1", "b/2"})
         ]
     }
+
+
+# How late it came
+
+RUNGS_S = (1.0, 3.0, 60.0)
+FOUND_S = 2.0
+
+
+def lag(provider: str, *lines: Line, **lives: tuple[Step, ...]) -> list[Lag]:
+    side = bot(lives, provider=provider)
+    return lags(evidence.reads([side], lines, RUNGS_S, found_s=FOUND_S))
+
+
+@pytest.mark.parametrize(
+    ("provider", "due"), [("bulksms", 60.0), ("avaamo", 60.0 + FOUND_S), ("infobip", 5 + FOUND_S)]
+)
+def test_a_state_is_late_from_when_the_schedule_should_have_read_it(
+    provider: str, due: float
+) -> None:
+    lines = [line("a", 1, SENT, observed_at=50.0), line("a", 2, DELIVERED, observed_at=due + 7)]
+    (one,) = lag(provider, *lines, a=(SENT, DELIVERED))
+    assert (one.states, one.p50, one.p99, one.most) == (1, 7.0, 7.0, 7.0), "final states alone"
+
+
+def test_what_comes_after_the_last_rung_and_verdicts_are_not_judged() -> None:
+    late = Step(61.0, "delivered", "delivered", final=True)
+    lines = [line("a", 2, late, observed_at=9000.0), line("b", 1, None)]
+    assert lag("avaamo", *lines, a=(SENT, late), b=()) == []
+
+
+@pytest.mark.parametrize(("behind", "wrong"), [(1, False), (2, True)])
+def test_an_account_that_falls_behind_is_named(behind: int, wrong: bool) -> None:
+    late_s = 60.0 + FOUND_S + LAG_MAX_S + 0.1
+    lines = [
+        line(str(n), 2, DELIVERED, observed_at=late_s if n < behind else 60.0) for n in range(101)
+    ]
+    (one,) = lag("avaamo", *lines, **{str(n): (SENT, DELIVERED) for n in range(101)})
+    assert one.is_behind == wrong
+    balance = judge([], both([]), kills=[], ladder_s=LADDER_S, behind=[one] if wrong else [])
+    assert list(named(balance)) == (["lag"] if wrong else [])
 
 
 # What is read

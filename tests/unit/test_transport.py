@@ -193,7 +193,7 @@ async def test_a_request_whose_kept_connection_is_closed_is_not_sent_again(metho
 
 
 async def test_a_library_that_resends_would_be_noticed() -> None:
-    """The control: without the middleware aiohttp does send it again."""
+    """The control: aiohttp's own session does send it again."""
 
     async def second_closes(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(server.heads) == 2:
@@ -205,6 +205,31 @@ async def test_a_library_that_resends_would_be_noticed() -> None:
             async with session.get(server.url) as response:
                 await response.read()
         assert len(server.heads) == 3
+
+
+async def test_a_large_body_goes_out_whole() -> None:
+    body = bytes(range(256)) * 12_000
+    async with serving(answer(ok(b"taken"), then_close=False)) as server:
+        assert await read(server.url, Request(method="POST", json=body)) == (200, b"taken")
+    assert server.bodies == [body]
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_ones() -> None:
+    """Servers say 408 to a connection that was idle for long, and close it a moment later."""
+
+    async def says_more(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ok(b"%d" % len(server.heads)))
+        await writer.drain()
+        await asyncio.sleep(0.01)
+        writer.write(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+
+    async with serving(says_more) as server, Transport() as transport:
+        for number in (1, 2):
+            async with transport.fetch(server.url, ASK, TIMEOUTS) as got:
+                assert got.head.status == 200
+                assert [piece async for piece in got.chunks()] == [b"%d" % number]
+            await asyncio.sleep(0.05)
+        assert (server.connections, len(server.heads)) == (2, 2)
 
 
 async def test_on_sent_is_called_once_and_before_a_slow_answer() -> None:

@@ -10,11 +10,9 @@ import time
 import aiohttp
 import pytest
 import uvloop
-from aioresponses import aioresponses
 from test_transport import (
     ASK,
     CANARY,
-    HOST,
     NOWHERE,
     answer,
     fails,
@@ -26,6 +24,7 @@ from test_transport import (
 )
 
 from engine.core.contracts import Request
+from engine.exchange import Exchange
 from engine.transport import (
     BadAnswer,
     Cut,
@@ -129,12 +128,15 @@ async def test_a_request_that_cannot_be_built(request_: Request) -> None:
     ],
 )
 async def test_the_table_of_errors(
-    raised: Exception, kind: type[TransportError], cause: str
+    raised: Exception, kind: type[TransportError], cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with aioresponses() as library:
-        library.get(f"http://h/reports?password={CANARY}&a+b=x%2By%26z", exception=raised)
+    async def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(Exchange, "run", fail)
+    async with serving(answer(ok(b""))) as server:
         with pytest.raises(TransportError) as caught:
-            await read(HOST)
+            await read(server.url)
     assert type(caught.value) is kind
     assert caught.value.cause == cause
     no_secret(caught.value)

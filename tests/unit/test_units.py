@@ -24,6 +24,7 @@ from engine.core.units import (
     size_bytes,
     spell_duration,
     time_ms,
+    utc_texts,
 )
 
 DIGITS = "9" * 400
@@ -164,3 +165,12 @@ def test_durations_are_spelled_as_configuration_has_them(seconds: float, text: s
 def test_spelled_durations_read_back(ms: int) -> None:
     """Six digits are kept, which is what a person reads."""
     assert duration_s(spell_duration(ms / 1000)) == pytest.approx(ms / 1000, rel=1e-5)
+
+
+def test_times_of_another_offset_are_not_taken_for_utc() -> None:
+    there = "2026-05-29T01:56:43.891"
+    assert utc_texts([f"{there}+0000"] * 2, "+0000") == [f"{there}Z"] * 2
+    assert utc_texts([f"{there}+0000", f"{there}+0530"], "+0000") is None
+    assert utc_texts([f"{there}+0530"], "+0000") is None
+    assert utc_texts([f"{there}Z"], "Z") == [f"{there}Z"]
+    assert utc_texts(["2026-02-30T01:56:43.891Z"], "Z") is None

@@ -1,0 +1,93 @@
+"""The last reading of a window: what could not be read is asked for again before the verdicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.core.contracts import Kind
+from engine.core.schedule import Ladder
+from engine.core.work import Work
+from engine.rescans import Rescans
+from engine.stores.settling import SHORT_WAITS_MS
+from engine.windowed import WindowReader
+from tests.unit.parts import T0, Parts
+
+LIMITS = {"requests": 100, "per": "1s"}
+SENT_S = T0 / 1000 - 30
+DELIVERED = [("m1", "delivered", None)]
+VERDICT = [("m1", "enroute", "last_known")]
+
+
+def page(*entries: object, total: int | None = None) -> tuple[int, dict[str, Any]]:
+    total = len(entries) if total is None else total
+    return 200, {
+        "current_page": 1, "per_page": 100, "total_entries": total, "total_pages": 1,
+        "entries": list(entries),
+    }  # fmt: skip
+
+
+def entry(status: str) -> dict[str, Any]:
+    return {"uuid": "m1", "created_at": SENT_S, "to_phone": "+447700900001", "sms_status": status}
+
+
+UNREADABLE = page("no object")
+SHORT = page(total=1)
+
+
+async def begun(parts: Parts) -> Work:
+    """A message that is known as sent, in a window with one rung left."""
+    reply = await parts.asker.ask(parts.poll(from_ms=T0 - 60_000, to_ms=T0))
+    await parts.asker.commit(reply.page)
+    data = {"from": T0 - 30_500, "to": T0 - 29_500}
+    return await parts.put(
+        Work(account="a", kind=Kind.WINDOW, key="w", due_ms=T0, start_ms=T0 - 10_000, data=data)
+    )
+
+
+async def visit(parts: Parts) -> Work | None:
+    """As a process does that has just been started; what has become of the window."""
+    rescans = Rescans(parts.asker, WindowReader(parts.asker), Ladder.of((10.0,)))
+    (stored,) = await parts.store.read(lambda tx: tx.find_works("a", Kind.WINDOW, None))
+    assert (await rescans.visit([stored])).failed is None
+    left = await parts.store.read(lambda tx: tx.find_works("a", Kind.WINDOW, None))
+    return left[0] if left else None
+
+
+@pytest.mark.parametrize("doubtful", [UNREADABLE, SHORT], ids=["unreadable", "short"])
+async def test_an_end_that_could_not_be_read_is_read_in_time(
+    doubtful: tuple[int, dict[str, Any]],
+) -> None:
+    async with Parts(
+        "avaamo", page(entry("sent")), doubtful, page(entry("delivered")), limits=LIMITS
+    ) as parts:
+        await begun(parts)
+        window = await visit(parts)
+        assert window is not None
+        assert window.due_ms == parts.clock.ms + SHORT_WAITS_MS[0]
+        assert await parts.states() == [("m1", "enroute", None)]
+        parts.clock.ms = window.due_ms
+        assert await visit(parts) is None
+        assert await parts.states() == DELIVERED
+
+
+async def test_a_row_that_can_never_be_read_delays_the_verdict_twice() -> None:
+    """Also over a restart after each reading."""
+    async with Parts("avaamo", page(entry("sent")), UNREADABLE, limits=LIMITS) as parts:
+        await begun(parts)
+        for wait_ms in SHORT_WAITS_MS:
+            window = await visit(parts)
+            assert window is not None
+            assert window.due_ms == parts.clock.ms + wait_ms
+            parts.clock.ms = window.due_ms
+        assert await visit(parts) is None
+        assert await parts.states() == VERDICT
+        assert len(parts.network.asked) == 1 + 1 + len(SHORT_WAITS_MS)
+
+
+async def test_a_whole_answer_gives_the_verdict_at_once() -> None:
+    async with Parts("avaamo", page(entry("sent")), limits=LIMITS) as parts:
+        await begun(parts)
+        assert await visit(parts) is None
+        assert await parts.states() == VERDICT

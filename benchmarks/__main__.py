@@ -19,6 +19,7 @@ import msgspec
 from benchmarks import (
     drain,
     durability,
+    fleet,
     goals,
     growth,
     isolation,
@@ -165,6 +166,13 @@ CASES = (
         size=80_000,
         unit="messages",
         run=postgres_store.run,
+    ),
+    Case(
+        name="fleet",
+        about="run --workers 1, 2, 4 on one PostgreSQL: what a report costs each; and the leases",
+        size=80_000,
+        unit="reports",
+        run=fleet.run,
     ),
     Case(
         name="sinks",

@@ -99,6 +99,7 @@ class Asker:
         self.clock = clock
         self.rand = rand
         self.shut: Callable[[], str | None] = lambda: None  # why nothing may be asked at present
+        self.may_send: Callable[[], bool] = lambda: True  # asked when a request is about to go out
         self._transport = transport
         self._timeouts = Timeouts(
             account.request.timeout_s, account.request.total_timeout_s, account.request.body_max
@@ -210,7 +211,7 @@ class Asker:
         self.telemetry.count("requests", self.account.name)
         try:
             async with self._transport.fetch(
-                self.account.base_url, request, self._timeouts, slot.sent
+                self.account.base_url, request, self._timeouts, slot.sent, self.may_send
             ) as answer:
                 slot.answered()
                 head = answer.head
@@ -346,7 +347,7 @@ class Asker:
         self.telemetry.count("requests", self.account.name)
         try:
             async with self._transport.fetch(
-                self.account.base_url, request, self._timeouts, slot.sent
+                self.account.base_url, request, self._timeouts, slot.sent, self.may_send
             ) as answer:
                 slot.answered()
                 body = b""

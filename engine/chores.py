@@ -11,6 +11,7 @@ import anyio.abc
 import msgspec
 import orjson
 
+from engine.core.errors import LeaseLost, StoreError
 from engine.replaying import Order, Replayer
 from engine.reports import REPORTS_NAME
 from engine.room import Consumer, Disk
@@ -57,6 +58,7 @@ class Chores:
         )
         self._statuses: dict[tuple[str, str], bytes] = {}  # by whose and kind
         self._noting = anyio.Lock()
+        self._news = anyio.Event()
         self.scope = anyio.CancelScope()
 
     async def run(self) -> None:
@@ -64,47 +66,85 @@ class Chores:
             async with anyio.create_task_group() as chores:
                 self._group = chores
                 chores.start_soon(self._every, INBOX_S, self.digest_inbox)
+                chores.start_soon(self._on_news)
                 chores.start_soon(self._every, STATUS_S, self.note_status)
                 chores.start_soon(self._every, ROOM_S, self.look_for_room)
                 chores.start_soon(self._every, PRUNE_S, self._prune)
 
+    def hear_inbox(self) -> None:
+        """Something was handed over: it is not to wait for the next look."""
+        self._news.set()
+
+    async def _on_news(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news = anyio.Event()
+            try:
+                await self.digest_inbox()
+            except LeaseLost as lost:
+                self._engine.lost(lost.account)
+
     async def _every(self, seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await chore()
+            try:
+                await chore()
+            except LeaseLost as lost:
+                self._engine.lost(lost.account)
             await self._engine.clock.sleep(seconds)
 
     async def digest_inbox(self) -> None:
         if await self._engine.store.read(lambda tx: tx.inbox_waits()):
-            await self._take_inbox()
+            try:
+                await self._take_inbox(apart=False)
+            except (StoreError, LeaseLost):
+                raise
+            except Exception as fault:  # a late answer that cannot be recorded
+                self._engine.telemetry.debug(fault)
+                await self._take_inbox(apart=True)
         if self._group is not None:  # what came before it was there has waited for it
             while self._questions:
-                item = self._questions.pop()
-                answers = {"probe": self._probe, "replay": self._replay}
-                self._group.start_soon(answers.get(item.kind, self._sink_orders.obey), item)
+                self._group.start_soon(self._answer, self._questions.pop())
 
-    async def _take_inbox(self) -> None:
-        chance = self._chance()
-        now_ms = self._engine.clock.now_ms()
-        accounts = {account.name: account for account in self._engine.config.accounts}
-        taken = await self._engine.store.write(
-            lambda tx: digest_inbox(tx, accounts, self._engine.redactors, now_ms, chance, QUESTIONS)
+    async def _answer(self, item: InboxItem) -> None:
+        answers = {"probe": self._probe, "replay": self._replay}
+        try:
+            await answers.get(item.kind, self._sink_orders.obey)(item)
+        except LeaseLost as lost:
+            self._engine.lost(lost.account)
+            await self._engine.store.write(lambda tx: tx.put_inbox(item))
+
+    async def _take_inbox(self, *, apart: bool) -> None:
+        engine, chance, now_ms = self._engine, self._chance(), self._engine.clock.now_ms()
+        accounts = {account.name: account for account in engine.config.accounts}
+        taken = await engine.store.write(
+            lambda tx: digest_inbox(
+                tx, accounts, engine.redactors, now_ms, chance, QUESTIONS, apart=apart
+            )
         )
         for item in taken:
             if item.kind in QUESTIONS:
                 self._questions.append(item)
-            else:
-                self._engine.pollers[item.account].wake()
+            elif poller := engine.pollers.get(item.account):
+                poller.wake()
+                poller.on_commit()
 
     async def _probe(self, item: InboxItem) -> None:
         """`check --connect` of another process, made inside this worker's limits."""
         nonce = msgspec.json.decode(item.payload, type=Probe).id
-        passed, cause = await self._engine.pollers[item.account].probe(nonce)
+        poller = self._engine.pollers.get(item.account)
+        if poller is None:  # the account has gone to another worker meanwhile
+            await self._engine.store.write(lambda tx: tx.put_inbox(item))
+            return
+        passed, cause = await poller.probe(nonce)
         note = orjson.dumps({"ok": passed, "cause": cause})
         await self._engine.store.write(lambda tx: tx.put_note(item.account, f"probe:{nonce}", note))
 
     async def _replay(self, item: InboxItem) -> None:
         """`dlr-engine replay` of another process: what it brings goes to this worker's sinks."""
-        engine, poller = self._engine, self._engine.pollers[item.account]
+        engine, poller = self._engine, self._engine.pollers.get(item.account)
+        if poller is None:
+            await engine.store.write(lambda tx: tx.put_inbox(item))
+            return
         order = msgspec.json.decode(item.payload, type=Order)
         replayer = Replayer(
             poller.account,
@@ -122,13 +162,15 @@ class Chores:
     async def note_status(self, account: str | None = None) -> None:
         """Leave for `stats` what only this process knows; or only what has become of an account:
         to look through all at each failure of one would make its trouble everybody's."""
+        worker = self._engine.fleet.name if self._engine.fleet is not None else None
         async with self._noting:  # what was looked at first is written first
             statuses: dict[tuple[str, str], bytes] = {}
-            for name in self._engine.pollers if account is None else (account,):
-                statuses[name, "status"] = orjson.dumps(self._engine.status(name))
+            for name in list(self._engine.pollers) if account is None else (account,):
+                if name in self._engine.pollers:
+                    statuses[name, "status"] = orjson.dumps(self._engine.status(name))
             for sink in self._engine.dispatchers if account is None else ():
                 sink.look()
-                statuses[sink.name, "sink"] = orjson.dumps({"trouble": sink.dead})
+                statuses[sink_note(sink.name, worker)] = orjson.dumps({"trouble": sink.dead})
             known = self._statuses
             changed = {key: note for key, note in statuses.items() if note != known.get(key)}
             if changed:
@@ -183,6 +225,12 @@ class Chores:
 
         while await self._engine.store.write(job, lazy=True) >= PRUNE_MAX:
             await self._engine.clock.sleep(0)
+
+
+def sink_note(sink: str, worker: str | None) -> tuple[str, str]:
+    """Whose note it is how a sink does, and what that is called: in a fleet each worker has its
+    own, and none of them is an account's."""
+    return (sink, "sink") if worker is None else ("", f"sink {sink} {worker}")
 
 
 def _put_statuses(tx: Transaction, statuses: dict[tuple[str, str], bytes]) -> None:

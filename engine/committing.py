@@ -20,12 +20,13 @@ from msgspec.structs import replace
 from engine.config.model import AccountConfig, tracking_ladder
 from engine.core.clock import Clock
 from engine.core.contracts import Flaw, Form, Head, Outcome
-from engine.core.errors import StoreError
+from engine.core.errors import LeaseLost, StoreError
 from engine.core.mask import Mask, Watch
 from engine.core.redact import NOBODY, Redactor
 from engine.core.report import Report
 from engine.core.secret import Secret, secrets_in
 from engine.core.work import Asked, Committed, Page
+from engine.late import late_answer
 from engine.stores.ledger import commit
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
@@ -84,6 +85,9 @@ class Committer:
         except StoreError:  # not the page's fault: the end has come
             self._tell_unstored(page)
             raise
+        except LeaseLost:
+            await self._hand_over(page)
+            raise
         except get_cancelled_exc_class():
             await self._store_at_last(page)
             raise
@@ -95,12 +99,34 @@ class Committer:
         self._count(page, done)
         return done
 
+    async def _hand_over(self, page: Page) -> None:
+        """The account is another worker's: what a one-time provider gave goes to its inbox."""
+        item = late_answer(page, self._clock.now_ms())
+        if item is None:
+            return
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._store.write(lambda tx: tx.put_inbox(item))
+            except StoreError:
+                self._tell_unstored(page)
+                raise
+        self._telemetry.count("handed_over", self._account.name)
+        self._telemetry.event(
+            logging.INFO,
+            self._account.name,
+            f"its lease was lost with an answer of {len(page.reports)} reports in hand: it waits"
+            " in the inbox for the worker that has the account now",
+        )
+
     async def _store_at_last(self, page: Page) -> None:
         """Cancelled while the store was slow or in trouble. A one-time provider has what is in
         it no more: once more, unhindered; if it was stored after all, that is a repetition."""
         if page.traits.one_time and (page.reports or page.flaws):
             with anyio.move_on_after(LAST_COMMIT_S, shield=True), suppress(StoreError):
-                await self._store_page(page)
+                try:
+                    await self._store_page(page)
+                except LeaseLost:
+                    await self._hand_over(page)
                 return
         self._tell_unstored(page)
 
@@ -131,6 +157,9 @@ class Committer:
             raw = _pruned_json(report)
             try:
                 self._count(single, await self._store_page(single))
+            except LeaseLost:
+                await self._hand_over(page)
+                raise
             except Exception as error:
                 cause = f"cannot be recorded ({type(error).__name__})"
                 flaw = Flaw(cause, f"report {index + 1}", raw, form=Form.REPORT)

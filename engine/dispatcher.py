@@ -5,12 +5,14 @@ the log (for any one message in the order of `revision`); its position moves aft
 batch, and with it what it will be given after a restart.
 """
 
+# one file: reading the log, giving it to a sink and moving the place are one promise
+
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 
 import anyio
 import msgspec
@@ -18,7 +20,7 @@ import msgspec
 from engine.config.model import SinkConfig
 from engine.core.clock import Clock
 from engine.core.contracts import Batch, Sink
-from engine.core.errors import PartialWrite, SinkError, StoreTrouble
+from engine.core.errors import LeaseLost, PartialWrite, SinkError, StoreTrouble
 from engine.core.state import State
 from engine.core.units import iso, spell_duration
 from engine.dead_letters import CLOSE_S, DeadLetters, Refused, Retried
@@ -95,16 +97,31 @@ class LogReader:
         self._states = states
         self._start = start
         self.places: dict[str, Place] = {}
+        self._turn = anyio.Lock()  # accounts come and go between two reads
 
     async def open(self) -> None:
         """Find the places; a new consumer begins with the oldest record kept, or with the next."""
-        self.places = await self._store.write(self._find_places)
+        accounts = self._accounts
+        found = await self._store.write(lambda tx: self._find_places(tx, accounts))
+        self.places = found | self.places
 
-    def _find_places(self, tx: Transaction) -> dict[str, Place]:
+    async def take(self, accounts: Sequence[str]) -> None:
+        """Read these, too, from where the store says that they stand. Raises LeaseLost."""
+        found = await self._store.write(lambda tx: self._find_places(tx, accounts))
+        async with self._turn:
+            self.places.update({account: found[account] for account in accounts})
+            self._accounts = tuple(dict.fromkeys((*self._accounts, *accounts)))
+
+    async def drop(self, accounts: Container[str]) -> None:
+        """Read nothing of these any more."""
+        async with self._turn:
+            self._accounts = tuple(one for one in self._accounts if one not in accounts)
+
+    def _find_places(self, tx: Transaction, accounts: Sequence[str]) -> dict[str, Place]:
         places = dict(tx.places().get(self.name, {}))
         bounds = tx.log_bounds()
         new: dict[str, Place] = {}
-        for account in self._accounts:
+        for account in accounts:
             if account not in places:
                 start, end = bounds.get(account, (1, 1))
                 new[account] = (start if self._start == "oldest" else end, 0)
@@ -117,10 +134,12 @@ class LogReader:
 
     async def read(self, records_max: int, bytes_max: int) -> Portion:
         """The next records, at most so many and about so many bytes, accounts in turn."""
-        portion = await self._store.read(lambda tx: self._gather(tx, records_max, bytes_max))
-        if portion.lines:
-            # A consumer must not know what the store could forget: revisions would be given twice.
-            await self._store.sync()
+        async with self._turn:
+            portion = await self._store.read(lambda tx: self._gather(tx, records_max, bytes_max))
+            if portion.lines:
+                # A consumer must not know what the store could forget: revisions would be given
+                # twice.
+                await self._store.sync()
         return portion
 
     def _gather(self, tx: Transaction, records_max: int, bytes_max: int) -> Portion:
@@ -168,10 +187,18 @@ class LogReader:
         return self._states is None or STATE_CODES[code] in self._states
 
     async def move(self, places: dict[str, Place]) -> None:
-        """What was read has been taken."""
-        if places:
-            await self._store.write(lambda tx: tx.put_places(self.name, places), lazy=True)
-            self.places.update(places)
+        """What was read has been taken. Of an account that is another worker's by now, its own
+        place counts."""
+        places = dict(places)
+        while places:
+            try:
+                await self._store.write(lambda tx: tx.put_places(self.name, places), lazy=True)
+            except LeaseLost as lost:
+                del places[lost.account]
+                await self.drop((lost.account,))
+            else:
+                self.places.update(places)
+                return
 
     async def behind(self) -> bool:
         bounds = await self._store.read(lambda tx: tx.log_bounds())
@@ -197,10 +224,13 @@ class Dispatcher:
     ) -> None:
         self.name = config.name
         self.health = SinkHealth()
-        wanted = [name for name in accounts if config.accounts is None or name in config.accounts]
+        self._config = config
         self.reader = LogReader(
-            config.name, store, wanted, states=config.states, start=config.start
+            config.name, store, self._wanted(accounts), states=config.states, start=config.start
         )
+        self._in_hand: frozenset[str] = frozenset()  # whose records the sink is being given
+        self._ended = anyio.Event()
+        self._step_ended = anyio.Event()
         self._batch = config.batch
         self._timeout_s = config.timeout_s
         self._sink = sink
@@ -237,6 +267,22 @@ class Dispatcher:
                 " call: a fault in the sink; its records wait in the log"
             )
         self._overdue = late
+
+    def _wanted(self, accounts: Sequence[str]) -> list[str]:
+        chosen = self._config.accounts
+        return [name for name in accounts if chosen is None or name in chosen]
+
+    async def take(self, accounts: Sequence[str]) -> None:
+        """Bring the sink the records of these, too. Raises LeaseLost."""
+        if wanted := self._wanted(accounts):
+            await self.reader.take(wanted)
+            self.tell()
+
+    async def let_go(self, accounts: Sequence[str]) -> None:
+        """Read nothing of these any more, and wait until what is in hand of theirs is written."""
+        await self.reader.drop(accounts)
+        while not self._ended.is_set() and self._in_hand.intersection(accounts):
+            await self._step_ended.wait()
 
     def tell(self) -> None:
         """There is more in the log."""
@@ -291,6 +337,8 @@ class Dispatcher:
             if scope.cancelled_caught:
                 self._tell_trouble(f"did not close within {CLOSE_S:g} s and was left")
             self._errands.end()
+            self._ended.set()
+            self._step_ended.set()
 
     async def _step(self) -> bool:
         """One batch, or a wait for news. False: stopped, with nothing left to write."""
@@ -309,15 +357,30 @@ class Dispatcher:
             self._news = anyio.Event()
             self.health.behind = True
             return True
-        if not await self._patiently(lambda: self._write(portion)):
-            return not self._stopping
-        if rejected := portion.rejected.items():
-            refused = [Refused(*portion.record(index), cause) for index, cause in rejected]
-            await self._letters.keep(refused)
-        await self.reader.move(portion.places)
+        self._in_hand = frozenset(account for account, _, _ in portion.marks)
+        try:
+            if not await self._patiently(lambda: self._write(portion)):
+                return not self._stopping
+            if rejected := portion.rejected.items():
+                refused = [Refused(*portion.record(index), cause) for index, cause in rejected]
+                await self._keep(refused)
+            await self.reader.move(portion.places)
+        finally:
+            self._in_hand = frozenset()
+            self._step_ended.set()
+            self._step_ended = anyio.Event()
         self.health.written += len(portion.lines)
         self._telemetry.count("written", self.name, len(portion.lines))
         return True
+
+    async def _keep(self, refused: list[Refused]) -> None:
+        """As dead letters; of another worker's account, it will be refused there."""
+        while refused:
+            try:
+                await self._letters.keep(refused)
+                return
+            except LeaseLost as lost:
+                refused = [one for one in refused if one.account != lost.account]
 
     async def _gather(self) -> Portion:
         """The next batch: a full one, or what there is once `wait` has passed or a stop is told.

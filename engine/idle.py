@@ -41,20 +41,24 @@ async def until_idle(engine: Engine, timeout_s: float) -> list[str]:
     that, and every sink has acknowledged everything.
     """
     # Of each account: since when nothing of it is under way, so that its feed must be read again.
-    since_ms = dict.fromkeys(engine.pollers, engine.clock.now_ms())
+    since_ms: dict[str, int] = {}
     stuck_since: float | None = None
     while True:
         waits, left = False, None
+        for name in engine.pollers:  # in a fleet they come and go
+            since_ms.setdefault(name, engine.clock.now_ms())
         with anyio.move_on_after(timeout_s):
             waits = await engine.store.read(lambda tx: tx.inbox_waits())
             left = await _remaining(engine, since_ms)
         if left is None:
             return [f"store: {engine.store.trouble or 'it does not answer'}"]
-        if not left and not waits:
+        if engine.fleet is not None:
+            engine.fleet.idle = not left and not waits
+        if not left and not waits and (engine.fleet is None or engine.fleet.all_idle):
             return []
         for name in left.accounts:
             since_ms[name] = engine.clock.now_ms()
-        for name in left.feeds:
+        for name in left.feeds.keys() & engine.pollers.keys():
             engine.pollers[name].hasten_feed()
         if left and _all_stuck(engine, left):
             stuck_since = engine.clock.monotonic() if stuck_since is None else stuck_since
@@ -80,7 +84,7 @@ async def until_done(engine: Engine) -> list[str]:
 async def _remaining(engine: Engine, since_ms: Mapping[str, int]) -> Remaining:
     counts = await engine.store.read(lambda tx: tx.count_works(0))
     left = Remaining()
-    for name, poller in engine.pollers.items():
+    for name, poller in list(engine.pollers.items()):
         works = counts.get(name, {})
         tracked = sum(works.get(kind, (0, 0, 0))[0] for kind in (Kind.BATCH, Kind.MESSAGE))
         if tracked:
@@ -89,7 +93,7 @@ async def _remaining(engine: Engine, since_ms: Mapping[str, int]) -> Remaining:
             left.accounts[name] = "windows with open messages are still to be read again"
         elif poller.traits.feed is not None and not poller.feed_ended:
             began_ms = poller.feed_began_ms
-            if began_ms is None or began_ms < since_ms[name]:
+            if began_ms is None or began_ms < since_ms.get(name, began_ms + 1):
                 left.feeds[name] = "its feed has not been read to its end"
     await _look_at_sinks(engine, left)
     return left
@@ -120,7 +124,7 @@ async def _windows_open(store: Store, name: str) -> bool:
 
 def _all_stuck(engine: Engine, left: Remaining) -> bool:
     """Whether all that is left is paused or dead."""
-    pollers = [engine.pollers[name] for name in (*left.accounts, *left.feeds)]
+    pollers = [one for name, one in engine.pollers.items() if name in left.accounts | left.feeds]
     sinks = [sink for sink in engine.dispatchers if sink.name in left.sinks]
     return all(_trouble(poller) for poller in pollers) and all(sink.dead for sink in sinks)
 
@@ -137,7 +141,8 @@ def _trouble(poller: AccountPoller) -> str | None:
 def _name_stuck(engine: Engine, left: Remaining) -> list[str]:
     lines = []
     for name, what in (left.accounts | left.feeds).items():
-        lines.append(f"account {name}: {what}; {_trouble(engine.pollers[name])}")
+        if name in engine.pollers:
+            lines.append(f"account {name}: {what}; {_trouble(engine.pollers[name])}")
     lines.extend(
         f"sink {sink.name}: {left.sinks[sink.name]}; {sink.dead}"
         for sink in engine.dispatchers

@@ -7,7 +7,7 @@ that may have sent requests a moment ago.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -27,15 +27,20 @@ class KeptLimits:
         self._store = store
         self._clock = clock
         self._limiters: dict[str, Limiter] = {}
+        # The wall clock of snapshots, in seconds: no later than it may be, and no earlier. In a
+        # fleet that is the store's, for workers' own clocks differ.
+        self.wall: Callable[[], tuple[float, float]] = lambda: (clock.now_ms() / 1000,) * 2
 
     async def open(self, accounts: Sequence[AccountConfig]) -> None:
         """Take over what was kept, and note that requests may go out from now on."""
         notes = await self._store.read(lambda tx: tx.notes(NOTE))
+        opened: dict[str, Limiter] = {}
         for account in accounts:
             name = limiter_name(account)
-            if name not in self._limiters:
-                self._limiters[name] = self._limiter(name, account, notes.get(name))
-        await self._put_all(clean=False)
+            if name not in self._limiters and name not in opened:
+                opened[name] = self._limiter(name, account, notes.get(name))
+        await self._put(opened, clean=False)
+        self._limiters.update(opened)
 
     def of(self, account: AccountConfig) -> Limiter:
         return self._limiters[limiter_name(account)]
@@ -45,30 +50,40 @@ class KeptLimits:
         most = 1 if account.provider.traits.one_time else account.limits.concurrency
         return self.of(account).for_account(most, account.name)
 
-    async def close(self) -> None:
-        """All requests have ended: the next process goes on from here. Raises StoreError."""
-        for limiter in self._limiters.values():
+    async def close(self, accounts: Sequence[AccountConfig] | None = None) -> None:
+        """All requests of these have ended, or of all: whoever asks next goes on from here.
+        Raises StoreError, and LeaseLost where somebody else asks already."""
+        names = set(self._limiters) if accounts is None else set(map(limiter_name, accounts))
+        closed = {name: self._limiters.pop(name) for name in names & set(self._limiters)}
+        for limiter in closed.values():
             limiter.close()
-        await self._put_all(clean=True)
+        await self._put(closed, clean=True)
+
+    def forget(self, accounts: Sequence[AccountConfig]) -> None:
+        """Others ask there now: what is noted is theirs."""
+        for name in set(map(limiter_name, accounts)) & set(self._limiters):
+            self._limiters.pop(name).close()
 
     def _limiter(self, name: str, account: AccountConfig, note: bytes | None) -> Limiter:
         async def reserve(snapshot: dict[str, Any]) -> None:
             note = _note(snapshot, clean=False)
             await self._store.write(lambda tx: tx.put_note(name, NOTE, note))
 
+        restored = False
         limiter = Limiter(
             account.limits.rates,
             monotonic=self._clock.monotonic,
-            wall=lambda: self._clock.now_ms() / 1000,
+            wall=lambda: self.wall()[restored],  # nobody is to think that more time has passed
             boot=self._clock.boot,
             reserve=reserve,
         )
         kept = orjson.loads(note) if note is not None else {}
         limiter.restore(kept.get("snapshot"), clean=bool(kept.get("clean", True)))
+        restored = True
         return limiter
 
-    async def _put_all(self, *, clean: bool) -> None:
-        notes = {name: _note(one.snapshot(), clean) for name, one in self._limiters.items()}
+    async def _put(self, limiters: Mapping[str, Limiter], *, clean: bool) -> None:
+        notes = {name: _note(one.snapshot(), clean) for name, one in limiters.items()}
 
         def put(tx: Transaction) -> None:
             for name, note in notes.items():

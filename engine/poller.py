@@ -14,7 +14,7 @@ import anyio.abc
 from engine.alarm import Alarm
 from engine.asking import Asker, Reply
 from engine.core.contracts import Kind, Poll, Verb
-from engine.core.errors import StoreError
+from engine.core.errors import LeaseLost, StoreError
 from engine.core.schedule import NEVER_MS, Ladder
 from engine.core.work import NEVER_DUE_MS, Committed, Settle, Work
 from engine.feeds import REPEATS_MAX, Feed
@@ -59,8 +59,8 @@ class AccountPoller:
         )
         self.rescans = Ladder.of(schedule.rescan_s, jitter=schedule.jitter)
         self.on_commit: Callable[[], None] = lambda: None
-        self._asker = asker
-        self._clock = asker.clock
+        self.on_lost: Callable[[str], None] = lambda account: None
+        self._asker, self._clock = asker, asker.clock
         self._watch = Watch(asker)
         place = partial(self._watch.place, once=once)
         self._reader = WindowReader(asker, self._watch.answered, place)
@@ -257,6 +257,8 @@ class AccountPoller:
                 await self._rung(work, slot)
             else:
                 await self._end(work)
+        except LeaseLost as lost:
+            self.on_lost(lost.account)
         except StoreError:
             if not self._stopping:  # else it has been told, and what is under way just ends
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import anyio
 
@@ -24,8 +25,12 @@ LOOK_S = 0.5
 class Reports:
     """`async for report in poller.reports()`: each is acknowledged when the next is asked for."""
 
-    def __init__(self, reader: LogReader, before: Reports | None) -> None:
+    def __init__(
+        self, reader: LogReader, before: Reports | None, *, chosen: Sequence[str] | None = None
+    ) -> None:
+        """`chosen`: of accounts that come later, only these; None is all."""
         self._reader = reader
+        self._chosen = chosen
         self._before = before
         self._open = False
         self._ended = False
@@ -33,6 +38,15 @@ class Reports:
         self._lines: deque[bytes] = deque()
         self._given = 0  # of the portion; all but the last are acknowledged
         self._news = anyio.Event()
+
+    async def take(self, accounts: Sequence[str]) -> None:
+        """Give the records of these, too."""
+        if wanted := [name for name in accounts if self._chosen is None or name in self._chosen]:
+            await self._reader.take(wanted)
+
+    async def let_go(self, accounts: Sequence[str]) -> None:
+        """Give no more records of these; whoever has them gives the rest."""
+        await self._reader.drop(accounts)
 
     def tell(self) -> None:
         """There is more in the log."""

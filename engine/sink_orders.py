@@ -1,7 +1,7 @@
 """What other processes ask of a worker's sinks: to retry dead letters, to go back, to be forgotten.
 
-An order comes through the inbox; its answer is left in a note, named by the order's id, of the
-account that the order is for, else of the sink.
+An order comes through the inbox; its answer is left in a note, named by the order's id and the
+sink, of the account that the order is for, if any.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ class SinkAnswer(msgspec.Struct, kw_only=True):
         return self.retried or Retried(sink=sink, left=letters, cause=self.cause)
 
 
+def answer_note(kind: str, order_id: str, sink: str) -> str:
+    """What the note is called in which the answer is left, under the order's account, if any."""
+    return f"{kind}:{order_id}:{sink}"
+
+
 class SinkOrders:
     """Obeys orders, with the sinks of this worker."""
 
@@ -67,8 +72,8 @@ class SinkOrders:
         except SinkError as error:
             answer = SinkAnswer(cause=str(error))
         note = msgspec.json.encode(answer)
-        whose = item.account or order.sink
-        await self._store.write(lambda tx: tx.put_note(whose, f"{item.kind}:{order.id}", note))
+        name = answer_note(item.kind, order.id, order.sink)
+        await self._store.write(lambda tx: tx.put_note(item.account, name, note))
 
     async def _answer(self, item: InboxItem, order: SinkOrder) -> SinkAnswer:
         dispatcher = next((one for one in self._dispatchers if one.name == order.sink), None)

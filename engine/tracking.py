@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from engine import late
 from engine.config.model import AccountConfig, tracking_ladder
 from engine.core.contracts import Flaw
 from engine.core.errors import ConfigError
@@ -119,8 +120,11 @@ def digest_inbox(
     now_ms: int,
     chance: float,
     questions: Mapping[str, type[msgspec.Struct]],
+    *,
+    apart: bool = False,
 ) -> list[InboxItem]:
-    """Take what other processes handed over. Returns the items, tracked ones in the books.
+    """Take what other processes handed over. Returns the items, tracked ones in the books, and
+    late answers: these `apart` where something in them cannot be recorded.
 
     `questions` are the shapes of what is no tracked work, by kind. What cannot be taken is set
     aside with its cause, and counted: a worker that ended over it would find it again at its start.
@@ -146,15 +150,21 @@ def digest_inbox(
         if tracked:
             redactor = redactors.get(account.name)
             take_tracked(tx, account, tracked, redactor=redactor, now_ms=now_ms, chance=chance)
+        elif item.kind == late.KIND:
+            late.take_late(tx, account, item, apart=apart)
     return taken
 
 
 def _tracked(
     account: AccountConfig, item: InboxItem, questions: Mapping[str, type[msgspec.Struct]]
 ) -> list[Tracked]:
-    """What an item tracks, none for a question. Raises ValueError where it cannot be taken."""
+    """What an item tracks, none for a question or an answer. Raises ValueError where it cannot be
+    taken."""
     if item.kind in questions:
         msgspec.json.decode(item.payload, type=questions[item.kind])
+        return []
+    if item.kind == late.KIND:
+        late.check(item)
         return []
     if item.kind != "track":
         raise ValueError("of a kind that is not known")

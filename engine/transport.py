@@ -72,13 +72,22 @@ __all__ = [
 class _Progress:
     """What is known of a request on its way."""
 
-    def __init__(self, timeouts: Timeouts, on_sent: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        timeouts: Timeouts,
+        on_sent: Callable[[], None] | None,
+        may_send: Callable[[], bool],
+    ) -> None:
         self.timeouts = timeouts
         self.on_sent = on_sent
+        self.may_send = may_send
         self.sent = False
         self.received = 0
 
     def note_sent(self) -> None:
+        """Raises where it may not go out any more."""
+        if not self.may_send():
+            raise _Withheld
         self.sent = True
         if self.on_sent is not None:
             # Told just before the bytes are written, and they may be written a turn of the loop
@@ -93,6 +102,8 @@ class _Progress:
         """The one table from the library's errors to ours."""
         patience = f"{self.timeouts.connect_or_byte_s:g} s"
         match error:
+            case _Withheld():
+                return self.fail(Unreachable, "withheld: it may not be sent any more")
             case aiohttp.ConnectionTimeoutError():
                 return self.fail(Timeout, f"no connection after {patience}")
             case aiohttp.SocketTimeoutError():
@@ -228,6 +239,10 @@ class Answer:
             yield data
 
 
+class _Withheld(aiohttp.ClientError):
+    """At the last moment the request was not to go out."""
+
+
 class Transport:
     """Connections to all providers. `connections` bounds them in all; 0 is no bound of its own."""
 
@@ -273,14 +288,16 @@ class Transport:
         request: Request,
         timeouts: Timeouts,
         on_sent: Callable[[], None] | None = None,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> Fetch:
         """Send once; the block has the answer. `on_sent` is called when the request is out.
 
-        A body that was not read to its end costs its connection.
+        `may_send` is asked at the last moment, once there is a connection; where it says no,
+        nothing goes out. A body that was not read to its end costs its connection.
         """
         if self._pool is None:
             raise RuntimeError("the transport is not open")
-        return Fetch(self._pool, base_url, request, _Progress(timeouts, on_sent))
+        return Fetch(self._pool, base_url, request, _Progress(timeouts, on_sent, may_send))
 
 
 class Fetch:

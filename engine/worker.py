@@ -12,38 +12,38 @@ import logging
 import random
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
 import msgspec
 
-from engine.asking import Asker
 from engine.chores import Chores
 from engine.clock import RealClock
-from engine.config.describe import in_the_clear, unsafe
-from engine.config.model import AccountConfig, Config
+from engine.config.describe import unsafe
+from engine.config.model import WORKER, Config
 from engine.core.clock import Clock
-from engine.core.errors import ConfigError, StoreError, StoreTrouble
+from engine.core.errors import ConfigError, LeaseLost, StoreError, StoreTrouble
 from engine.core.redact import Redactor
 from engine.core.units import time_ms
 from engine.dispatcher import Dispatcher, LogReader
-from engine.health import Health
-from engine.kept_limits import KeptLimits
-from engine.poller import AccountPoller
 from engine.redacting import redactors
 from engine.reports import REPORTS_NAME, Reports
 from engine.room import Room
+from engine.roster import Roster
 from engine.stores.opening import make_store
 from engine.stores.patient import PatientStore
 from engine.stores.tracked import Tracked
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
-from engine.tracking import check_tracked, take_tracked
+from engine.tracking import check_tracked, inbox_item, take_tracked
 from engine.transport import Transport
+
+if TYPE_CHECKING:
+    from engine.fleet import Fleet
 
 # For what has to be written when all has ended: a full disk must not hold up the exit for ever.
 LAST_WORD_S = 5.0
@@ -73,6 +73,7 @@ class Engine:
         self.config = config
         self.clock: Clock = clock or RealClock()
         self.telemetry = Telemetry()
+        self.fleet: Fleet | None = None
         self._store = store or make_store(
             config.store.scheme,
             config.store.path,
@@ -80,6 +81,10 @@ class Engine:
             config.store.synchronous,
             url=config.store.url,
         )
+        if store is None and config.store.scheme == "postgresql":
+            from engine.fleet import Fleet  # its library is an extra
+
+            self.fleet = Fleet(self, self._store)
         self.store = PatientStore(self._store, self.telemetry, self.clock)
         self.room = Room(
             {a.name: a.provider.traits.feed == "drained" for a in config.accounts},
@@ -88,21 +93,20 @@ class Engine:
             log_max=config.store.log_max,
             floor=config.store.min_free_disk,
         )
-        self.pollers: dict[str, AccountPoller] = {}
         self.redactors: dict[str, Redactor] = {}
         self.dispatchers: list[Dispatcher] = []
         self.disk_usage = disk_usage
         self._rand = rand or random.Random()
-        self._once = once
-        self._limits = KeptLimits(self.store, self.clock)
-        self._transports: dict[str | None, Transport] = {}
-        self._given_transport = transport
+        self.once = once
+        self.roster = Roster(self, once=once, rand=self._rand, transport=transport)
+        self._limits = self.roster.limits
+        self.pollers = self.roster.pollers
         self._group: anyio.abc.TaskGroup | None = None
-        self._polling = 0
         self._delivering = 0
         self._reports: Reports | None = None
         self._chores = Chores(self, self._rand.random)
-        self._polls_ended = anyio.Event()
+        self.note_status = self._chores.note_status
+        self.hear_inbox = self._chores.hear_inbox
         self._sinks_ended = anyio.Event()
 
     # Life
@@ -115,6 +119,10 @@ class Engine:
         try:
             # A disk that cannot be written is waited out later on, but told at once at a start.
             await self._store.write(lambda tx: tx.put_note("", "started", b"%d" % now_ms))
+            if self.fleet is not None:
+                await self.fleet.join()
+                self._limits.wall = self.fleet.wall
+                self._guard_files(self.fleet.name)
             await self._build()
             await self._chores.digest_inbox()
             await self._chores.look_for_room()
@@ -124,13 +132,15 @@ class Engine:
             with anyio.CancelScope(shield=True):
                 await self._close()
             raise
-        for poller in self.pollers.values():
-            self._polling += 1
-            self._group.start_soon(self._poll, poller)
+        self.roster.start(self._group, list(self.pollers))
         for dispatcher in self.dispatchers:
             self._delivering += 1
             self._group.start_soon(self._deliver, dispatcher)
         self._group.start_soon(self._chores.run)
+        if self.fleet is not None:
+            if self.once:
+                await self.fleet.take_once(self._group)
+            self._group.start_soon(self.fleet.run, self._group)
         return self
 
     async def __aexit__(
@@ -157,7 +167,7 @@ class Engine:
         finally:
             with anyio.move_on_after(LAST_WORD_S, shield=True):
                 try:
-                    await self._chores.note_status()
+                    await self.note_status()
                     if self._reports is not None:
                         await self._reports.finish()
                     await self._limits.close()
@@ -167,6 +177,8 @@ class Engine:
                         "store",
                         f"the limits' use is not kept, the next start waits them out: {fault}",
                     )
+                except LeaseLost as lost:
+                    self.telemetry.event(logging.WARNING, lost.account, str(lost))
                 except Exception as fault:
                     self.telemetry.debug(fault)
             with anyio.CancelScope(shield=True):
@@ -185,8 +197,9 @@ class Engine:
         """No new polls, those in flight end, sinks are flushed; all within the grace."""
         grace_s = self.config.shutdown_grace_s
         ending_s = min(ENDING_S, grace_s / 2)
-        for poller in self.pollers.values():
-            poller.stop()
+        if self.fleet is not None:
+            self.fleet.leaving()
+        self.roster.stop()
         with anyio.move_on_after(grace_s - ending_s):
             await self._all_ended()
         if self.store.trouble is not None:
@@ -194,7 +207,7 @@ class Engine:
             for dispatcher in self.dispatchers:
                 dispatcher.stop()
             self.store.hurry()
-        if self._polling:
+        if self.roster.polling:
             with anyio.move_on_after(ending_s + FLUSH_MIN_S):
                 await self._all_ended()
         self._chores.scope.cancel()
@@ -205,8 +218,7 @@ class Engine:
 
     async def polls_ended(self) -> None:
         """Wait until no account polls any more: with `once`, or after a stop."""
-        if self._polling:
-            await self._polls_ended.wait()
+        await self.roster.ended()
 
     async def flush(self) -> None:
         """Let every sink write what the log holds, and end."""
@@ -216,41 +228,34 @@ class Engine:
             await self._sinks_ended.wait()
 
     async def _close(self) -> None:
-        for transport in self._transports.values():
-            await transport.close()
+        if self.fleet is not None:
+            await self.fleet.leave()
+        await self.roster.close()
         await self.store.close()
 
     # Building
 
+    def _guard_files(self, worker: str) -> None:
+        """Two workers of one machine must not write one file."""
+        shared = [sink.name for sink in self.config.sinks if sink.is_shared_file]
+        if shared and not worker.endswith("-1"):
+            raise ConfigError(
+                [
+                    f"{self.config.source}: sink {name}: another worker of this machine writes its"
+                    f" path: put {WORKER} into it"
+                    for name in shared
+                ]
+            )
+
     async def _build(self) -> None:
         self.redactors = await redactors(self.config, self.store)
-        await self._limits.open(self.config.accounts)
-        notes = await self.store.read(lambda tx: tx.notes("status"))
-        for account in self.config.accounts:
-            if clear := in_the_clear(account):
-                self.telemetry.event(logging.WARNING, account.name, clear)
-            asker = Asker(
-                account,
-                store=self.store,
-                transport=await self._transport(account),
-                limiter=self._limits.for_account(account),
-                telemetry=self.telemetry,
-                clock=self.clock,
-                rand=self._rand,
-                redactor=self.redactors.get(account.name),
-            )
-            asker.shut = partial(self.room.shut, account.name)
-            poller = AccountPoller(asker, once=self._once)
-            poller.on_commit = self._tell
-            poller.on_refusal(partial(self._keep_refusal, account))
-            if account.name in notes:
-                poller.resume(msgspec.json.decode(notes[account.name], type=Health))
-            self.pollers[account.name] = poller
-        names = [account.name for account in self.config.accounts]
+        ours = () if self.fleet is not None else self.config.accounts
+        await self.roster.build(ours)
+        names = [account.name for account in ours]
         for sink in self.config.sinks:
             dispatcher = Dispatcher(
                 sink,
-                sink.build(),
+                sink.build(self.fleet.name if self.fleet is not None else None),
                 store=self.store,
                 accounts=names,
                 telemetry=self.telemetry,
@@ -259,42 +264,27 @@ class Engine:
             )
             self.dispatchers.append(dispatcher)
 
-    async def _transport(self, account: AccountConfig) -> Transport:
-        ca_file = str(account.ca_file) if account.ca_file is not None else None
-        if ca_file not in self._transports:
-            transport = self._given_transport or Transport(ca_file=ca_file)
-            try:
-                await transport.open()
-            except OSError as error:
-                raise ConfigError(
-                    [f"{self.config.source}: ca_file: {ca_file}: {error.strerror or error}"]
-                ) from None
-            self._transports[ca_file] = transport
-        return self._transports[ca_file]
+    # Leases
 
-    def _keep_refusal(self, account: AccountConfig) -> None:
-        """A hold and a pause go on after a crash."""
-        if self._group is not None:
-            self._group.start_soon(self._keep_limit, account)
-            self._group.start_soon(self._chores.note_status, account.name)
+    def consumers(self) -> list[Dispatcher | Reports]:
+        """Who reads the log."""
+        return [*self.dispatchers, *([self._reports] if self._reports is not None else [])]
 
-    async def _keep_limit(self, account: AccountConfig) -> None:
-        try:
-            await self._limits.of(account).keep()
-        except StoreError as error:
-            text = f"its limit's state is not kept: {error}"
-            self.telemetry.event(logging.ERROR, account.name, text)
+    def lost(self, name: str) -> None:
+        """A write under this lease was refused."""
+        if self.fleet is not None:
+            self.fleet.lost(name)
+
+    def shut(self, name: str) -> str | None:
+        """Why an account may ask nothing at present, be it well or not."""
+        lease = self.fleet.shut(name) if self.fleet is not None else None
+        return lease or self.room.shut(name)
+
+    def may_send(self, name: str) -> bool:
+        """Whether a request may go out this very moment."""
+        return self.fleet is None or self.fleet.shut(name) is None
 
     # Tasks
-
-    async def _poll(self, poller: AccountPoller) -> None:
-        try:
-            await poller.run(self.config.shutdown_grace_s)
-        finally:
-            self._polling -= 1
-            if not self._polling:
-                self._polls_ended.set()
-            self._tell()
 
     async def _deliver(self, dispatcher: Dispatcher) -> None:
         try:
@@ -304,11 +294,9 @@ class Engine:
             if not self._delivering:
                 self._sinks_ended.set()
 
-    def _tell(self) -> None:
-        for dispatcher in self.dispatchers:
-            dispatcher.tell()
-        if self._reports is not None:
-            self._reports.tell()
+    def tell(self) -> None:
+        for consumer in self.consumers():
+            consumer.tell()
 
     def status(self, name: str) -> dict[str, Any]:
         """An account's health and its use of the limit."""
@@ -362,12 +350,19 @@ class Engine:
         check_tracked(configured, items)
         now_ms, chance = self.clock.now_ms(), self._rand.random()
         redactor = self.redactors.get(account)
-        works = await self._store.write(
-            lambda tx: take_tracked(
-                tx, configured, items, redactor=redactor, now_ms=now_ms, chance=chance
-            )
-        )
-        self.pollers[account].accept(works)
+        poller = self.pollers.get(account)
+        with suppress(LeaseLost):
+            if poller is not None:
+                works = await self._store.write(
+                    lambda tx: take_tracked(
+                        tx, configured, items, redactor=redactor, now_ms=now_ms, chance=chance
+                    )
+                )
+                poller.accept(works)
+                return
+        # Whoever holds its lease takes it from the inbox.
+        item = inbox_item(account, items, now_ms, redactor)
+        await self._store.write(lambda tx: tx.put_inbox(item))
 
     def read_as(self) -> str | None:
         """The name under which the program around the engine reads the log, where it does."""
@@ -380,7 +375,11 @@ class Engine:
         `reports.PORTION_MAX` come again, under the same `event_id`.
         """
         names = accounts or [account.name for account in self.config.accounts]
-        self._reports = Reports(LogReader(REPORTS_NAME, self.store, names), self._reports)
+        if self.fleet is not None:
+            names = [name for name in names if name in self.pollers]
+        self._reports = Reports(
+            LogReader(REPORTS_NAME, self.store, names), self._reports, chosen=accounts
+        )
         return self._reports
 
 

@@ -162,21 +162,20 @@ def print_json(value: object) -> None:
 
 
 async def _retry(config: Config, name: str | None) -> list[Retried]:
-    from .orders import ask_worker, open_store
+    from .orders import ask_worker
+    from .owning import opened
 
-    store, owned = await open_store(config)
-    try:
+    async with opened(config) as held:
+        store = held.store
         counts = await store.read(lambda tx: tx.count_dead_letters())
         names = [one for one in chosen(config, name) if one in counts]
         gone = sorted(counts.keys() - {sink.name for sink in config.sinks})
         if gone and name is None:
             told = ", ".join(gone)
             print(f"dlr-engine: not in the configuration, left alone: {told}", file=sys.stderr)
-        if owned:
+        if held.owned:
             return [await _directly(config, store, one) for one in names]
         found = await ask_worker(store, "retry", names, look="dlr-engine dead-letter list")
-    finally:
-        await store.close()
     return [found[one].as_retried(one, counts[one].letters) for one in names]
 
 

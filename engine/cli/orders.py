@@ -10,30 +10,15 @@ import anyio
 import msgspec
 
 from engine.clock import RealClock
-from engine.core.errors import EngineError, StoreBusy
-from engine.sink_orders import SinkAnswer, SinkOrder
-from engine.stores.opening import make_store
+from engine.core.errors import EngineError
+from engine.sink_orders import SinkAnswer, SinkOrder, answer_note
 from engine.stores.transaction import InboxItem
 
 if TYPE_CHECKING:
-    from engine.config.model import Config
     from engine.stores.transaction import Store, Transaction
 
 WORKER_MAX_S = 60.0
 WORKER_LOOK_S = 0.2
-
-
-async def open_store(config: Config) -> tuple[Store, bool]:
-    """The store, and whether it is ours: no worker owns it."""
-    store = make_store(
-        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
-    )
-    try:
-        await store.open(own=True)
-    except StoreBusy:
-        await store.open(own=False)
-        return store, False
-    return store, True
 
 
 async def ask_worker(
@@ -57,11 +42,20 @@ async def ask_worker(
         for account in accounts:
             item = InboxItem(account=account, kind=kind, payload=payload, at_ms=now_ms)
             await store.write(lambda tx, item=item: tx.put_inbox(item))  # type: ignore[misc]
-    note, wanted = f"{kind}:{order_id}", len(sinks) * len(accounts)
+    notes = {
+        account or sink: (account, answer_note(kind, order_id, sink))
+        for sink in sinks
+        for account in accounts
+    }
     found: dict[str, SinkAnswer] = {}
+
+    def look_up(tx: Transaction) -> dict[str, bytes]:
+        said = {whose: tx.notes(name).get(account) for whose, (account, name) in notes.items()}
+        return {whose: one for whose, one in said.items() if one is not None}
+
     with anyio.move_on_after(WORKER_MAX_S):
-        while len(found) < wanted:
-            said = await store.read(lambda tx: tx.notes(note))
+        while len(found) < len(notes):
+            said = await store.read(look_up)
             found = {
                 whose: msgspec.json.decode(one, type=SinkAnswer) for whose, one in said.items()
             }
@@ -69,10 +63,10 @@ async def ask_worker(
 
     def forget(tx: Transaction) -> None:
         for whose in found:
-            tx.drop_note(whose, note)
+            tx.drop_note(*notes[whose])
 
     await store.write(forget)
-    if len(found) < wanted:
+    if len(found) < len(notes):
         raise EngineError(
             f"the running worker was not through within {WORKER_MAX_S:g} s; what it has begun it"
             f" ends, `{look}` shows how far it is"

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 from engine import __version__
 from engine.core.units import duration_s, time_ms
 
+WORKERS_MAX = 64  # of one command: more is a mistake, or wants another machine
+
 _ABOUT = """\
 Polls SMS and messaging providers for delivery reports and writes them to sinks.
 
@@ -105,15 +107,25 @@ def _run(commands: Any) -> None:
         "run",
         "the worker: poll every account, write every sink",
         "Polls every account and writes every sink until it is stopped.\n\n"
-        "One worker owns a store; a second one is refused. SIGTERM or Ctrl-C: no new polls, what\n"
-        "is on its way is taken in, sinks are flushed. A second signal ends it at once; the store\n"
-        "stays whole. Log lines go to stderr; on a terminal a live view stands below them.",
+        "One worker owns a SQLite store; a second one is refused. A PostgreSQL store is shared by\n"
+        "any number of workers, on any number of machines, --workers N of them here.\n\n"
+        "SIGTERM or Ctrl-C: no new polls, what is on its way is taken in, sinks are flushed. A\n"
+        "second signal ends it at once; the store stays whole. Log lines go to stderr; on a\n"
+        "terminal a live view stands below them.",
         [
             "--config engine.toml",
             "--config engine.toml --once                       for cron",
             "--config engine.toml --until-idle --idle-timeout 10m",
+            "--config engine.toml --workers 4",
         ],
         config=True,
+    )
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        default=1,
+        metavar="N",
+        help="so many processes, which share the accounts of a PostgreSQL store (default 1)",
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--once", action="store_true", help="do what is due now, write it out, end")
@@ -353,6 +365,12 @@ def _time(value: str) -> int:
             "expected epoch seconds or a time with an offset such as 2026-11-21T12:00:00Z,"
             f' got "{value[:40]}"'
         ) from None
+
+
+def _workers(value: str) -> int:
+    if value.isascii() and value.isdigit() and 1 <= int(value) <= WORKERS_MAX:
+        return int(value)
+    raise argparse.ArgumentTypeError(f'expected 1 to {WORKERS_MAX} workers, got "{value[:40]}"')
 
 
 def _back_to(value: str) -> int | str:

@@ -21,14 +21,14 @@ import orjson
 from engine.asking import Asker, Reply
 from engine.clock import RealClock
 from engine.core.contracts import Kind, Poll
-from engine.core.errors import StoreBusy
 from engine.kept_limits import KeptLimits
 from engine.limits import AccountLimiter
 from engine.redacting import redactors
-from engine.stores.opening import make_store
 from engine.stores.transaction import InboxItem
 from engine.telemetry import Telemetry
 from engine.transport import Transport
+
+from .owning import Opened, opened
 
 if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
@@ -54,16 +54,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
 async def probe_all(config: Config) -> AsyncIterator[bool]:
     """Ask every account and print how it answered; yields whether it passed."""
-    store = make_store(
-        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
-    )
-    try:
-        await store.open(own=True)
-    except StoreBusy:
-        await store.open(own=False)
-        verdicts = await _through_worker(config, store)
-    else:
-        verdicts = await _directly(config, store)
+    async with opened(config) as found:
+        verdicts = await (_directly if found.owned else _through_worker)(config, found)
     for verdict in verdicts:
         print(verdict, flush=True)
         yield verdict.ok
@@ -72,18 +64,15 @@ async def probe_all(config: Config) -> AsyncIterator[bool]:
 # Through a running worker
 
 
-async def _through_worker(config: Config, store: Store) -> list[Verdict]:
+async def _through_worker(config: Config, opened: Opened) -> list[Verdict]:
     found: dict[str, Verdict] = {}
 
     async def ask(name: str) -> None:
-        found[name] = await _hand_over(store, name)
+        found[name] = await _hand_over(opened.store, name)
 
-    try:
-        async with anyio.create_task_group() as group:
-            for account in config.accounts:
-                group.start_soon(ask, account.name)
-    finally:
-        await store.close()
+    async with anyio.create_task_group() as group:
+        for account in config.accounts:
+            group.start_soon(ask, account.name)
     return [found[account.name] for account in config.accounts]
 
 
@@ -115,9 +104,11 @@ async def _hand_over(store: Store, account: str) -> Verdict:
 # On our own
 
 
-async def _directly(config: Config, store: Store) -> list[Verdict]:
+async def _directly(config: Config, opened: Opened) -> list[Verdict]:
     found: dict[str, Verdict] = {}
+    store = opened.store
     limits = KeptLimits(store, RealClock())
+    limits.wall = opened.wall or limits.wall
     try:
         redacting = await redactors(config, store)
         await limits.open(config.accounts)
@@ -134,7 +125,6 @@ async def _directly(config: Config, store: Store) -> list[Verdict]:
             passed = [name for name, verdict in found.items() if verdict.ok]
             await store.write(lambda tx: _forgive(tx, passed))
             await limits.close()
-            await store.close()
     return [found[account.name] for account in config.accounts]
 
 

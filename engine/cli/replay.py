@@ -76,30 +76,19 @@ def _accounts(config: Config, name: str | None) -> list[AccountConfig]:
 async def _replay(
     config: Config, accounts: Sequence[AccountConfig], since_ms: int, *, dry_run: bool
 ) -> list[Line]:
-    from engine.core.errors import StoreBusy
     from engine.redacting import redactors
     from engine.replaying import Order
-    from engine.stores.opening import make_store
 
-    store = make_store(
-        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
-    )
+    from .owning import opened
+
     order = Order(id=str(uuid4()), since_ms=since_ms, dry_run=dry_run)
     lines: list[Line] = []
-    try:
-        await store.open(own=True)
-        owned = True
-    except StoreBusy:
-        await store.open(own=False)
-        owned = False
-    try:
-        if not owned:
-            return await _through_worker(store, accounts, order)
-        known = await redactors(config, store)
+    async with opened(config) as found:
+        if not found.owned:
+            return await _through_worker(found.store, accounts, order)
+        known = await redactors(config, found.store)
         for account in accounts:
-            lines += await _directly(store, account, order, known.get(account.name))
-    finally:
-        await store.close()
+            lines += await _directly(found.store, account, order, known.get(account.name))
     return lines
 
 

@@ -14,9 +14,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+import anyio
+
 from engine.core.errors import ConfigError
 
-from . import process
+from . import process, supervise
 
 if TYPE_CHECKING:
     from engine.config.model import Config
@@ -32,6 +34,9 @@ def command(args: argparse.Namespace) -> int:
     if args.idle_timeout is not None and not args.until_idle:
         raise ConfigError(["dlr-engine run: --idle-timeout goes with --until-idle alone"])
     config = process.load_config(args.config)
+    supervise.check(args, config)
+    if args.workers > 1:
+        return supervise.command(args)
     stuck = process.with_signals(lambda stop: _work(config, args, stop))
     for line in stuck:
         print(line, file=sys.stderr)
@@ -46,17 +51,26 @@ async def _work(config: Config, args: argparse.Namespace, stop: process.Stop) ->
 
     async with Engine(config, once=args.once) as engine:
         log.info(
-            "worker: running, %s and %s",
+            "worker%s: running, %s and %s",
+            f" {engine.fleet.name}" if engine.fleet is not None else "",
             _many(len(config.accounts), "account"),
             _many(len(config.sinks), "sink"),
         )
         _tune_interpreter()
         until = _until(engine, args, stop)
-        live = not args.quiet and not _prints_records(config)
-        async with watching(engine, live=live):
+        live = not args.quiet and not _prints_records(config) and not supervise.is_child()
+        async with watching(engine, live=live), anyio.create_task_group() as around:
+            if supervise.is_child():
+                around.start_soon(_with_parent, stop)
             stuck = await stop.unless(until)
+            around.cancel_scope.cancel()
     _sum_up(engine)
     return stuck or []
+
+
+async def _with_parent(stop: process.Stop) -> None:
+    await supervise.orphaned()
+    stop.asked.set()
 
 
 def _tune_interpreter() -> None:

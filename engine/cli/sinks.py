@@ -77,7 +77,9 @@ def _list(config: Config, *, as_json: bool) -> int:
 async def _read(config: Config) -> list[dict[str, Any]]:
     from engine.stores.opening import make_store
 
-    store = make_store(config.store.scheme, config.store.path, config.store.shown)
+    store = make_store(
+        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
+    )
     await store.open(own=False)
     try:
         now_ms = time.time_ns() // 1_000_000
@@ -199,19 +201,19 @@ async def _go_back(
 ) -> dict[str, int]:
     from engine.stores.burying import rewind
 
-    from .orders import ask_worker, open_store
+    from .orders import ask_worker
+    from .owning import opened
 
     def back(tx: Transaction) -> dict[str, int]:
         return {account: rewind(tx, name, account, to_ms)[1] for account in accounts}
 
-    store, owned = await open_store(config)
-    try:
-        if owned:
-            return await store.write(back)
+    async with opened(config) as held:
+        if held.owned:
+            return await held.store.write(back)
         look = "dlr-engine sinks list"
-        found = await ask_worker(store, "rewind", [name], accounts=accounts, to_ms=to_ms, look=look)
-    finally:
-        await store.close()
+        found = await ask_worker(
+            held.store, "rewind", [name], accounts=accounts, to_ms=to_ms, look=look
+        )
     causes = [f"{account}: {one.cause}" for account, one in found.items() if one.cause is not None]
     if causes:
         raise EngineError(f"sink {name} was not put back: {'; '.join(causes)}")
@@ -243,17 +245,16 @@ def _forget(config: Config, name: str, *, as_json: bool) -> int:
 async def _let_go(config: Config, name: str) -> Any:
     from engine.stores.burying import forget
 
-    from .orders import ask_worker, open_store
+    from .orders import ask_worker
+    from .owning import opened
 
-    store, owned = await open_store(config)
-    try:
+    async with opened(config) as held:
+        store = held.store
         known = await store.read(lambda tx: tx.places().keys() | tx.count_dead_letters().keys())
         chosen(config, name, sorted(known))
-        if owned:
+        if held.owned:
             return await store.write(lambda tx: forget(tx, name))
         found = await ask_worker(store, "forget", [name], look="dlr-engine sinks list")
-    finally:
-        await store.close()
     if found[name].cause is not None:
         raise EngineError(f"sink {name} was not forgotten: {found[name].cause}")
     return found[name].gone

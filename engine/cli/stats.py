@@ -25,6 +25,7 @@ from .show import stored
 
 if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
+    from engine.stores.postgres_leases import Survey, Worker
     from engine.stores.transaction import DeadCount, Transaction, Trouble
 
 TROUBLES_MAX = 20
@@ -44,6 +45,8 @@ class Books(msgspec.Struct):
     status: dict[str, bytes] = {}
     sinks: dict[str, bytes] = {}
     backlog: dict[str, dict[str, int]] = {}
+    fleet: Survey | None = None  # where workers share the store
+    sink_notes: dict[tuple[str, str], bytes] = {}  # there: by sink and worker
     dead: dict[str, DeadCount] = {}
 
 
@@ -62,6 +65,7 @@ def command(args: argparse.Namespace) -> int:
     if missing:
         print(f"dlr-engine: {missing}", file=sys.stderr)
     table = {
+        "workers": [_worker(worker) for worker in books.fleet.workers] if books.fleet else [],
         "accounts": {a.name: _account(a, books) for a in config.accounts},
         "sinks": {sink.name: _sink(config, sink.name, books) for sink in config.sinks},
         "troubles": [_trouble(trouble) for trouble in books.troubles],
@@ -82,9 +86,29 @@ async def _read(config: Config) -> Books:
     await store.open(own=False)
     try:
         now_ms = time.time_ns() // 1_000_000
-        return await store.read(lambda tx: _books(tx, now_ms))
+        books = await store.read(lambda tx: _books(tx, now_ms))
+        if config.store.scheme == "postgresql":
+            from engine.stores.postgres_leases import survey
+
+            books.fleet = found = await survey(config.store.url)
+            books.sink_notes = await store.read(lambda tx: _sink_notes(tx, config, found))
+        return books
     finally:
         await store.close()
+
+
+def _sink_notes(tx: Transaction, config: Config, fleet: Survey) -> dict[tuple[str, str], bytes]:
+    """How each sink does at each worker."""
+    from engine.chores import sink_note
+
+    keys = [(sink.name, worker.name) for sink in config.sinks for worker in fleet.workers]
+    notes = {}
+    for key in keys:
+        whose, name = sink_note(*key)
+        note = tx.notes(name).get(whose)
+        if note is not None:
+            notes[key] = note
+    return notes
 
 
 def _books(tx: Transaction, now_ms: int) -> Books:
@@ -130,10 +154,30 @@ def _account(account: AccountConfig, books: Books) -> dict[str, Any]:
             }
             for kind, (count, due, first_ms) in sorted(books.due.get(account.name, {}).items())
         },
+        "lease": _lease(account.name, books),
         "status": orjson.loads(status) if status is not None else {},
         "needs_per_s": round(needs.scheduled_per_s(account, within), 4),
         "allows_per_s": round(needs.allows_per_s(account), 4),
     }
+
+
+def _lease(name: str, books: Books) -> dict[str, Any] | None:
+    """Who has the account, since when, and how often it has changed hands."""
+    leases = books.fleet.leases if books.fleet else []
+    for lease in leases:
+        if lease.account == name:
+            return {
+                "worker": lease.worker,
+                "since": iso(lease.since_ms) if lease.since_ms is not None else None,
+                "handovers": max(0, lease.fence - 1),
+            }
+    return None
+
+
+def _worker(worker: Worker) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.structs.asdict(worker)
+    fields["started_at"] = iso(fields.pop("started_ms"))
+    return fields
 
 
 def _part(tally: dict[str, int], prefix: str) -> dict[str, int]:
@@ -155,14 +199,26 @@ def _sink(config: Config, name: str, books: Books) -> dict[str, Any]:
         at = places.get(account.name, (start if sink.start == "oldest" else end, 0))[0]
         behind += max(0, end - max(at, start))
         size += books.backlog.get(name, {}).get(account.name, 0)
-    note = books.sinks.get(name)
     return {
-        "trouble": orjson.loads(note)["trouble"] if note is not None else None,
+        "trouble": _sink_trouble(name, books),
         "behind_bytes": size,
         "positions": {account: list(place) for account, place in sorted(places.items())},
         "behind": behind,
         "dead_letters": dead_letter.count_table(config, name, books.dead.get(name)),
     }
+
+
+def _sink_trouble(name: str, books: Books) -> str | None:
+    """What stands in its way; in a fleet, at which worker."""
+    if books.fleet is None:
+        note = books.sinks.get(name)
+        return orjson.loads(note)["trouble"] if note is not None else None
+    troubles = {
+        worker: trouble
+        for (sink, worker), note in books.sink_notes.items()
+        if sink == name and (trouble := orjson.loads(note)["trouble"])
+    }
+    return "; ".join(f"{worker}: {text}" for worker, text in sorted(troubles.items())) or None
 
 
 def _trouble(trouble: Trouble) -> dict[str, Any]:
@@ -182,7 +238,7 @@ def _trouble(trouble: Trouble) -> dict[str, Any]:
 
 
 def _text(table: dict[str, Any]) -> list[str]:
-    lines: list[str] = []
+    lines: list[str] = [_worker_line(worker) for worker in table["workers"]]
     for name, account in table["accounts"].items():
         lines += _account_lines(name, account)
     for name, sink in table["sinks"].items():
@@ -209,6 +265,16 @@ def _text(table: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _worker_line(worker: dict[str, Any]) -> str:
+    state = "" if worker["alive"] else ", NOT HEARD OF"
+    state += ", leaving" if worker["leaving"] else ""
+    return (
+        f"worker {worker['name']}: {worker['accounts']:,} leases, load {worker['load']:.4g}; on"
+        f" {worker['host']}, process {worker['pid']}, started {worker['started_at']}, last seen"
+        f" {worker['seen_s']:.1f} s ago{state}"
+    )
+
+
 def _account_lines(name: str, account: dict[str, Any]) -> list[str]:
     sign, verdict = ("=", "balanced") if account["balanced"] else ("≠", "NOT balanced: report it")
     lines = [
@@ -216,6 +282,9 @@ def _account_lines(name: str, account: dict[str, Any]) -> list[str]:
         f"  messages: known {account['known']:,} {sign} final {account['final']:,}"
         f" + pending {account['pending']:,} ({verdict})",
     ]
+    if lease := account["lease"]:
+        holder = f"{lease['worker']} since {lease['since']}" if lease["worker"] else "nobody"
+        lines.append(f"  held by {holder}; handed over {lease['handovers']:,} times")
     for key, title in (("states", "states"), ("verdicts", "verdicts")):
         if account[key]:
             counts = sorted(account[key].items(), key=lambda item: -item[1])

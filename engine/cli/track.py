@@ -177,33 +177,24 @@ async def _hand_over(
     config: Config, account: AccountConfig, chunks: Iterable[list[Tracked]], now_ms: int
 ) -> str:
     """Put everything where the worker finds it; what to say about it."""
-    from engine.core.errors import StoreBusy
     from engine.redacting import redactors
-    from engine.stores.opening import make_store
 
-    store = make_store(
-        config.store.scheme, config.store.path, config.store.shown, url=config.store.url
-    )
+    from .owning import opened
+
     counted = Counted()
-    try:
-        await store.open(own=True)
-        owned = True
-    except StoreBusy:
-        await store.open(own=False)
-        owned = False
-    try:
-        redactor = (await redactors(config, store)).get(account.name)
+    async with opened(config, own=False) as found:
+        redactor = (await redactors(config, found.store)).get(account.name)
         for items in chunks:
             if not items:
                 continue
             counted.add(items)
-            if owned:
-                counted.new += await _take(store, account, items, now_ms, redactor)
+            if found.owned:
+                counted.new += await _take(found.store, account, items, now_ms, redactor)
             else:
-                await _put(store, account, items, now_ms, redactor)
-    finally:
-        await store.close()
-    if not owned:
+                await _put(found.store, account, items, now_ms, redactor)
+    if config.store.scheme == "postgresql":
+        return f"{account.name}: {counted} handed to the workers; the one that has it takes them"
+    if not found.owned:
         return f"{account.name}: {counted} handed to the running worker, which takes them at once"
     return f"{account.name}: {counted} tracked, {counted.new:,} of them new or grown"
 

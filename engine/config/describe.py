@@ -18,7 +18,7 @@ import msgspec
 from engine.core.secret import Secret
 from engine.core.units import iso, spell_duration, spell_size
 
-from .model import AccountConfig, Config, SinkConfig, StoreConfig
+from .model import WORKER, AccountConfig, Config, SinkConfig, StoreConfig
 from .values import listed, printable
 
 _DAY_S = 86_400.0
@@ -45,6 +45,11 @@ def describe(config: Config) -> list[str]:
         lines += _account(account)
     for sink in config.sinks:
         lines += _sink(sink)
+        if store.scheme == "postgresql" and sink.is_shared_file:
+            lines.append(
+                f"  WARNING: path holds no {WORKER}: one worker of a machine can write it, a second"
+                " one is refused"
+            )
     return lines
 
 

@@ -22,6 +22,8 @@ from engine.windows import Rate
 DAY_S = 86_400.0
 LOG_MAX = 10 << 30
 LOG_MAX_MEMORY = 256 << 20  # of a store that is not on disk
+WORKER = "{worker}"  # in a sink's path: the name of the worker that writes it
+ALONE = "worker"  # what that is where one worker owns the store
 SinkClass = type[Sink]  # inside SinkConfig the word `type` is a field
 
 
@@ -138,9 +140,24 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 300.0  # of one call
     batch: BatchConfig
 
-    def build(self) -> Sink:
-        """A new sink, not yet open."""
-        return self.sink_class(self.sink)
+    @property
+    def path(self) -> str | None:
+        """Where on this machine it writes, as it was configured; None: elsewhere."""
+        path = getattr(self.sink, "path", None)
+        return None if path is None else str(path)
+
+    @property
+    def is_shared_file(self) -> bool:
+        """Whether every worker would write the same place of its machine."""
+        return self.path is not None and WORKER not in self.path
+
+    def build(self, worker: str | None = None) -> Sink:
+        """A new sink, not yet open. `worker` is the name that `{worker}` in its path stands for."""
+        options = self.sink
+        if self.path is not None and WORKER in self.path:
+            named = type(options.path)(self.path.replace(WORKER, worker or ALONE))
+            options = msgspec.structs.replace(options, path=named)
+        return self.sink_class(options)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

@@ -98,7 +98,7 @@ class PatientStore:
                     return result
 
     def _note(self, way: _Way, error: StoreTrouble) -> None:
-        if str(error) != self.trouble:
+        if str(error) not in (self._writing.trouble, self._reading.trouble):
             self._telemetry.event(
                 logging.ERROR,
                 "store",

@@ -42,6 +42,7 @@ class PostgresStore:
         self.url = url
         # Account -> number of the lease that is held; None: there are no leases, all is ours.
         self.fences: dict[str, int] | None = None
+        self.session_name = "dlr-engine"  # of its connections, for whoever has to end them
         self._synchronous = synchronous
         self._shown = shown
         self._writers: list[Desk] = []
@@ -67,6 +68,7 @@ class PostgresStore:
             writes=writes,
             synchronous=self._synchronous,
             fences=lambda: self.fences,
+            session_name=self.session_name,
         )
 
     def _prepare(self) -> None:

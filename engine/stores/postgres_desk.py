@@ -94,6 +94,7 @@ class Desk:
         writes: bool,
         synchronous: str,
         fences: Callable[[], Mapping[str, int] | None],
+        session_name: str,
     ) -> None:
         # Commits that are not on the disk for certain, each counted when it begins and when it is
         # done; and up to where they are there, by a later one.
@@ -103,6 +104,7 @@ class Desk:
         self._writes = writes
         self._synchronous = synchronous
         self._fences = fences
+        self._settings = f"SET application_name = '{session_name}'; {STAGE if writes else ''}"
         self._writer = uuid.uuid4().hex
         self._number = 0
         self._doubt: Doubt | None = None
@@ -215,7 +217,7 @@ class Desk:
 
     def _connect(self) -> None:
         """Be connected, and know what became of the transaction before. Raises StoreError."""
-        self._session.connect(STAGE if self._writes else "")
+        self._session.connect(self._settings)
         doubt = self._doubt
         if doubt is not None:
             # Its lock is held by that transaction for as long as it is under way.

@@ -225,7 +225,7 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles, PostgresDeadLetter
         ]
 
     def log_bounds(self) -> dict[str, tuple[int, int]]:
-        rows = self._session.fetch("SELECT name, log_start, log_next FROM account")
+        rows = self._of_ours("SELECT name, log_start, log_next FROM account", "name")
         bounds = {name: (start, end) for name, start, end in rows}
         for waiting in (self._group, self._job):
             for name, (end, _) in waiting.heads.items():
@@ -266,7 +266,7 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles, PostgresDeadLetter
     def places(self) -> dict[str, dict[str, Place]]:
         self.flush(lambda waiting: waiting.places)
         found: dict[str, dict[str, Place]] = {}
-        rows = self._session.fetch("SELECT sink, account, seq, record FROM place")
+        rows = self._of_ours("SELECT sink, account, seq, record FROM place", "account")
         for sink, account, seq, record in rows:
             found.setdefault(sink, {})[account] = (seq, record)
         return found
@@ -285,7 +285,7 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles, PostgresDeadLetter
     def backlog(self) -> dict[str, dict[str, int]]:
         self.flush(lambda waiting: waiting.heads or waiting.places)
         found: dict[str, dict[str, int]] = {}
-        for sink, account, size in self._session.fetch(_BACKLOG):
+        for sink, account, size in self._of_ours(_BACKLOG, "place.account"):
             found.setdefault(sink, {})[account] = size
         return found
 
@@ -322,20 +322,31 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles, PostgresDeadLetter
     def inbox_waits(self) -> bool:
         return bool(
             self._session.fetch(
-                "SELECT 1 FROM inbox WHERE $1::text[] IS NULL OR account = ANY($1)"
-                " OR account = '' LIMIT 1",
-                self._ours(),
+                "SELECT 1 FROM inbox WHERE $1::text[] IS NULL OR account = ANY($1) LIMIT 1",
+                self._ours_or_anybodys(),
             )
         )
 
     def take_inbox(self, limit: int) -> list[InboxItem]:
         """Of the accounts whose leases are held, where there are leases, and of no account."""
         self._write_now()
-        rows = self._session.fetch(_TAKE_INBOX, limit, self._ours())
+        rows = self._session.fetch(_TAKE_INBOX, limit, self._ours_or_anybodys())
         return [
             InboxItem(account=row[0], kind=row[1], payload=row[2], at_ms=row[3], id=row[4])
             for row in rows
         ]
+
+    def _of_ours(self, query: str, account: str) -> list[Any]:
+        """Rows of the accounts whose leases are held, where there are leases: of ten thousand
+        accounts a worker looks at its own."""
+        ours = self._ours()
+        if ours is None:
+            return self._session.fetch(query)
+        return self._session.fetch(f"{query} WHERE {account} = ANY($1::text[])", ours)
+
+    def _ours_or_anybodys(self) -> list[str] | None:
+        """What is of no account, an order to a sink, is done by whoever takes it."""
+        return None if self._fences is None else ["", *self._fences]
 
     def _ours(self) -> list[str] | None:
         return list(self._fences) if self._fences is not None else None
@@ -345,7 +356,11 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles, PostgresDeadLetter
 
     def notes(self, name: str) -> dict[str, bytes]:
         self.flush(lambda waiting: waiting.notes)
-        rows = self._session.fetch("SELECT account, value FROM note WHERE name = $1", name)
+        which, ours = "SELECT account, value FROM note WHERE name = $1", self._ours()
+        if ours is None:
+            rows = self._session.fetch(which, name)
+        else:  # and what is no account's
+            rows = self._session.fetch(f"{which} AND account = ANY($2::text[])", name, ["", *ours])
         return {row[0]: row[1] for row in rows}
 
     def drop_note(self, account: str, name: str) -> None:

@@ -164,6 +164,7 @@ class Network(Transport):
         request: Request,
         timeouts: Timeouts,
         on_sent: Callable[[], None] | None = None,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> AsyncIterator[Answer]:
         self._process.check()
         host, call = self._addressed(base_url, request)

@@ -50,6 +50,7 @@ class Provider(Transport):
         request: Request,
         timeouts: Timeouts,
         on_sent: Callable[[], None] | None = None,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> AsyncIterator[Answer]:
         batch = int(dict(request.params)["batch_id"])
         asked = self.asked[batch]

@@ -85,6 +85,7 @@ class Scripted(Transport):
         request: Request,
         timeouts: Timeouts,
         on_sent: Callable[[], None] | None = None,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> AsyncIterator[Any]:
         self.asked.append(request)
         if on_sent is not None:

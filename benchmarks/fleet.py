@@ -1,0 +1,224 @@
+"""A fleet on one PostgreSQL: `fleet`.
+
+First what a report costs each of one to four workers, from the provider's answer to the sink's
+file: `dlr-engine run --workers N --until-idle` over eight one-time accounts, every record counted.
+Starting costs the same however much there is to do, so it is taken off: the same run with next to
+nothing. The processor is shared with the server, and with whatever else the machine does: the cost
+is processor time of the workers alone, and only its ratio to that of one worker means something.
+
+Then what the leases alone ask of the server, as a hundred workers with ten thousand accounts would:
+a quarter as many connections, each of which looks four times as often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from benchmarks.harness import PATIENCE_S, SECRET, Row, folder, lines, median, server
+from engine.core.secret import Secret
+from engine.leases import RENEW_S, TTL_S
+from engine.stores.postgres import PostgresStore
+from engine.stores.postgres_leases import LeaseBook
+
+POSTGRES = os.environ.get("DLR_BENCH_POSTGRES", "postgresql://postgres@127.0.0.1:5432/test")
+PROCESSES = (1, 2, 4)
+ACCOUNTS = 8
+PAGE = 1000
+GROWTH = 1.25  # what a report may cost a worker of four, beside one alone
+WORKERS, LEASES = 100, 10_000
+FOR_EACH = 4  # workers that one connection stands for: a server has about a hundred
+LOOKS_S = 15.0
+
+
+def run(size: int, runs: int) -> list[Row]:
+    """`size` reports; medians."""
+    rows = [_row(count, size, runs) for count in PROCESSES]
+    first, *others = rows
+    for row in others:
+        cost = float(row.values["cpu us/report"]) / float(first.values["cpu us/report"])
+        row.values["cost beside one"] = cost
+        if cost > GROWTH:
+            row.faults.append(f"a report costs {cost:.2f} of what it costs one worker")
+    return [*rows, asyncio.run(leases(WORKERS, LEASES, LOOKS_S))]
+
+
+def _row(processes: int, size: int, runs: int) -> Row:
+    costs, rates, faults = [], [], []
+    pages = max(2, round(size / PAGE / ACCOUNTS))
+    for _ in range(runs):
+        idle_cpu, idle_s, found = _once(processes, 1)
+        faults += found
+        cpu, seconds, found = _once(processes, pages)
+        faults += found
+        count = (pages - 1) * PAGE * ACCOUNTS
+        costs.append((cpu - idle_cpu) / count * 1e6)
+        rates.append(count / max(0.001, seconds - idle_s))
+    return Row(
+        name=f"{processes} worker{'s' if processes > 1 else ''}",
+        values={
+            "reports": pages * PAGE * ACCOUNTS,
+            "cpu us/report": median(costs),
+            "reports/s": median(rates),
+        },
+        faults=faults,
+    )
+
+
+def _once(processes: int, pages: int) -> tuple[float, float, list[str]]:
+    """Processor time of all workers, the time it took, and what is wrong with what came out."""
+    names = [f"account-{n}" for n in range(ACCOUNTS)]
+    spec = {"style": "infobip", "accounts": names, "size": PAGE, "pages": pages}
+    with folder() as base, schema() as store, server("pages", spec) as url:
+        (base / "engine.toml").write_text(_config(store, f"{url}/turn", names))
+        command = [
+            sys.executable, "-m", "engine", "run", "--config", str(base / "engine.toml"),
+            "--workers", str(processes), "--until-idle", "--quiet",
+        ]  # fmt: skip
+        before, began = os.times(), time.perf_counter()
+        subprocess.run(command, check=True, timeout=PATIENCE_S)
+        after, ended = os.times(), time.perf_counter()
+        # The parent has waited for its workers: their time is its own, and so is ours.
+        cpu = after.children_user - before.children_user
+        cpu += after.children_system - before.children_system
+        return cpu, ended - began, _each_once(base, pages * PAGE * ACCOUNTS)
+
+
+def _config(store: str, url: str, names: list[str]) -> str:
+    parts = [f'[store]\nurl = "{store}"']
+    parts += [
+        f'[[accounts]]\nname = "{name}"\nprovider = "infobip"\nbase_url = "{url}/{name}"\n'
+        f'api_key = "{SECRET}"\nlimits = {{ requests = 100000, per = "1s" }}\n'
+        'schedule = { interval = "1h" }'
+        for name in names
+    ]
+    parts.append('[[sinks]]\nname = "out"\ntype = "jsonl"\npath = "{worker}.jsonl"\n')
+    return "\n".join(parts)
+
+
+def _each_once(base: Path, expected: int) -> list[str]:
+    events = [record["event_id"] for path in base.glob("*.jsonl") for record in lines(path)]
+    faults = []
+    if len(events) != expected:
+        faults.append(f"expected {expected} records, got {len(events)}")
+    if len(set(events)) != len(events):
+        faults.append(f"{len(events) - len(set(events))} records are there twice")
+    return faults
+
+
+@contextmanager
+def schema() -> Iterator[str]:
+    """The URL of a schema of its own, gone afterwards."""
+    name = f"dlr_fleet_{uuid.uuid4().hex[:12]}"
+
+    async def say(statement: str) -> None:
+        db = await asyncpg.connect(POSTGRES)
+        try:
+            await db.execute(statement)
+        finally:
+            await db.close()
+
+    asyncio.run(say(f"CREATE SCHEMA {name}"))
+    try:
+        yield f"{POSTGRES}?search_path={name}"
+    finally:
+        asyncio.run(say(f"DROP SCHEMA {name} CASCADE"))
+
+
+# The leases alone
+
+
+async def leases(workers: int, accounts: int, seconds: float) -> Row:
+    """What so many workers with so many accounts in all ask of the server when nothing moves."""
+    names = [f"account-{n:06d}" for n in range(accounts)]
+    async with _leased(workers // FOR_EACH, names) as (books, url):
+        db = await asyncpg.connect(url)
+        try:
+            backends = {
+                row[0]
+                for row in await db.fetch(
+                    "SELECT pid FROM pg_stat_activity WHERE application_name = 'dlr-engine leases'"
+                )
+            }
+            before, wal = _cpu_s(backends), await _wal(db)
+            took: list[float] = []
+            held: list[int] = []
+            await asyncio.gather(*(_look(book, seconds, took, held) for book in books))
+            cpu, wal = _cpu_s(backends) - before, await _wal(db) - wal
+        finally:
+            await db.close()
+    took.sort()
+    share = accounts // (workers // FOR_EACH)
+    return Row(
+        name=f"leases: {workers} workers, {accounts:,} accounts",
+        values={
+            "looks/s": len(took) / seconds,
+            "ms a look": median(took) * 1000,
+            "p99 ms": took[len(took) * 99 // 100] * 1000,
+            "server cores": cpu / seconds,
+            "WAL KiB/s": wal / seconds / 1024,
+        },
+        faults=[] if set(held) == {share} else [f"leases were lost: {sorted(set(held))}"],
+    )
+
+
+@asynccontextmanager
+async def _leased(workers: int, names: list[str]) -> AsyncIterator[tuple[list[LeaseBook], str]]:
+    """Workers that hold all of it, in equal parts."""
+    name = f"dlr_fleet_{uuid.uuid4().hex[:12]}"
+    db = await asyncpg.connect(POSTGRES)
+    url = f"{POSTGRES}?search_path={name}"
+    books: list[LeaseBook] = []
+    try:
+        await db.execute(f"CREATE SCHEMA {name}")
+        store = PostgresStore(Secret(url))
+        await store.open(own=True)
+        await store.close()
+        for n in range(workers):
+            book = LeaseBook(Secret(url), f"worker-{n}", names, ttl_s=60 * TTL_S)
+            books.append(book)
+            await book.renew(load=1.0, idle=False, leaving=False)
+            await book.claim([[one] for one in names[n::workers]])
+        yield books, url
+    finally:
+        for book in books:
+            await book.close()
+        await db.execute(f"DROP SCHEMA {name} CASCADE")
+        await db.close()
+
+
+async def _look(book: LeaseBook, seconds: float, took: list[float], held: list[int]) -> None:
+    every_s = RENEW_S / FOR_EACH
+    await asyncio.sleep(hash(book.worker) % 1000 / 1000 * every_s)
+    for _ in range(round(seconds / every_s)):
+        began = time.perf_counter()
+        seen = await book.renew(load=1.0, idle=False, leaving=False)
+        took.append(time.perf_counter() - began)
+        held.append(len(seen.mine))
+        await asyncio.sleep(max(0.0, every_s - took[-1]))
+
+
+def _cpu_s(pids: set[int]) -> float:
+    """Processor time of these processes, where this machine can tell."""
+    ticks = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # the server is elsewhere
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+async def _wal(db: Any) -> int:
+    return int(await db.fetchval("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"))

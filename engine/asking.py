@@ -39,7 +39,7 @@ REDIRECTS_MAX = 3
 # Of an answer that goes on and on without a report in it, the rest is read in no hurry: at full
 # speed one endless body would take the processor from all accounts until its deadline.
 BARREN_MAX = 1 << 20
-BARREN_PAUSE_S = 0.02
+BARREN_PAUSE_S = 0.01
 
 LOGIN_BODY_MAX = 64 * 1024
 

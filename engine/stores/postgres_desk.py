@@ -25,7 +25,7 @@ import anyio
 
 from engine.core.errors import StoreError, StoreTrouble
 from engine.core.secret import Secret
-from engine.offload import hand_over
+from engine.offload import Outcome, hand_over
 
 from .postgres_messages import Busy
 from .postgres_pending import STAGE
@@ -63,9 +63,12 @@ class _Job:
         self.doubt: Doubt | None = None
         self.result: Any = None  # of the run that is in doubt
 
+    def ended(self, result: Any, error: BaseException | None) -> Outcome:
+        return (self.loop, self.future, result, error)
+
     def settle(self, result: Any, error: BaseException | None) -> None:
         """Called on the desk's thread: hand the outcome to the loop that waits for it."""
-        hand_over(self.loop, self.future, result, error)
+        hand_over([self.ended(result, error)])
 
 
 _Outcomes = list[tuple[_Job, Any, BaseException | None]]
@@ -248,8 +251,7 @@ class Desk:
             self.lazy += loose
             if tx.wrote and not lazy:
                 self.synced = self.lazy
-            for job, result, error in outcomes:
-                job.settle(result, error)
+            hand_over([job.ended(result, error) for job, result, error in outcomes])
         return later
 
     def _how(self, *, lazy: bool) -> str:

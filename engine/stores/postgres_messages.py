@@ -273,6 +273,18 @@ class PostgresMessages(PostgresRows):
         )[0]
         return (row[0], row[1], row[2])
 
+    def open_batches(self, account: str, batch_ids: Sequence[str]) -> set[str]:
+        if not batch_ids:
+            return set()
+        self._flush_account(account)
+        rows = self._session.fetch(
+            "SELECT DISTINCT batch_id FROM message WHERE batch_id = ANY($1::text[])"
+            " AND account = $2 AND NOT final AND tracked",
+            [plain(batch_id) for batch_id in batch_ids],
+            account,
+        )
+        return {original(row[0]) for row in rows}
+
     def open_in_span(
         self, account: str, from_ms: int, to_ms: int, *, pending: bool, limit: int
     ) -> list[Known]:

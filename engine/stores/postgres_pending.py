@@ -109,8 +109,14 @@ _PUT_REST = """
         WHERE note.name = gone.name AND note.account = gone.account
     ), g AS (
         DELETE FROM work WHERE id = ANY($22::bigint[])
+    ), h AS (
+        UPDATE work
+        SET due_ms = moved.due_ms, answered_ms = moved.answered_ms, data = moved.data
+        FROM unnest($23::bigint[], $24::bigint[], $25::bigint[], $26::bytea[])
+            AS moved (id, due_ms, answered_ms, data)
+        WHERE work.id = moved.id
     )
-    INSERT INTO writer AS kept (id, n, seen) SELECT $23, $24::bigint, now() WHERE $24 IS NOT NULL
+    INSERT INTO writer AS kept (id, n, seen) SELECT $27, $28::bigint, now() WHERE $28 IS NOT NULL
     ON CONFLICT (id) DO UPDATE SET n = excluded.n, seen = excluded.seen
 """
 
@@ -129,10 +135,15 @@ class Pending:
         self.places: dict[tuple[str, str], Place] = {}
         self.notes: dict[tuple[str, str], bytes | None] = {}  # None: it goes
         self.ended: set[int] = set()  # works
+        self.moved: dict[int, tuple[int, int, bytes]] = {}  # works: due, answered, data
 
     def rest(self) -> bool:
         """Whether anything but messages waits."""
-        return bool(self.heads or self.tallies or self.places or self.notes or self.ended)
+        return bool(self.heads or self.tallies or self.places or self.notes or self.works())
+
+    def works(self) -> bool:
+        """Whether works wait to be changed."""
+        return bool(self.ended or self.moved)
 
     def put_message(self, known: Known) -> None:
         """As it is now: whose it is may change it afterwards."""
@@ -173,6 +184,7 @@ class Pending:
             self.tally(account, {name: by})
         self.places |= later.places
         self.notes |= later.notes
+        self.moved |= later.moved
         self.ended |= later.ended
 
     def write_messages(self, session: Session, *, careful: bool) -> None:
@@ -208,6 +220,7 @@ class Pending:
             *_columns(kept, 3),
             *_columns(gone, 2),
             list(self.ended),
+            *_columns([(n, *row) for n, row in self.moved.items() if n not in self.ended], 4),
             writer,
             number,
         )

@@ -14,8 +14,9 @@ import zstandard
 from engine.core.contracts import Kind
 from engine.core.work import LogRow, Work
 
+from .postgres_dead import PostgresDeadLetters
 from .postgres_messages import PostgresMessages
-from .postgres_pending import original, plain
+from .postgres_pending import Pending, original, plain
 from .postgres_troubles import PostgresTroubles
 from .transaction import NOTHING, InboxItem, Place
 
@@ -62,7 +63,7 @@ _BACKLOG = """
 _TAKE_INBOX = """
     WITH taken AS (
         DELETE FROM inbox WHERE id IN (
-            SELECT id FROM inbox WHERE $2::text[] IS NULL OR account = ANY($2)
+            SELECT id FROM inbox WHERE $2::text[] IS NULL OR account = ANY($2) OR account = ''
             ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
         ) RETURNING account, kind, payload, at_ms, id
     )
@@ -70,17 +71,22 @@ _TAKE_INBOX = """
 """
 
 
-class PostgresTransaction(PostgresMessages, PostgresTroubles):
+class PostgresTransaction(PostgresMessages, PostgresTroubles, PostgresDeadLetters):
     """The primitives of one transaction. See `Transaction` for what each of them does."""
 
     # The schedule
 
     def work(self, work_id: int) -> Work | None:
-        found = self._works("WHERE id = $1", work_id)
-        if found and found[0].account not in self._entered and self._writes:
-            self._enter(found[0].account)  # then look again: it may have changed before that
-            found = self._works("WHERE id = $1", work_id)
-        return found[0] if found else None
+        return self.works([work_id]).get(work_id)
+
+    def works(self, ids: Sequence[int]) -> dict[int, Work]:
+        which = "WHERE id = ANY($1::bigint[])"
+        found = self._works(which, list(ids))
+        fresh = {work.account for work in found} - self._entered
+        if fresh and self._writes:
+            self._enter(*fresh)  # then look again: they may have changed before that
+            found = self._works(which, list(ids))
+        return {work.id: work for work in found if work.id is not None}
 
     def works_due(
         self, account: str, until_ms: int, limit: int, *, after: tuple[int, int] = (-(1 << 62), 0)
@@ -114,7 +120,7 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
         )
 
     def _works(self, which: str, *values: Any) -> list[Work]:
-        self.flush(lambda waiting: waiting.ended)
+        self.flush(Pending.works)
         rows = self._session.fetch(f"SELECT {_WORK} FROM work {which}", *values)
         return [
             Work(
@@ -133,7 +139,7 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
     def put_works(self, works: Sequence[Work]) -> list[Work]:
         if not works:
             return []
-        self.flush(lambda waiting: waiting.ended)
+        self.flush(Pending.works)
         accounts = {work.account for work in works}
         self._enter(*accounts)
         self._write_now(*accounts)
@@ -148,6 +154,15 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
             work.id = ids[key]
         return list(works)
 
+    def move_works(self, works: Sequence[Work]) -> None:
+        accounts = {work.account for work in works}
+        self._enter(*accounts)
+        pending = self._to_write(*accounts)
+        for work in works:
+            if work.id is not None:
+                data = orjson.dumps(work.data)
+                pending.moved[work.id] = (work.due_ms, work.answered_ms, data)
+
     def drop_works(self, ids: Sequence[int]) -> None:
         if ids:
             self._to_write(*self._accounts_of_works(ids)).ended.update(ids)
@@ -161,7 +176,7 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
         return [row[0] for row in rows]
 
     def count_works(self, now_ms: int) -> dict[str, dict[Kind, tuple[int, int, int]]]:
-        self.flush(lambda waiting: waiting.ended)
+        self.flush(Pending.works)
         counts: dict[str, dict[Kind, tuple[int, int, int]]] = {}
         rows = self._session.fetch(
             "SELECT account, kind, count(*), count(*) FILTER (WHERE due_ms <= $1), min(due_ms)"
@@ -226,6 +241,26 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
         gone = self._session.fetch(_DROP_LOG, account, before_seq, before_ms, limit)
         return int(gone[0][0])
 
+    def log_since(self, account: str, at_ms: int) -> int:
+        self.flush(lambda waiting: waiting.heads)
+        rows = self._session.fetch(
+            "SELECT coalesce((SELECT seq FROM log WHERE account = $1 AND seq >= log_start"
+            " AND at_ms >= $2 ORDER BY seq LIMIT 1), log_next) FROM account WHERE name = $1",
+            account,
+            at_ms,
+        )
+        return int(rows[0][0]) if rows else 1
+
+    def log_records(self, account: str, from_seq: int) -> tuple[int, int | None]:
+        self.flush(lambda waiting: waiting.heads)
+        row = self._session.fetch(
+            "SELECT coalesce(sum(length(states)), 0)::bigint, min(at_ms) FROM log"
+            " WHERE account = $1 AND seq >= $2",
+            account,
+            from_seq,
+        )[0]
+        return row[0], row[1]
+
     # Sinks
 
     def places(self) -> dict[str, dict[str, Place]]:
@@ -240,6 +275,12 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
         pending = self._to_write(*places)
         for account, place in places.items():
             pending.places[sink, account] = place
+
+    def drop_places(self, sink: str) -> int:
+        """Of a sink that is gone: of no account, so no lease is asked for."""
+        self.flush(lambda waiting: waiting.places)
+        self._write_now()
+        return len(self._session.fetch("DELETE FROM place WHERE sink = $1 RETURNING 1", sink))
 
     def backlog(self) -> dict[str, dict[str, int]]:
         self.flush(lambda waiting: waiting.heads or waiting.places)
@@ -281,15 +322,16 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
     def inbox_waits(self) -> bool:
         return bool(
             self._session.fetch(
-                "SELECT 1 FROM inbox WHERE $1::text[] IS NULL OR account = ANY($1) LIMIT 1",
-                self._ours_or_anybodys(),
+                "SELECT 1 FROM inbox WHERE $1::text[] IS NULL OR account = ANY($1)"
+                " OR account = '' LIMIT 1",
+                self._ours(),
             )
         )
 
     def take_inbox(self, limit: int) -> list[InboxItem]:
-        """Of the accounts whose leases are held, where there are leases."""
+        """Of the accounts whose leases are held, where there are leases, and of no account."""
         self._write_now()
-        rows = self._session.fetch(_TAKE_INBOX, limit, self._ours_or_anybodys())
+        rows = self._session.fetch(_TAKE_INBOX, limit, self._ours())
         return [
             InboxItem(account=row[0], kind=row[1], payload=row[2], at_ms=row[3], id=row[4])
             for row in rows
@@ -302,10 +344,6 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles):
         if ours is None:
             return self._session.fetch(query)
         return self._session.fetch(f"{query} WHERE {account} = ANY($1::text[])", ours)
-
-    def _ours_or_anybodys(self) -> list[str] | None:
-        """What is of no account, an order to a sink, is done by whoever takes it."""
-        return None if self._fences is None else ["", *self._fences]
 
     def _ours(self) -> list[str] | None:
         return list(self._fences) if self._fences is not None else None

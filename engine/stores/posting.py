@@ -6,6 +6,8 @@ The tallies (`known`, `final`, `state:<state>`, …) are moved with each change,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from engine.core.reconcile import Known
@@ -96,6 +98,19 @@ class Posting:
         self._states.append(CODE_OF[known.state])
         self._size += len(known.record)
         self.done.records += 1
+
+    def newest(self, messages: Sequence[Known]) -> None:
+        """Fill in the newest record of each, also where that is still to be appended."""
+        ours = {row.seq: row.body.split(b"\n") for row in self._rows}
+        if self._lines:
+            ours[self._seq] = self._lines
+        there = []
+        for known in messages:
+            if known.place is not None and known.place[0] in ours:
+                known.record = ours[known.place[0]][known.place[1]]
+            else:
+                there.append(known)
+        self.tx.newest(there)
 
     def _end_row(self) -> None:
         self._rows.append(

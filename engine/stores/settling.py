@@ -149,7 +149,7 @@ def _unheard(work: Work, message_id: str, recipient: str | None) -> Known:
 def _give_verdicts(post: Posting, pending: Sequence[Known], step: Settle | None) -> None:
     code, text = _cause_of(step)
     page = post.page
-    post.tx.newest(pending)
+    post.newest(pending)
     for known in pending:
         # A message that was never stored (a recipient that was never heard of) is new here.
         stored = known.row is not None

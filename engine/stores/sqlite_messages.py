@@ -56,9 +56,14 @@ SELECT ?1, hash, id FROM (
 ) ORDER BY hash, id
 """
 _GIVE_BACK = """
-UPDATE held SET records = records
-    - (SELECT value FROM json_each(?1) WHERE CAST(key AS INTEGER) = held.log)
-WHERE log IN (SELECT CAST(key AS INTEGER) FROM json_each(?1))
+UPDATE held SET records = records - given.count
+FROM (SELECT CAST(key AS INTEGER) AS log, value AS count FROM json_each(?)) AS given
+WHERE held.log = given.log
+"""
+_FORGET = """
+DELETE FROM lookup WHERE run = 0 AND (hash, message) IN (
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
+)
 """
 _FOUND_BY = {"message_id": f"key & {_HASH}", "recipient": "who", "reference": "reference"}
 
@@ -293,6 +298,7 @@ class SqliteMessages(SqliteAccounts):
                 self._db.execute(
                     f"DELETE FROM {table} WHERE id IN (SELECT value FROM json_each(?))", (rows,)
                 )
+            self._db.execute(_FORGET, (_array(_changed_later(gone)),))
             self._drop_runs()
         counts: dict[int, int] = {}
         for known in gone:
@@ -320,6 +326,12 @@ class SqliteMessages(SqliteAccounts):
         if counts:
             array = orjson.dumps(counts, option=orjson.OPT_NON_STR_KEYS).decode()
             self._db.execute(_GIVE_BACK, (array,))
+
+
+def _changed_later(messages: Sequence[Known]) -> list[tuple[int, int | None]]:
+    """What run 0 may hold of these: hash and row."""
+    hashes = [(hash_of(recipient_key(m.recipient)), m.row) for m in messages if m.recipient]
+    return hashes + [(hash_of(m.reference), m.row) for m in messages if m.reference]
 
 
 def _as_rows(messages: Sequence[Known]) -> list[str]:

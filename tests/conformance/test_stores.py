@@ -957,6 +957,17 @@ async def test_a_batch_climbs_its_ladder_to_its_verdicts(store: Store) -> None:
     assert (await tallies(store))["verdict:never_reported"] == 0
 
 
+async def test_a_verdict_on_what_the_last_answer_has_just_brought(store: Store) -> None:
+    """The record that it follows from is in the same page, and in no log row yet."""
+    (work,) = await track(store, tracked("b1"), traits=ASKED)
+    told = [report(f"m{n}", batch_id="b1", extra={"n": n}) for n in range(1200)]
+    done = await settle(store, work, *told, traits=ASKED, after_s=1800)
+    assert (done.records, done.verdicts) == (2400, 1200)
+    last = {one.message_id: one for one in await records(store)}
+    assert {one.verdict for one in last.values()} == {"last_known"}
+    assert all(one.extra == {"n": int(name[1:])} for name, one in last.items())
+
+
 @pytest.mark.parametrize("short", ["fewer rows", "a flaw", "no row of the one asked for"])
 async def test_no_verdict_on_an_answer_that_is_visibly_not_whole(store: Store, short: str) -> None:
     """Its end is missing, and nothing else says so: the last rung is asked for again, twice."""
@@ -1210,3 +1221,56 @@ async def test_a_random_life_balances_and_is_the_same_everywhere(tmp_path: Path,
                 for account in LIVES:
                     balance(shots[0][account])
                 assert shots[1:] == shots[:1] * 2, step
+
+
+async def test_what_becomes_known_later_finds_a_message_as_well(store: Store) -> None:
+    """Also after so many others came that a driver has sorted the first ones away."""
+    await track(store, tracked(None, message_id="m1"))
+    for start in range(0, 9000, 1000):
+        await commit(store, *(report(f"n{n}") for n in range(start, start + 1000)), at=T0)
+    await commit(store, report(recipient="+44 7700 900001", reference="late"), at=T0 + 1)
+
+    async def found(by: str, value: str) -> list[str]:
+        hits = await store.read(lambda tx: tx.find_messages(by, value, 9))
+        return [known.message_id for known in hits]
+
+    assert await found("recipient", recipient_key(R1)) == ["m1"]
+    assert await found("reference", "late") == ["m1"]
+    assert await found("message_id", "n17") == ["n17"]
+    assert await found("message_id", "n8999") == ["n8999"]
+    assert await found("message_id", "none") == []
+    again = await commit(store, report("n17"), report("m1", recipient="+44 7700 900001"), at=T0 + 2)
+    assert (again.records, again.repeated) == (0, 2)
+    await commit(store, report("m1", State.DELIVERED, recipient=R1), report("n17", State.READ))
+    assert await prune(store, T0 + 31 * DAY) > 0
+    assert await found("recipient", recipient_key(R1)) == []
+    assert await found("message_id", "n17") == []
+    assert await found("message_id", "n18") == ["n18"]
+
+
+async def test_a_message_is_the_same_with_its_time_and_without(store: Store) -> None:
+    timed = msgspec.structs.replace(DRAINED, sent_at_stays=True)
+
+    def told(n: int, **fields: Any) -> Report:
+        return report(f"n{n}", **{"sent_at": iso(T0 + 1000 * (n % 60)), **fields})
+
+    for start in range(0, 9000, 1000):
+        await commit(store, *(told(n) for n in range(start, start + 1000)), traits=timed)
+    again = await commit(store, *(told(n) for n in range(1000)), traits=timed)
+    assert (again.records, again.repeated) == (0, 1000)
+    without = await commit(store, report("n5"), report("n8500"), report("new"), traits=timed)
+    assert (without.records, without.repeated) == (1, 2)
+    assert (
+        await track(store, tracked(None, message_id="n6")) != []
+    )  # it is pending: a verdict waits
+    assert (await get(store, "n6")).tracked
+    assert (await tallies(store))["known"] == 9001
+    later = [told(n, state=State.DELIVERED) for n in (5, 6, 8500)]
+    new = report("new", sent_at=iso(T0), state=State.READ)
+    done = await commit(store, *later, new, traits=timed)
+    assert (done.records, done.repeated) == (4, 0)
+    assert (await tallies(store))["known"] == 9001
+    assert (await get(store, "n6")).revision == 2
+    assert {record.message_id for record in (await records(store))[-4:]} == {
+        "n5", "n6", "n8500", "new",
+    }  # fmt: skip

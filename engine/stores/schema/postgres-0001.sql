@@ -113,6 +113,27 @@ CREATE INDEX trouble_age ON trouble (last_ms, id);
 CREATE INDEX trouble_size ON trouble (last_ms, id, size) WHERE size > 0;
 CREATE INDEX trouble_answer ON trouble (account, first_ms) WHERE asked IS NOT NULL;
 
+-- What a sink refused for good, with all it takes to offer it again.
+CREATE TABLE dead_letter (
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- a retry under way knows it
+    sink text COLLATE "C" NOT NULL,
+    account text COLLATE "C" NOT NULL,
+    seq bigint NOT NULL,  -- where in the account's log it stood
+    position integer NOT NULL,
+    message_id text COLLATE "C" NOT NULL,
+    revision integer NOT NULL,
+    event_id text COLLATE "C" NOT NULL,
+    first_ms bigint NOT NULL,
+    last_ms bigint NOT NULL,
+    times bigint NOT NULL,
+    size bigint NOT NULL,
+    cause text COLLATE "C" NOT NULL,
+    record bytea NOT NULL,
+    UNIQUE (sink, event_id)
+);
+-- All that is counted, and what is trimmed by, without a look at a record.
+CREATE INDEX dead_letter_size ON dead_letter (sink, id) INCLUDE (size, first_ms, account);
+
 CREATE TABLE inbox (
     id bigint NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     account text COLLATE "C" NOT NULL,

@@ -80,7 +80,8 @@ def records(folder: Path) -> list[dict[str, Any]]:
 async def test_workers_are_kept_running_and_end_together(
     tmp_path: Path, database: str, standin: Standin
 ) -> None:
-    urls = [standin.answer(f"i{n}", [page(report(f"m{n}")), b'{"results":[]}']) for n in range(4)]
+    # The same answer for ever: the one that is killed may take one with it.
+    urls = [standin.answer(f"i{n}", [page(report(f"m{n}"))]) for n in range(4)]
     config = written(tmp_path, database, *urls)
     parent = await anyio.open_process(
         [*ENGINE, "run", "--config", str(config), "--workers", "2"], stdout=None, stderr=None
@@ -97,6 +98,7 @@ async def test_workers_are_kept_running_and_end_together(
         text = (await said("stats", "--config", str(config))).stdout.decode()
         assert f"worker {first['name']}: " in text
         assert "handed over" in text
+        await until(lambda: len({one["message_id"] for one in records(tmp_path)}) == 4, PATIENCE_S)
         parent.send_signal(signal.SIGTERM)
         with anyio.fail_after(PATIENCE_S):
             assert await parent.wait() == 0
@@ -105,7 +107,7 @@ async def test_workers_are_kept_running_and_end_together(
             parent.kill()
             await parent.wait()
     assert await workers(database) == []
-    assert sorted(record["message_id"] for record in records(tmp_path)) == ["m0", "m1", "m2", "m3"]
+    assert len({record["event_id"] for record in records(tmp_path)}) == 4
 
 
 async def test_workers_end_by_themselves_once_there_is_nothing_left(

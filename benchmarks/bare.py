@@ -91,7 +91,11 @@ async def _poll(
     count = 0
     path = f"{url}/status_reports/get_report/2/2.0"
     for number in numbers:
-        params = {"username": "john", "password": "benchmark", "batch_id": str(number)}
+        params = {
+            "username": "john",
+            "password": "3f9c1e7ab2d84c60-a51fd07be9c2463d",
+            "batch_id": str(number),
+        }
         async with session.get(path, params=params) as answer:
             text = (await answer.read()).decode()
         head, _, *rows = text.rstrip("\n").split("\n")

@@ -249,7 +249,8 @@ def form(request: Request) -> tuple[bytes | None, str]:
 
 
 def _quoted(text: str) -> str:
-    return text if text.isalnum() and text.isascii() else quote_plus(text, safe=_QUERY_SAFE)
+    plain = text.isascii() and (text.isalnum() or text.isidentifier())
+    return text if plain else quote_plus(text, safe=_QUERY_SAFE)
 
 
 def _plain(text: str) -> str:

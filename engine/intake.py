@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -187,9 +188,9 @@ class Digestion:
 
     def _take_shortcuts(self, allowed: bool) -> bool:
         """Whether the parser has any."""
-        if not isinstance(self._parser, Shortcuts):
+        if not _has_shortcuts(type(self._parser)):
             return False
-        self._parser.take_shortcuts(allowed)
+        cast("Shortcuts", self._parser).take_shortcuts(allowed)
         return True
 
     def _guard(self, step: Callable[[], None]) -> None:
@@ -341,6 +342,12 @@ class Digestion:
         for chunk in self._held:
             again.feed(chunk)
         return again.close(cut=cut)
+
+
+@lru_cache(maxsize=64)
+def _has_shortcuts(kind: type) -> bool:
+    """Asked of the kind: of each answer's parser it would cost more than reading a small one."""
+    return issubclass(kind, Shortcuts)
 
 
 def _place(trace: TracebackType | None) -> str:

@@ -103,10 +103,15 @@ _encode_history = msgspec.json.Encoder().encode
 
 
 class Fold(msgspec.Struct, gc=False):
-    """The result of one report: at most one of `record` and `lost`; neither for a repetition."""
+    """The result of one report: at most one of `report`, which is to be recorded as it is now, and
+    `lost`; neither for a repetition."""
 
-    record: bytes = b""
+    report: Report | None = None
     lost: bool = False
+
+    @property
+    def record(self) -> bytes:
+        return encode(self.report) if self.report is not None else b""
 
 
 NO_NEWS = Fold()
@@ -160,12 +165,14 @@ def fold(
     listed: bool = True,
     span: tuple[int, int] | None = None,
     replayed: bool = False,
+    write: bool = True,
 ) -> Fold:
     """Take `report` into `known`, which is changed in place unless the report is no news.
 
     `report` is completed in place: it belongs to the caller no longer. `observed_at` is
     `observed_ms` written out and `sent_ms` the report's `sent_at`, for whoever has them.
     `replayed`: it was received at `observed_ms`, which may lie before what is known by now.
+    `write`: put the record into `known`; who does not want that writes many at once.
     """
     status_ms = iso_ms(report.done_at) if report.done_at is not None else None
     t_ms = status_ms if traits.dated else None
@@ -206,7 +213,9 @@ def fold(
         known.placed_ms = min(max(sent_ms, span[0]), span[1])
     elif traits.feed == "windowed" and known.placed_ms is None:
         known.placed_ms = known.sent_ms
-    return Fold(known.record)
+    if write:
+        known.record = encode(report)
+    return Fold(report)
 
 
 def _no_news(known: Known, report: Report) -> bool:
@@ -317,7 +326,6 @@ def _accept(
         and traits.feed == "windowed"
         and report.channel in RECEIPT_CHANNELS
     )
-    known.record = encode(report)
 
 
 def _remember(history: History, entry: dict[str, Any]) -> None:

@@ -67,6 +67,7 @@ class Report(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 FIELDS: tuple[str, ...] = Report.__struct_fields__
 
 encode = msgspec.json.Encoder().encode
+encode_lines = msgspec.json.Encoder().encode_lines
 decode = msgspec.json.Decoder(Report).decode
 
 

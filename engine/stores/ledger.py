@@ -121,9 +121,10 @@ def _take_reports(post: Posting) -> None:
             listed=index not in unlisted,
             span=span,
             replayed=replayed,
+            write=False,
         )
-        if result.record:
-            post.keep(known)
+        if result.report is not None:
+            post.keep(known, report)
             touched[key] = known
             move = (before, (known.state, known.final, known.verdict))
             moves[move] = moves.get(move, 0) + 1
@@ -141,7 +142,7 @@ def _take_reports(post: Posting) -> None:
     post.change.move(moves)
     if done.lost:
         post.change.add("superseded", done.lost)
-    tx.put_messages(list(touched.values()))
+    post.put(list(touched.values()))
     if page.span is not None:
         _note_opened(post, touched.values())
     _end_tracked(post, touched.values(), batches)

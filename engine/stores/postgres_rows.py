@@ -322,16 +322,15 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles, PostgresDeadLetter
     def inbox_waits(self) -> bool:
         return bool(
             self._session.fetch(
-                "SELECT 1 FROM inbox WHERE $1::text[] IS NULL OR account = ANY($1)"
-                " OR account = '' LIMIT 1",
-                self._ours(),
+                "SELECT 1 FROM inbox WHERE $1::text[] IS NULL OR account = ANY($1) LIMIT 1",
+                self._ours_or_anybodys(),
             )
         )
 
     def take_inbox(self, limit: int) -> list[InboxItem]:
         """Of the accounts whose leases are held, where there are leases, and of no account."""
         self._write_now()
-        rows = self._session.fetch(_TAKE_INBOX, limit, self._ours())
+        rows = self._session.fetch(_TAKE_INBOX, limit, self._ours_or_anybodys())
         return [
             InboxItem(account=row[0], kind=row[1], payload=row[2], at_ms=row[3], id=row[4])
             for row in rows
@@ -344,6 +343,10 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles, PostgresDeadLetter
         if ours is None:
             return self._session.fetch(query)
         return self._session.fetch(f"{query} WHERE {account} = ANY($1::text[])", ours)
+
+    def _ours_or_anybodys(self) -> list[str] | None:
+        """What is of no account, an order to a sink, is done by whoever takes it."""
+        return None if self._fences is None else ["", *self._fences]
 
     def _ours(self) -> list[str] | None:
         return list(self._fences) if self._fences is not None else None

@@ -160,13 +160,14 @@ def _give_verdicts(post: Posting, pending: Sequence[Known], step: Settle | None)
             provider=page.provider,
             traits=page.traits,
             observed_ms=page.observed_ms,
+            write=False,
         )
         known.open = False
-        if result.record:
-            post.keep(known)
+        if result.report is not None:
+            post.keep(known, result.report)
             post.done.verdicts += 1
             post.change.moved(before, known)
-    post.tx.put_messages(pending)
+    post.put(pending)
 
 
 def _cause_of(step: Settle | None) -> tuple[str | None, str | None]:

@@ -58,7 +58,7 @@ async def until_idle(engine: Engine, timeout_s: float) -> list[str]:
             return []
         for name in left.accounts:
             since_ms[name] = engine.clock.now_ms()
-        for name in left.feeds.keys() & engine.pollers.keys():
+        for name in filter(engine.pollers.__contains__, left.feeds):  # in order: a seed is a run
             engine.pollers[name].hasten_feed()
         if left and _all_stuck(engine, left):
             stuck_since = engine.clock.monotonic() if stuck_since is None else stuck_since

@@ -53,16 +53,17 @@ class KeptLimits:
     async def close(self, accounts: Sequence[AccountConfig] | None = None) -> None:
         """All requests of these have ended, or of all: whoever asks next goes on from here.
         Raises StoreError, and LeaseLost where somebody else asks already."""
-        names = set(self._limiters) if accounts is None else set(map(limiter_name, accounts))
-        closed = {name: self._limiters.pop(name) for name in names & set(self._limiters)}
+        names = list(self._limiters) if accounts is None else map(limiter_name, accounts)
+        closed = {name: self._limiters.pop(name) for name in names if name in self._limiters}
         for limiter in closed.values():
             limiter.close()
         await self._put(closed, clean=True)
 
     def forget(self, accounts: Sequence[AccountConfig]) -> None:
         """Others ask there now: what is noted is theirs."""
-        for name in set(map(limiter_name, accounts)) & set(self._limiters):
-            self._limiters.pop(name).close()
+        for name in map(limiter_name, accounts):
+            if limiter := self._limiters.pop(name, None):  # a group's accounts have one
+                limiter.close()
 
     def _limiter(self, name: str, account: AccountConfig, note: bytes | None) -> Limiter:
         async def reserve(snapshot: dict[str, Any]) -> None:

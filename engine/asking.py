@@ -119,6 +119,10 @@ class Asker:
     def page(self) -> Page:
         return self._committer.page()
 
+    def distrust_times(self) -> None:
+        """See `Committer.distrust_times`."""
+        self._committer.distrust_times()
+
     async def commit(self, page: Page) -> Committed:
         """Make a page durable; only then may a one-time provider be asked again."""
         try:

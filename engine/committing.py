@@ -63,13 +63,18 @@ class Committer:
         self._ladder = tracking_ladder(account)
         known = (account.options, account.headers, account.push_secret)
         self._mask = Mask(secret for value in known for secret in secrets_in(value))
+        self._traits = account.provider.traits
         self._together = Together(self._store_page)
+
+    def distrust_times(self) -> None:
+        """The account's times have moved, by another `timezone`: messages go by their ids alone."""
+        self._traits = replace(self._traits, sent_at_stays=False)
 
     def page(self) -> Page:
         return Page(
             account=self._account.name,
             provider=self._account.provider.name,
-            traits=self._account.provider.traits,
+            traits=self._traits,
             observed_ms=self._clock.now_ms(),
             ladder=self._ladder,
         )
@@ -154,6 +159,7 @@ class Committer:
             single.span = page.span
             single.reports = [report]
             single.unlisted = frozenset({0}) if index in page.unlisted else frozenset()
+            single.marks = page.marks[index : index + 1] if page.marks is not None else None
             raw = _pruned_json(report)
             try:
                 self._count(single, await self._store_page(single))

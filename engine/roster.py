@@ -23,10 +23,16 @@ from engine.core.errors import ConfigError, LeaseLost, StoreError
 from engine.health import Health
 from engine.kept_limits import KeptLimits
 from engine.poller import AccountPoller
+from engine.stores.transaction import Transaction
 from engine.transport import Transport
 
 if TYPE_CHECKING:
     from engine.worker import Engine
+
+
+# The note of an account's `timezone`, and what stands there once it was another one.
+ZONE = "zone"
+MOVED = b"moved"
 
 
 class Roster:
@@ -54,6 +60,7 @@ class Roster:
         engine = self._engine
         await self.limits.open(accounts)
         notes = await engine.store.read(lambda tx: tx.notes("status"))
+        moved = await self._times_moved(accounts)
         for account in accounts:
             name = account.name
             if name not in self._told and (clear := in_the_clear(account)):
@@ -69,6 +76,8 @@ class Roster:
                 rand=self._rand,
                 redactor=engine.redactors.get(name),
             )
+            if name in moved:
+                asker.distrust_times()
             asker.shut = partial(engine.shut, name)
             asker.may_send = partial(engine.may_send, name)
             poller = AccountPoller(asker, once=self._once)
@@ -78,6 +87,22 @@ class Roster:
             if name in notes:
                 poller.resume(msgspec.json.decode(notes[name], type=Health))
             self.pollers[name] = poller
+
+    async def _times_moved(self, accounts: Sequence[AccountConfig]) -> set[str]:
+        """The accounts whose `timezone` was edited at any time: what is known of them has other
+        times of sending than the same messages get now."""
+        zones = await self._engine.store.read(lambda tx: tx.notes(ZONE))
+        new: dict[str, bytes] = {}
+        for account in accounts:
+            zone, known = account.timezone.encode(), zones.get(account.name)
+            if known is None:
+                new[account.name] = zone
+            elif known not in (zone, MOVED):
+                new[account.name] = MOVED
+        if new:
+            await self._engine.store.write(partial(_note_zones, new))
+        zones |= new
+        return {account.name for account in accounts if zones[account.name] == MOVED}
 
     def start(self, group: anyio.abc.TaskGroup, names: Sequence[str]) -> None:
         """Let them poll, in this task group."""
@@ -197,3 +222,8 @@ class Roster:
     async def close(self) -> None:
         for transport in self._transports.values():
             await transport.close()
+
+
+def _note_zones(zones: dict[str, bytes], tx: Transaction) -> None:
+    for name, zone in zones.items():
+        tx.put_note(name, ZONE, zone)

@@ -93,7 +93,9 @@ def _take_reports(post: Posting) -> None:
         return
     ids = [(report.message_id, report.direction) for report in page.reports]
     sent = [iso_ms(r.sent_at) if r.sent_at is not None else None for r in page.reports]
-    marks = [mark_of(r, page.traits, ms) for r, ms in zip(page.reports, sent, strict=True)]
+    if page.marks is None:  # else this was begun before, and undone
+        page.marks = [mark_of(r, page.traits, ms) for r, ms in zip(page.reports, sent, strict=True)]
+    marks = page.marks
     found = tx.messages(page.account, ids, marks)
     touched: dict[tuple[str, str], Known] = {}
     batches = _tracked_batches(tx, page)

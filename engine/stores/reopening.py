@@ -53,7 +53,10 @@ def _tracked(post: Posting, messages: Sequence[Known]) -> list[Work]:
     rest = [known for known in messages if known.batch_id not in going]
     if page.traits.derives_ids:
         ended = {known.batch_id: known for known in rest if known.batch_id is not None}
-        return [_rung_of(post, Kind.BATCH, key, known) for key, known in ended.items()]
+        rungs = [_rung_of(post, Kind.BATCH, key, known) for key, known in ended.items()]
+        for work in rungs:
+            work.data.pop("reference", None)  # each of its messages has its own
+        return rungs
     named = {known.message_id: known for known in rest}
     for work in tx.find_works(page.account, Kind.MESSAGE, sorted(named)):
         del named[work.key]

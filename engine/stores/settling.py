@@ -124,14 +124,25 @@ def _pending_of(tx: Transaction, work: Work, traits: Traits) -> list[Known]:
     if recipients and not traits.derives_ids:
         messages = tx.batch_messages(work.account, work.key, pending=False, limit=BATCH_MAX)
         heard = {who(known.recipient) for known in messages}
-        pending += [
-            _unheard(work, f"{work.key}:{digits}", digits)
-            for digits in recipients
-            if digits not in heard
-        ]
+        pending += _not_known(
+            tx,
+            work,
+            {f"{work.key}:{digits}": digits for digits in recipients if digits not in heard},
+        )
     if not pending and not recipients and not tx.batch_counts(work.account, work.key)[0]:
-        pending = [_unheard(work, work.key, None)]
+        pending = _not_known(tx, work, {work.key: None})
     return pending
+
+
+def _not_known(tx: Transaction, work: Work, unheard: dict[str, str | None]) -> list[Known]:
+    """Messages under these ids, of these recipients; one that goes by such an id by chance stays
+    what it is."""
+    found = tx.messages(work.account, [(message_id, "mt") for message_id in unheard])
+    return [
+        _unheard(work, message_id, digits)
+        for message_id, digits in unheard.items()
+        if (message_id, "mt") not in found
+    ]
 
 
 def _unheard(work: Work, message_id: str, recipient: str | None) -> Known:

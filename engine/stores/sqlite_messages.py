@@ -252,26 +252,27 @@ class SqliteMessages(SqliteAccounts):
             end = start + count * _COLUMNS
             self._db.execute(_PUT[count], values[start:end])
             start = end
-        for known in messages:
-            if known.place is None and known.record:
-                self._put_spare(known)
+        self._put_spare([m for m in messages if m.place is None and m.record], new)
         if new:
-            self._sort(new, max(known.seen_ms for known in messages))
+            self.sort(new, max(known.seen_ms for known in messages))
 
-    def _put_spare(self, known: Known) -> None:
-        """A record that stands in no log row."""
-        row = known.row
-        if row is None:
-            (row,) = self._db.execute(
-                "SELECT max(id) FROM message WHERE key & ? = ? AND account = ?",
-                (_HASH, hash_of(known.message_id), self._account(known.account)),
-            ).fetchone()
-        self._db.execute(
-            "INSERT OR REPLACE INTO spare (id, record) VALUES (?, ?)", (row, known.record)
-        )
+    def _put_spare(self, messages: Sequence[Known], new: int) -> None:
+        """Records that stand in no log row."""
+        rows: dict[tuple[str, str, str], int | None] = {}
+        if any(known.row is None for known in messages):
+            last = self._read(
+                f"SELECT {_AS_JSON} FROM message WHERE id > ?", (self.newest_row() - new,)
+            )
+            rows = {(one.account, one.message_id, one.direction): one.row for one in last}
+        for known in messages:
+            row = known.row or rows[known.account, known.message_id, known.direction]
+            self._db.execute(
+                "INSERT OR REPLACE INTO spare (id, record) VALUES (?, ?)", (row, known.record)
+            )
 
-    def _sort(self, new: int, at_ms: int) -> None:
-        """Put the rows that came since the last run into one, once they are enough."""
+    def sort(self, new: int, at_ms: int) -> None:
+        """So many rows are new: put those that came since the last run into one, once they are
+        enough."""
         newest = self.newest_row()
         if newest // _LOOK_EVERY == (newest - new) // _LOOK_EVERY:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from engine.core.reconcile import Known
@@ -52,16 +53,20 @@ def upgrade_messages(db: sqlite3.Connection) -> None:
         f"SELECT {_OLD} FROM message_old JOIN account ON account.id = account"
         " ORDER BY message_old.id"
     )
+    numbers = count(1)
     while rows := old.fetchmany(ROWS):
-        messages.put_messages([_known(row, messages.ask_by_id) for row in rows])
+        known = [_known(row, next(numbers), messages.ask_by_id) for row in rows]
+        messages.put_messages(known)
+        messages.sort(len(known), max(one.seen_ms for one in known))
     db.execute("DROP TABLE message_old")
 
 
-def _known(row: tuple[Any, ...], ask_by_id: Callable[[str], Account]) -> Known:
+def _known(row: tuple[Any, ...], number: int, ask_by_id: Callable[[str], Account]) -> Known:
     ask_by_id(row[0])  # an old message is found by its id alone
     newest = decode(row[18]) if row[18] else None
     done_at = newest.done_at if newest is not None else None
     return Known(
+        row=number,
         account=row[0],
         message_id=row[1],
         direction=row[2],

@@ -1274,3 +1274,25 @@ async def test_a_message_is_the_same_with_its_time_and_without(store: Store) -> 
     assert {record.message_id for record in (await records(store))[-4:]} == {
         "n5", "n6", "n8500", "new",
     }  # fmt: skip
+
+
+async def test_a_page_that_is_undone_and_done_again_is_found_as_it_came(store: Store) -> None:
+    """A commit completes its reports by what was tracked: the second one must not take that for the
+    provider's own time."""
+    timed = msgspec.structs.replace(DRAINED, sent_at_stays=True)
+    await track(store, tracked("b1", R1))
+    told = report("m1", batch_id="b1", recipient=R1)
+    page = Page(account="a", provider="p", traits=timed, observed_ms=T0, reports=[told])
+
+    def fails(tx: Transaction) -> None:
+        ledger.commit(tx, page)
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError):
+        await store.write(fails)
+    await store.write(lambda tx: ledger.commit(tx, page))
+    own = report("m1", State.DELIVERED, batch_id="b1", recipient=R1, sent_at=iso(T0 + 7000))
+    done = await commit(store, own, traits=timed)
+    assert done.records == 1
+    assert (await get(store, "m1")).revision == 2
+    assert (await tallies(store))["known"] == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import time
+import traceback
 from collections import Counter
 
 from tests.simulation.run import failure, play
@@ -33,5 +34,14 @@ def soak(seeds: range) -> int:
 
 def _block(seeds: range) -> list[tuple[str, str]]:
     logging.getLogger("dlr_engine").setLevel(logging.CRITICAL)
-    outcomes = (play(seed) for seed in seeds)
-    return [(o.violation.name, failure(o)) for o in outcomes if o.violation is not None]
+    return [found for seed in seeds if (found := _seed(seed)) is not None]
+
+
+def _seed(seed: int) -> tuple[str, str] | None:
+    """The invariant that a seed has broken, and the words for it; the others are played on."""
+    try:
+        outcome = play(seed)
+    except Exception as error:  # of the simulation itself: a failure like the others
+        name = type(error).__name__
+        return name, f"seed {seed} FAILED: {name}: {error}\n{traceback.format_exc()}"
+    return None if outcome.violation is None else (outcome.violation.name, failure(outcome))

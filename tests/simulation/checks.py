@@ -97,6 +97,7 @@ class Checks(Watcher):
         self.asks: dict[tuple[str, str, str], Asks] = defaultdict(Asks)
         self.told: dict[Who, list[str]] = defaultdict(list)
         self.excused: set[tuple[str, int]] = set()  # (account, number) of answers a crash took
+        self.probes: dict[str, dict[str, int]] = defaultdict(dict)  # account -> id -> inbox row
         self._last_answer: dict[str, Exchange] = {}  # of one-time accounts
         self._seen_to: dict[str, int] = defaultdict(lambda: 1)
         self._places: dict[tuple[str, str], tuple[int, int]] = {}
@@ -138,6 +139,9 @@ class Checks(Watcher):
                     told = self.told[name, given.message_id, "mt"]
                     told[:] = [status for status in told if status != given.status]
         self._last_answer.clear()
+        for probes in self.probes.values():  # what was taken out of the inbox is gone with it
+            for probe in [p for p, row in probes.items() if row not in self.tables.inbox]:
+                del probes[probe]
         self.process = None
 
     # Requests
@@ -208,7 +212,8 @@ class Checks(Watcher):
         refused = said is not None and exchange.whole and _refused(plan, exchange.call, said)
         if not good or refused:
             self._fault_at[plan.name] = self.world.now
-        if said is not None and good and not refused and alive:
+        probe = self._is_probe(plan, exchange.call)
+        if said is not None and good and not refused and alive and not probe:
             self._hear(plan, exchange, said.body)
         if said is not None and exchange.whole and alive:
             self._note_orders(plan, exchange, refused=refused)
@@ -253,6 +258,16 @@ class Checks(Watcher):
             told = self.told[plan.name, message_id, direction]
             if not told or told[-1] != status:
                 told.append(status)
+
+    def _is_probe(self, plan: AccountPlan, call: Call) -> bool:
+        """Whether this only asks whether it connects, for another process. Its window of 1 s is a
+        peek beside the feed, and what it shows is nobody's news: it is never stored, so that it
+        moves no message that the feed has yet to find. The feed and the rescans alone tell."""
+        if plan.provider != "messangi" or call.path == "/login":
+            return False
+        notes, probes = self.tables.notes, self.probes[plan.name]
+        under_way = any((f"probe:{probe}", plan.name) not in notes for probe in probes)
+        return under_way and _ms(call.query["to"]) - _ms(call.query["from"]) == 1000
 
     def _all_known(self, exchange: Exchange) -> bool:
         """Whether every report of an answer that the engine has read is in the store."""

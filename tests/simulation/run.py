@@ -175,15 +175,19 @@ class Run:
         waits for its first place then, without having logged in."""
         for plan in self.scenario.accounts:
             if plan.logs_in:
-                payload = orjson.dumps({"id": f"life {self.lives}"})
+                probe = f"life {self.lives}"
+                payload = orjson.dumps({"id": probe})
                 row = InboxItem(account=plan.name, kind="probe", payload=payload, at_ms=0)
-                self._put_inbox(row)
+                self.checks.probes[plan.name][probe] = self._put_inbox(row)
 
-    def _put_inbox(self, row: InboxItem) -> None:
+    def _put_inbox(self, row: InboxItem) -> int:
+        """What it is known by there."""
         before = self.tables._opened
         self.tables._opened = True  # another process, on the same store
-        self._rows.add(self.tables._run(lambda tx: tx.put_inbox(row), writes=True))
+        row_id = self.tables._run(lambda tx: tx.put_inbox(row), writes=True)
         self.tables._opened = before
+        self._rows.add(row_id)
+        return row_id
 
     # The lives of the engine
 

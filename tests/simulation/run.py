@@ -193,7 +193,7 @@ class Run:
 
     def _lives(self) -> None:
         crashes = list(self.scenario.crashes)
-        jump_s = 0.0
+        jump_s = stepped_s = 0.0  # the latter since the books were stored
         while self.world.violation is None:
             crash = crashes.pop(0) if crashes else None
             steps = self.steps
@@ -201,10 +201,13 @@ class Run:
                 return
             if crash is not None:
                 # A life that has stored nothing leaves the books of the one before: where the
-                # machine went down in between, only the wall clock tells how old they are.
-                jump_s = crash.jump_s if self.steps - steps > STORED_STEPS else min(crash.jump_s, 0)
+                # machine went down since then, only the wall clock tells how old they are, and one
+                # that was set forward meanwhile makes them older than they are.
+                stored = self.steps - steps > STORED_STEPS
+                jump_s = crash.jump_s if stored else min(crash.jump_s, 0)
                 self._ahead_s += jump_s
-                if crash.reboot:
+                stepped_s = jump_s if stored else stepped_s + jump_s
+                if crash.reboot and (stored or stepped_s <= 0):
                     self._machine = Machine(
                         f"boot {self.lives}", self.world.now, self.scenario.tells_boots
                     )

@@ -281,14 +281,14 @@ class Asker:
                 if barren > BARREN_MAX:
                     await self.clock.sleep(BARREN_PAUSE_S)
                 if len(reply.page.reports) >= self._chunk_max or reply.page.flaws:
-                    await self._commit_piece(reply)
+                    await self._commit_piece(poll, reply)
         except TransportError as error:
             cut = error
         except BaseException:
             # Stopped in the middle: what came whole is kept, a one-time provider has it no more.
             with anyio.move_on_after(LAST_COMMIT_S, shield=True), suppress(StoreError):
                 digestion.close(cut=True)
-                await self._commit_piece(reply)
+                await self._commit_piece(poll, reply)
             raise
         outcome = digestion.close(cut=cut is not None)
         if cut is not None:
@@ -297,8 +297,10 @@ class Asker:
                 outcome = Outcome(verb=Verb.RETRY, cause=cut.cause)
         reply.outcome = outcome
 
-    async def _commit_piece(self, reply: Reply) -> None:
-        done = await self.commit(reply.page)
+    async def _commit_piece(self, poll: Poll, reply: Reply) -> None:
+        done = Committed()
+        if poll.kind is not Kind.PROBE:  # that is never stored, however much it shows
+            done = await self.commit(reply.page)
         span = reply.page.span
         reply.page = self.page()  # only now: what is not durable must not be forgotten
         reply.page.span = span

@@ -124,8 +124,10 @@ class Feed:
 
     async def advance(self, work: Work, slot: Slot | None) -> Visit:
         """Read from where the feed stands up to now, or to the end of a longest window."""
-        visit = Visit(unsure=self._unsure)
-        kept = self._kept_of(work) or self._begin(work)
+        kept = self._kept_of(work)
+        resumed = kept is not None or bool(work.data.get("spans"))
+        visit = Visit(unsure=self._unsure, resumed=resumed)
+        kept = kept or self._begin(work)
         if kept is None:
             if slot is not None:
                 slot.unused()
@@ -138,6 +140,7 @@ class Feed:
         def moved(page: Page) -> None:
             data["opened"] = visit.opened_ms = joined(data.get("opened"), visit.opened_ms)
             data["spans"] = reading.dump()
+            data["shown"] = stand.server.first_ms  # of spans that no later process reads again
             data["total_ignored"] = reading.total_ignored
             if not reading.spans:
                 self._finish(work, data, page, stand.server, visit)
@@ -173,7 +176,8 @@ class Feed:
                 return None
             data.update(plan)
         reading = Reading.load(data["spans"], total_ignored=bool(data.get("total_ignored")))
-        return _Kept(stand=Stand(reading=reading), data=data, stored=work.data)
+        server = ServerClock(data.get("shown"))
+        return _Kept(stand=Stand(reading=reading, server=server), data=data, stored=work.data)
 
     def _plan(self, data: dict[str, Any], began_ms: int) -> dict[str, Any] | None:
         """The next slice: from the cursor less the overlap, up to now by the provider's clock.
@@ -227,17 +231,21 @@ class Feed:
         # What the provider did not have yet by its own clock was not read.
         reached = max(cursor, min(end_ms, server.first_ms or end_ms))
         data["cursor"] = reached
-        del data["spans"]
+        del data["spans"], data["shown"]
         opened = data.pop("opened", None)
-        if server.first_ms is not None:
-            data["skew"] = server.skew_ms
-        behind = server.skew_ms > AHEAD_MS and server.skew_ms > skew_ms + AHEAD_MS
+        ahead_ms = skew_ms if server.skew_ms is None else server.skew_ms
+        if server.skew_ms is not None:
+            data["skew"] = ahead_ms
+        behind = ahead_ms > AHEAD_MS and ahead_ms > skew_ms + AHEAD_MS
         capped = data.pop("capped", False)
+        # Begun so long ago that by now the next one would have been.
+        interval_ms = round(self._account.schedule.interval_s * 1000)
+        late = visit.resumed and clock_ms >= end_ms - skew_ms + interval_ms
         self._come_back(work, page, found=visit.records > 0)
         if self._account.end_ms is not None and reached >= self._account.end_ms:
             work.due_ms = NEVER_DUE_MS
             page.quiet_due_ms = None
-        elif (capped and reached > cursor) or behind:
+        elif (capped and reached > cursor) or behind or late:
             work.due_ms = clock_ms
             page.quiet_due_ms = None
             visit.more = True

@@ -283,7 +283,7 @@ class AccountPoller:
         visit = await (self._feed.drain if drained else self._feed.advance)(work, slot)
         self.on_commit()
         self._after_visit([work], visit)
-        if visit.failed is None and not visit.more:
+        if visit.failed is None and not visit.more and not visit.resumed:
             self.feed_began_ms = began_ms
             self._near.recall(self._verdicts.take_waiting())
 

@@ -31,16 +31,19 @@ STAND_MAX_MS = 300_000
 
 
 class ServerClock:
-    """What a visit learns of the provider's clock."""
+    """What a reading learns of the provider's clock. `first_ms` is known of one that goes on."""
 
-    def __init__(self) -> None:
-        self.first_ms: int | None = None  # what it showed with the first answer
-        self.skew_ms = 0  # how far it is ahead of ours
+    def __init__(self, first_ms: int | None = None) -> None:
+        self.first_ms = first_ms  # what it showed with the reading's first answer
+        self.skew_ms: int | None = None  # how far it is ahead of ours
 
     def note(self, server_ms: int, seen_ms: int) -> None:
         """An answer that was seen at `seen_ms` says that it is `server_ms` there."""
-        if abs(server_ms - seen_ms) <= SKEW_MAX_MS and self.first_ms is None:
+        if abs(server_ms - seen_ms) > SKEW_MAX_MS:
+            return
+        if self.first_ms is None:
             self.first_ms = server_ms
+        if self.skew_ms is None:
             self.skew_ms = server_ms - seen_ms
 
 
@@ -74,6 +77,7 @@ class Visit(msgspec.Struct, kw_only=True):
     unsure: bool = False  # a visit before this one may have found what is in no window
     left: list[Work] = []  # windows that are still due
     more: bool = False  # read to the end of a slice, and the next one is due at once
+    resumed: bool = False  # of a slice that an earlier visit began: what came since is not in it
 
 
 class WindowReader:

@@ -186,3 +186,14 @@ async def test_a_tracked_message_waits_for_its_window_by_the_providers_clock() -
         assert await parts.states() == [("m1", "enroute", None)]
         (later,) = await parts.store.read(lambda tx: tx.find_works("a", Kind.MESSAGE, ["m1"]))
         assert later.due_ms > T0 + 90_000
+
+
+async def test_what_a_probe_shows_is_never_stored() -> None:
+    """Not even where there is a piece in it that cannot be read: the feed has yet to find it."""
+    good = {"uuid": "m1", "created_at": T0 / 1000, "to_phone": "1", "sms_status": "sent"}
+    entries = [good, {"uuid": None}, *[good] * 2000]
+    answer = {**EMPTY, "total_entries": len(entries), "entries": entries}
+    async with Parts("avaamo", (200, answer)) as parts:
+        assert (await AccountPoller(parts.asker).probe("n"))[0]
+        assert await parts.states() == []
+        assert await parts.store.read(lambda tx: tx.troubles("a", 10)) == []

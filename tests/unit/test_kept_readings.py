@@ -128,6 +128,35 @@ async def test_failures_that_something_came_between_are_no_row() -> None:
             assert poller._watch._tries == {work.id: 1}
 
 
+async def test_a_slice_that_goes_on_is_no_proof_that_all_is_read() -> None:
+    """What came between its plan and its end is in the next one."""
+    async with one_page(avaamo(1, "a", total=2), DOWN, avaamo(2, "b", total=2),
+                        avaamo(1, "c", total=1)) as parts:  # fmt: skip
+        poller = AccountPoller(parts.asker)
+        work = await parts.put(feed_work(parts.clock))
+        read = []
+        for _ in range(3):
+            await poller._visit_feed(work, None)
+            read.append(poller.feed_began_ms)
+            parts.clock.ms += 1000
+        assert pages(parts) == [1, 2, 2, 1]
+        assert read == [None, None, parts.clock.ms - 1000]
+
+
+@pytest.mark.parametrize(("away_ms", "more"), [(1000, False), (61_000, True)])
+async def test_behind_a_slice_from_before_the_interval_the_next_is_due_at_once(
+    away_ms: int, more: bool
+) -> None:
+    async with one_page(avaamo(1, "a", total=2), DOWN, avaamo(2, "b", total=2),
+                        schedule={"interval": "60s"}) as parts:  # fmt: skip
+        feed = Feed(parts.asker, WindowReader(parts.asker), Ladder.of(()))
+        work = await parts.put(feed_work(parts.clock))
+        assert (await feed.advance(work, None)).failed is not None
+        parts.clock.ms += away_ms
+        assert (await feed.advance(work, None)).more is more
+        assert work.due_ms == parts.clock.ms + (0 if more else 60_000)
+
+
 @pytest.mark.parametrize("once", [True, False])
 async def test_a_failed_visit_waits_for_no_question_that_has_no_place_yet(once: bool) -> None:
     """Three requests may go out: the fourth page waits while the third is refused for a minute."""
@@ -157,8 +186,28 @@ async def test_once_does_not_ask_on_where_the_account_fails() -> None:
         assert poller.health.failing == "down"
 
 
-def messangi(*, total: int = 0) -> tuple[int, dict[str, Any]]:
-    return 200, {"meta": {"timestamp": T0}, "pagination": {"total": total}, "items": []}
+def messangi(*, shows_ms: int = T0) -> tuple[int, dict[str, Any]]:
+    return 200, {"meta": {"timestamp": shows_ms}, "pagination": {"total": 0}, "items": []}
+
+
+async def test_another_process_knows_when_the_first_channel_was_read() -> None:
+    """The provider's clock is behind: what it took in after that answer has been read by nobody."""
+    behind_ms = T0 - 700
+    script = [messangi(shows_ms=behind_ms), DOWN, messangi(shows_ms=behind_ms + 9000)]
+    keys = {"headers": {"Authorization": "Bearer t"}, "channels": ["S", "E"]}
+    limits = {**LIMITS, "concurrency": 1}
+    async with Parts("messangi", *script, login_url=None, username=None, password=None,
+                     limits=limits, **keys) as parts:  # fmt: skip
+        await parts.put(feed_work(parts.clock))
+        for failed in (True, False):
+            feed = Feed(parts.asker, WindowReader(parts.asker), Ladder.of(()))
+            (work,) = await parts.store.read(lambda tx: tx.find_works("a", Kind.FEED, None))
+            visit = await feed.advance(work, None)
+            assert (visit.failed is not None, visit.resumed) == (failed, not failed)
+            parts.clock.ms += 9000
+        questions = [dict(request.params)["channel"] for request in parts.network.asked]
+        assert questions == ["S", "E", "E"]
+        assert (work.data["cursor"], work.data["skew"]) == (behind_ms, -700)
 
 
 def window(parts: Parts, from_ms: int, to_ms: int) -> Work:

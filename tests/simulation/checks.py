@@ -102,6 +102,7 @@ class Checks(Watcher):
         self._seen_to: dict[str, int] = defaultdict(lambda: 1)
         self._places: dict[tuple[str, str], tuple[int, int]] = {}
         self._works: dict[int, Work] = {}
+        self._from_ms: dict[str, int] = {}  # of windowed accounts: when the first period begins
         self._holds: dict[str, float] = {}
         self._held_at: dict[str, float] = {}
         self._died_at = 0.0
@@ -401,7 +402,14 @@ class Checks(Watcher):
         )
 
     def _look_at_works(self) -> None:
-        """Where a rung was counted, its question has been answered."""
+        """A feed begins `lookback` before it is first in the schedule: what was sent before that,
+        while the first lives could store nothing, is nobody's. Where a rung was counted, its
+        question has been answered."""
+        for name, plan in self.plans.items():
+            if plan.windowed and name not in self._from_ms and self._stored(name, "feed", ""):
+                assert self.process is not None
+                begun_ms = self.process.now_ms()  # its first commit was just now
+                self._from_ms[name] = begun_ms - round(plan.keys["lookback"] * 1000)
         for work_id, work in self.tables.works.items():
             if self._works.get(work_id) is work:
                 continue
@@ -569,7 +577,7 @@ class Checks(Watcher):
         letter = message.channel
         finals = [s for s in told if state_of(plan.provider, letter, s)[1]]
         text = f"{who}: known as {known and (known.state.value, known.provider_status)}"
-        if plan.provider in ("avaamo", "messangi"):
+        if plan.windowed and message.sent_at * 1000 >= self._from_ms.get(plan.name, 0):
             # Its feed goes back by the overlap, which is longer than any entry here takes to show.
             hold("nothing-lost", known is not None, lambda: f"{text}; sent {message.sent_at:.3f}")
         if plan.provider != "infobip":

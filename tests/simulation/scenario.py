@@ -80,6 +80,10 @@ class AccountPlan:
     whole: set[str] = field(default_factory=set)  # batches tracked with all recipients
     host: Host = field(init=False)
 
+    @property
+    def windowed(self) -> bool:
+        return self.provider in ("avaamo", "messangi")
+
     def id_of(self, message: Message) -> str:
         if self.provider != "messangi":
             return message.message_id

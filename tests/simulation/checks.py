@@ -20,6 +20,7 @@ its own judgement. Each has a name, which a failure prints:
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -50,8 +51,11 @@ KEPT_S = 3.0  # by then a hold is durable, a trouble of the disk included
 
 # While all is well, a poll is made this long after it was due, beside its turn in the limit.
 LATE_S = 5.0
+IDLE_LOOK_S = 0.5  # until a program that waits for the end has seen that something has ended
 MOMENT_MS = 300  # between putting a question and sending it
 BACKOFF_S = 62.0  # the longest backoff, and the Retry-After of these simulations
+
+BY_ID = (Kind.BATCH, Kind.MESSAGE)
 
 Who = tuple[str, str, str]  # account, message id, direction
 
@@ -103,9 +107,16 @@ class Checks(Watcher):
         self._places: dict[tuple[str, str], tuple[int, int]] = {}
         self._works: dict[int, Work] = {}
         self._from_ms: dict[str, int] = {}  # of windowed accounts: when the first period begins
+        self._to: dict[str, float] = {}  # … and where the newest one ends
+        self._read_at: dict[str, float] = {}  # of feeds, by the provider's clock: when last begun
+        self._sent: dict[str, int] = defaultdict(int)  # messages, so far
+        self._came_up: dict[tuple[str, str], float] = {}  # … which by themselves, and when
+        self._tracks: dict[str, set[int]] = {}  # works that are asked for by id, or wait for a feed
+        self._ended_at: dict[str, float] = {}  # when, by the provider's clock, one of them ended
         self._holds: dict[str, float] = {}
         self._held_at: dict[str, float] = {}
         self._died_at = 0.0
+        self._given_up: set[Who] = set()  # the last rung failed until then, faults lasted so long
         self._pauses: dict[str, tuple[float, int]] = {}
         self._fault_at: dict[str, float] = defaultdict(lambda: -1e9)
         self._begun_at = 0.0
@@ -201,8 +212,28 @@ class Checks(Watcher):
                 f"{exchange.host.name}: {worst.seen} where {worst.allowed} are allowed"
                 f" in {worst.per:g} s",
             )
+        self._read(exchange)
         if exchange.host.account.profile.provider == "infobip" and not exchange.closed:
             self._last_answer[exchange.host.name] = exchange
+
+    def sent(self, plan: AccountPlan) -> None:
+        """Messages have gone out; others come up by themselves."""
+        self._sent[plan.name] = len(plan.host.account.messages)
+
+    def _read(self, exchange: Exchange) -> None:
+        """A question has arrived: perhaps the first one of a feed's reading."""
+        name, call = exchange.host.name, exchange.call
+        plan, messages = self.plans[name], exchange.host.account.messages
+        for message in messages[self._sent[name] :]:
+            self._came_up[name, message.message_id] = call.now
+        self._sent[name] = len(messages)
+        if plan.drained and _key(plan, exchange) is None:
+            self._read_at[name] = call.now
+        if plan.windowed and call.path != "/login":
+            to = call.query["to"] if plan.provider == "messangi" else call.query["to_timetoken"]
+            to_s = _ms(to) / 1000 if plan.provider == "messangi" else float(to)
+            if to_s > self._to.get(name, 0.0) and not self._is_probe(plan, call):
+                self._to[name], self._read_at[name] = to_s, call.now
 
     def ends(self, exchange: Exchange) -> None:
         said, plan = exchange.said, self.plans[exchange.host.name]
@@ -391,10 +422,13 @@ class Checks(Watcher):
         asks = self.asks.get((plan.name, "batch", record["batch_id"] or ""))
         asks = asks or self.asks.get((plan.name, "message", record["message_id"]))
         answered_ms = asks.maybe_ms if asks else None
+        over = _ms(record["observed_at"]) >= last_ms + plan.give_up_ms
+        sure_ms = asks.sure_ms if asks else None
+        if over and not self.world.calm and (sure_ms is None or sure_ms < last_ms):
+            self._given_up.add((plan.name, record["message_id"], record["direction"]))
         self.world.hold(
             "verdicts-in-time",
-            (answered_ms is not None and answered_ms >= last_ms)
-            or _ms(record["observed_at"]) >= last_ms + plan.give_up_ms,
+            (answered_ms is not None and answered_ms >= last_ms) or over,
             lambda: (
                 f"{plan.name} {record['message_id']}: {record['verdict']}, but its last rung"
                 f" ({last_ms}) was not answered (last: {answered_ms})"
@@ -410,12 +444,18 @@ class Checks(Watcher):
                 assert self.process is not None
                 begun_ms = self.process.now_ms()  # its first commit was just now
                 self._from_ms[name] = begun_ms - round(plan.keys["lookback"] * 1000)
+            tracks = {
+                i for i, w in self.tables.works.items() if w.account == name and w.kind in BY_ID
+            }
+            if self._tracks.get(name, set()) - tracks:
+                self._ended_at[name] = plan.host.clock()
+            self._tracks[name] = tracks
         for work_id, work in self.tables.works.items():
             if self._works.get(work_id) is work:
                 continue
             self._works[work_id] = work
             plan = self.plans[work.account]
-            if work.kind not in (Kind.BATCH, Kind.MESSAGE) or not plan.asks:
+            if work.kind not in BY_ID or not plan.asks:
                 continue
             asks = self.asks[plan.name, work.kind.value, work.key]
             asked = [ms for ms in (asks.sure_ms, asks.maybe_ms) if ms is not None]
@@ -553,6 +593,12 @@ class Checks(Watcher):
             for message in plan.host.account.messages:
                 self._compare(plan, message)
             self._compare_one_time(plan)
+            ended_at, read_at = self._ended_at.get(name), self._read_at.get(name, math.inf)
+            hold(
+                "all-has-ended",
+                ended_at is None or read_at > ended_at - IDLE_LOOK_S,
+                lambda: f"{name}: its feed was read at {read_at}, and not after {ended_at}",
+            )
         self._compare_tracked()
         self._compare_sinks()
         self._compare_asks()
@@ -577,8 +623,7 @@ class Checks(Watcher):
         letter = message.channel
         finals = [s for s in told if state_of(plan.provider, letter, s)[1]]
         text = f"{who}: known as {known and (known.state.value, known.provider_status)}"
-        if plan.windowed and message.sent_at * 1000 >= self._from_ms.get(plan.name, 0):
-            # Its feed goes back by the overlap, which is longer than any entry here takes to show.
+        if plan.windowed and self._is_found(plan, message):
             hold("nothing-lost", known is not None, lambda: f"{text}; sent {message.sent_at:.3f}")
         if plan.provider != "infobip":
             hold("nothing-lost", known is not None or not told, lambda: f"{text}; told: {told}")
@@ -593,9 +638,20 @@ class Checks(Watcher):
             if end is not None and end.final and plan.in_time(message):
                 hold(
                     "nothing-lost",
-                    known is not None and known.provider_status == end.status,
+                    (known is not None and known.provider_status == end.status)
+                    or who in self._given_up,
                     lambda: f"{text}; the provider says {end.status} since {end.at:.3f}",
                 )
+
+    def _is_found(self, plan: AccountPlan, message: Message) -> bool:
+        """Whether a feed has to find it: it was sent in the periods that are read, and has shown
+        when the last one was, no later than the overlap goes back."""
+        shown = max(self._came_up.get((plan.name, message.message_id), 0.0), message.listed_at)
+        return (
+            message.sent_at * 1000 >= self._from_ms.get(plan.name, 0)
+            and shown - message.sent_at <= plan.keys["overlap"]
+            and shown < self._read_at.get(plan.name, shown + 1)
+        )
 
     def _compare_one_time(self, plan: AccountPlan) -> None:
         """Each report that has reached a living engine is known, or a later one is."""
@@ -609,9 +665,11 @@ class Checks(Watcher):
                 or self._knows(plan.name, given),
                 lambda: f"{plan.name}: {given} is not known",
             )
+        # What has come since the last reading waits for the next one.
+        read_at = self._read_at.get(plan.name, plan.host.clock())
         self.world.hold(
             "nothing-lost",
-            not plan.drained or plan.host.account.waiting(plan.host.clock()) == 0,
+            not plan.drained or plan.host.account.waiting(read_at) == 0,
             lambda: f"{plan.name}: reports wait at the provider",
         )
 

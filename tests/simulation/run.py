@@ -154,6 +154,7 @@ class Run:
             plan.name, None if to else sending.count, to, batch=sending.batch, plan=sending.life,
             channel=sending.channel, direction=sending.direction,
         )  # fmt: skip
+        self.checks.sent(plan)
         self.world.note(f"sent {plan.name} {sent.batch_id} {len(sent.message_ids)}")
         if sending.how is None:
             return

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from itertools import count
 from typing import Any
 
@@ -118,18 +119,33 @@ class Loop(asyncio.BaseEventLoop):
         return self._world.now
 
     def bury(self) -> None:
-        """End all that is left of a dead process, in no time. Nothing of it reaches the world."""
+        """End all that is left of a dead process, in no time. Nothing of it reaches the world.
+
+        Who has not begun begins before it is cancelled, as anyio has it: a task that it starts
+        wraps a coroutine, which is otherwise left behind and complains that nobody awaited it.
+        """
         self.set_exception_handler(lambda loop, context: None)
         self.last_step = None
         self.halted = lambda: False
         self._world = _Aside(self._world.now)
         self._at_once = 0
         while tasks := asyncio.all_tasks(self):
+            if not all(map(_has_begun, tasks)):
+                self._finish(asyncio.sleep(0))
+                continue
             for task in sorted(tasks, key=hash):
                 task.cancel()
-            self.run_until_complete(_ended(tasks))
-        self.run_until_complete(self.shutdown_asyncgens())
+            self._finish(_ended(tasks))
+        self._finish(self.shutdown_asyncgens())
         self.close()
+
+    def _finish(self, coro: Coroutine[Any, Any, None]) -> None:
+        """Run until this is done, also where the order to stop is still in the queue that was
+        given when the main task ended, just before the crash."""
+        task = self.create_task(coro)
+        task.add_done_callback(lambda _: self.stop())
+        while not task.done():
+            self.run_forever()
 
     def _run_once(self) -> None:
         if not self._ready:
@@ -181,6 +197,11 @@ class _Aside(Time):
     def __init__(self, now: float) -> None:
         super().__init__()
         self.now = now
+
+
+def _has_begun(task: asyncio.Task[Any]) -> bool:
+    coro = task.get_coro()
+    return not iscoroutine(coro) or getcoroutinestate(coro) != CORO_CREATED
 
 
 async def _ended(tasks: set[asyncio.Task[Any]]) -> None:

@@ -253,14 +253,14 @@ class Run:
         if crash is not None and crash.at is not None and crash.how == "kill":
             world.at(crash.at, lambda: setattr(process, "doomed", True))
         main = self._main(process, network, disk, crash)
-        cleanly, ended = True, False
+        cleanly, ended, again_s = True, False, 0.0
         try:
             ended = loop.run_until_complete(loop.create_task(main))
         except Crashed:
             cleanly = False
         except StoreTrouble as error:  # it says so at a start and at a stop, and is started again
             world.note(f"ended: {error}")
-            world.pass_to(world.now + 1.0)
+            again_s = 1.0
         except Stuck as error:
             world.broken("never-stuck", str(error))
         except Exception as error:
@@ -272,6 +272,7 @@ class Run:
         self.checks.died(cleanly=cleanly)
         self.tables._opened = self.tables._owned = False
         loop.bury()
+        world.pass_to(world.now + again_s)
         return ended
 
     async def _main(

@@ -15,15 +15,11 @@ import pytest
 from tests.simulation.run import Run, failure, play
 from tests.simulation.scenario import Crash, Scenario, small
 
-# A task that is killed before its first step has a coroutine that nobody has awaited.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:coroutine '.*' was never awaited:RuntimeWarning",
-    "ignore:Exception ignored in. <coroutine object:pytest.PytestUnraisableExceptionWarning",
-)
-
 ROOT = Path(__file__).parents[2]
 SEEDS = 300
 BLOCK = 25
+# Of the first 20,000: those that showed a fault of the engine or of what was expected of it.
+FOUND = (1330, 2334, 2721, 3316, 5419, 7879, 11258, 11614, 17202)
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +38,12 @@ def test_seeds(first: int) -> None:
     failed = [failure(outcome) for outcome in outcomes if outcome.violation is not None]
     assert not failed, "\n".join(failed)
     assert all(outcome.records for outcome in outcomes), "a run without a record proves nothing"
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_seeds_that_have_found_something(seed: int) -> None:
+    outcome = play(seed)
+    assert outcome.violation is None, failure(outcome)
 
 
 def test_a_seed_is_the_same_run_every_time() -> None:

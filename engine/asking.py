@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from urllib.parse import urljoin, urlsplit
 
 import anyio
@@ -27,7 +28,7 @@ from engine.intake import Intake, Taken
 from engine.limits import AccountLimiter, Slot, http_date_s, retry_after_s
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
-from engine.transport import Answer, Timeout, Timeouts, Transport, TransportError
+from engine.transport import Answer, Timeout, Timeouts, Transport, TransportError, Withheld
 
 # Reports that wait in memory before they are committed. A one-time answer is one transaction
 # unless it is far larger than any limit that can be asked for.
@@ -54,6 +55,7 @@ class Reply(Taken, kw_only=True):
     retry_after_s: float | None = None
     timed_out: bool = False
     judged: bool = False  # the account has been told of the failure
+    withheld: bool = False  # it was not put: the account is not to be asked at present
 
     def note(self, done: Committed) -> None:
         """A piece was committed."""
@@ -99,7 +101,10 @@ class Asker:
         self.clock = clock
         self.rand = rand
         self.shut: Callable[[], str | None] = lambda: None  # why nothing may be asked at present
-        self.may_send: Callable[[], bool] = lambda: True  # asked when a request is about to go out
+        # Asked when a request is about to go out. What waited for its connection meanwhile, or for
+        # the store, goes by what holds at that moment, not by when it got its place.
+        self.may_send: Callable[[], bool] = lambda: True
+        self.paused: Callable[[], bool] = lambda: False
         self._transport = transport
         self._timeouts = Timeouts(
             account.request.timeout_s, account.request.total_timeout_s, account.request.body_max
@@ -145,14 +150,15 @@ class Asker:
         provider does: that is an outcome.
         """
         if self.provider.login() is not None and self._token is None:
-            refused = await self._log_in(self._token_age, self._logins, slot)
+            seen = self._token_age, self._logins
+            refused = await self._log_in(poll, seen, slot, self.clock.now_ms())
             slot = None
             if refused is not None:
                 self._judge(poll, refused)
                 return refused
         reply = await self._ask_logged_in(poll, slot)
         self._judge(poll, reply)
-        if reply.failed:
+        if reply.failed and not reply.withheld:
             self.telemetry.count("failures", self.account.name)
         return reply
 
@@ -160,24 +166,29 @@ class Asker:
         """Let the account feel a failure, once. A probe's is only told to who asked, unless the
         provider wants to be left alone: that is meant for the whole account."""
         felt = poll.kind is not Kind.PROBE or reply.outcome.hold
-        if reply.failed and not reply.judged and felt:
+        if reply.failed and not reply.judged and not reply.withheld and felt:
             reply.judged = True
             self.on_failure(reply)
 
     async def _ask_logged_in(self, poll: Poll, slot: Slot | None) -> Reply:
         """Ask; where the token has run out, log in and ask once more."""
-        age, logins = self._token_age, self._logins
+        seen = self._token_age, self._logins
         reply = await self._once(poll, slot)
         if reply.outcome.verb is Verb.LOGIN:
-            refused = await self._log_in(age, logins, None)
+            # Failures of what was asked together are one: this one has begun with the question.
+            refused = await self._log_in(poll, seen, None, reply.began_ms)
             if refused is not None:
-                refused.began_ms = reply.began_ms  # failures of what was asked together are one
                 return refused
             reply = await self._once(poll, None)
             if reply.outcome.verb is Verb.LOGIN:
                 cause = "a fresh token is refused: " + reply.outcome.cause
                 reply.outcome = Outcome(verb=Verb.PAUSE, cause=cause)
         return reply
+
+    def _may_send(self, poll: Poll) -> bool:
+        """Whether this may go out now. A probe is asked to find out whether a pause can end."""
+        paused = poll.kind is not Kind.PROBE and self.paused()
+        return self.may_send() and not paused and not self.limiter.hold_s()
 
     def _failed(
         self, outcome: Outcome, retry_after: float | None = None, *, began_ms: int | None = None
@@ -213,9 +224,10 @@ class Asker:
             reply.page.span = (poll.from_ms, poll.to_ms)
         whole = False
         self.telemetry.count("requests", self.account.name)
+        may_send = partial(self._may_send, poll)
         try:
             async with self._transport.fetch(
-                self.account.base_url, request, self._timeouts, slot.sent, self.may_send
+                self.account.base_url, request, self._timeouts, slot.sent, may_send
             ) as answer:
                 slot.answered()
                 head = answer.head
@@ -235,6 +247,7 @@ class Asker:
         except TransportError as error:
             if not error.sent:
                 slot.unused()
+            reply.withheld = isinstance(error, Withheld)
             reply.timed_out = isinstance(error, Timeout) and error.sent
             reply.outcome = Outcome(verb=Verb.RETRY, cause=error.cause)
         finally:
@@ -306,54 +319,66 @@ class Asker:
         reply.page.span = span
         reply.note(done)
 
-    async def _log_in(self, age: int, logins: int, slot: Slot | None) -> Reply | None:
+    async def _log_in(
+        self, poll: Poll, seen: tuple[int, int], slot: Slot | None, began_ms: int
+    ) -> Reply | None:
         """Get a token, one request however many want it. None: there is one now.
 
-        `age` and `logins` are of when the question was asked: whatever login came to since then
-        counts for it, too.
+        `seen` is the token's age and the tries of when the question was asked: whatever login came
+        to since then counts for it, too.
         """
         if slot is not None and self._login.locked():
             slot.unused()  # whoever logs in may be waiting for this very place
             slot = None
-        began_ms = self.clock.now_ms()
         async with self._login:
-            if self._logins != logins and self._token_age == age:
-                # Whoever was first was refused, for all; that is one failure.
-                if slot is not None:
-                    slot.unused()
-                    slot.release()
-                return self._failed(*self._refusal, began_ms=began_ms)
-            if self._token_age != age:  # somebody else was first
-                if slot is not None:
-                    slot.unused()
-                    slot.release()
+            if self._token_age == seen[0] and self._logins == seen[1]:
+                return await self._try_login(poll, slot or await self.limiter.slot(), began_ms)
+            if slot is not None:
+                slot.unused()
+                slot.release()
+            if self._token_age != seen[0]:  # somebody else was first
                 return None
-            request = self.provider.login()
-            assert request is not None
-            head, body, failure = await self._fetch_login(request, slot)
+            # Whoever was first was refused, for all; that is one failure.
+            return self._failed(*self._refusal, began_ms=began_ms)
+
+    async def _try_login(self, poll: Poll, slot: Slot, began_ms: int) -> Reply | None:
+        try:
+            head, body, error = await self._fetch_login(poll, slot)
+            if isinstance(error, Withheld):  # that is no try: the next one finds out by itself
+                reply = self._failed(Outcome(verb=Verb.RETRY, cause=error.cause))
+                reply.withheld = True
+                return reply
             self._logins += 1
-            token = None
-            if failure is not None:
-                self._refusal = failure, None
-            else:
-                assert head is not None
-                token = self.provider.token(head, body)
+            token = self.provider.token(head, body) if head is not None else None
+            if token is not None:
+                self._committer.learn(token)
+                self._token = token
+                self._token_age += 1
+                return None
+            if head is not None:
                 self._refusal = _login_refused(head), self._retry_after_s(head)
-            if token is None:
-                return self._failed(*self._refusal, began_ms=began_ms)
-            self._committer.learn(token)
-            self._token = token
-            self._token_age += 1
-            return None
+            else:
+                cause = f"the login: {error.cause}" if error is not None else ""
+                self._refusal = Outcome(verb=Verb.RETRY, cause=cause), None
+            refused = self._failed(*self._refusal, began_ms=began_ms)
+            self._judge(poll, refused)  # before the place is free, as in `_send`
+            return refused
+        finally:
+            slot.release()
 
     async def _fetch_login(
-        self, request: Request, slot: Slot | None
-    ) -> tuple[Head | None, bytes, Outcome | None]:
-        slot = slot or await self.limiter.slot()
+        self, poll: Poll, slot: Slot
+    ) -> tuple[Head | None, bytes, TransportError | None]:
+        request = self.provider.login()
+        assert request is not None
         self.telemetry.count("requests", self.account.name)
         try:
             async with self._transport.fetch(
-                self.account.base_url, request, self._timeouts, slot.sent, self.may_send
+                self.account.base_url,
+                request,
+                self._timeouts,
+                slot.sent,
+                partial(self._may_send, poll),
             ) as answer:
                 slot.answered()
                 body = b""
@@ -365,9 +390,7 @@ class Asker:
         except TransportError as error:
             if not error.sent:
                 slot.unused()
-            return None, b"", Outcome(verb=Verb.RETRY, cause=f"the login: {error.cause}")
-        finally:
-            slot.release()
+            return None, b"", error
 
 
 def _this_task() -> int:

@@ -43,6 +43,10 @@ class Unreachable(TransportError):
     """The request never went out: no name, no connection, no TLS, or it is no valid request."""
 
 
+class Withheld(Unreachable):
+    """There was a connection, but the request may not go out any more: nobody's failure."""
+
+
 class Timeout(TransportError):
     """No connection or no byte for too long, or too long in all."""
 

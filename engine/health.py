@@ -55,6 +55,7 @@ class Watch:
         self._waits: set[anyio.CancelScope] = set()  # for a place, with `once`
         self.on_refusal: Callable[[], None] = lambda: None
         asker.on_failure = self.failed
+        asker.paused = self.paused
 
     def resume(self, before: Health, *, once: bool) -> None:
         """Go on with a pause that the last process left: a restart is no new try at a password.
@@ -80,6 +81,11 @@ class Watch:
             latest_ms = self._clock.now_ms() + round(_pause_s(health.pauses) * 1000)
             health.paused_until_ms = min(health.paused_until_ms, latest_ms)
         return health.paused_until_ms
+
+    def paused(self) -> bool:
+        """Whether a pause lasts still."""
+        until_ms = self.paused_until_ms()
+        return until_ms is not None and self._clock.now_ms() < until_ms
 
     async def place(self, *, once: bool) -> Slot | None:
         """Wait for a place with the limiter. With `once` None where the account fails, or is to

@@ -198,7 +198,7 @@ class AccountPoller:
             try:
                 asks = self._asks(work)
                 slot = await self._watch.place(once=self._once) if asks else None
-                if asks and (slot is None or self._paused() or self.waits is not None):
+                if asks and (slot is None or self._watch.paused() or self.waits is not None):
                     if slot is not None:
                         slot.unused()  # the account was paused while this waited for its place
                     self._near.again(work, self._clock.now_ms())
@@ -209,16 +209,12 @@ class AccountPoller:
                 if not taken:
                     self._near.done([work])
 
-    def _paused(self) -> bool:
-        until_ms = self._watch.paused_until_ms()
-        return until_ms is not None and self._clock.now_ms() < until_ms
-
     def _done_once(self, once_ms: int) -> bool:
         """With `once`: whether nothing is left that was due at the start and has not been tried."""
         if self._near.busy:
             return False
         trouble = self.health.failing or self.waits or held(self.limiter)
-        if self._paused() or trouble is not None:
+        if self._watch.paused() or trouble is not None:
             return True  # what is left is still due, for the next run
         left = (due_ms <= once_ms and not self._watch.tried(work) for due_ms, work in self._near)
         return self._near.all_loaded and not any(left)
@@ -348,7 +344,7 @@ class AccountPoller:
             settle.rows, settle.finals, settle.flaws = rows, finals, flaws
             settle.alone = poll.recipient is not None
             self._watch.succeeded(work)
-        elif reply.outcome.verb is Verb.RETRY and self.ladder.given_up(work.start_ms, poll.now_ms):
+        elif self._given_up(work, poll, reply):
             reply.page.settle = self._settle(work, poll.now_ms, reply)
             reply.page.settle.over = True
         done = await self._asker.commit(reply.page)
@@ -356,6 +352,12 @@ class AccountPoller:
         self._finish(work, done)
         if reply.page.settle is None:
             self._near.again(work, self._clock.now_ms() + self._watch.retry_ms(work))
+
+    def _given_up(self, work: Work, poll: Poll, reply: Reply) -> bool:
+        """Whether it has failed for so long that it is not tried again; what was withheld has not
+        been tried."""
+        failed = reply.outcome.verb is Verb.RETRY and not reply.withheld
+        return failed and self.ladder.given_up(work.start_ms, poll.now_ms)
 
     def _finish(self, work: Work, done: Committed) -> None:
         self._near.done([work])

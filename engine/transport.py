@@ -39,6 +39,7 @@ from engine.failures import (
     TooLarge,
     TransportError,
     Unreachable,
+    Withheld,
     dns_cause,
     os_cause,
     size,
@@ -66,6 +67,7 @@ __all__ = [
     "Transport",
     "TransportError",
     "Unreachable",
+    "Withheld",
 ]
 
 
@@ -87,7 +89,7 @@ class _Progress:
     def note_sent(self) -> None:
         """Raises where it may not go out any more."""
         if not self.may_send():
-            raise _Withheld
+            raise _Barred
         self.sent = True
         if self.on_sent is not None:
             # Told just before the bytes are written, and they may be written a turn of the loop
@@ -102,8 +104,8 @@ class _Progress:
         """The one table from the library's errors to ours."""
         patience = f"{self.timeouts.connect_or_byte_s:g} s"
         match error:
-            case _Withheld():
-                return self.fail(Unreachable, "withheld: it may not be sent any more")
+            case _Barred():
+                return self.fail(Withheld, "withheld: it may not be sent any more")
             case aiohttp.ConnectionTimeoutError():
                 return self.fail(Timeout, f"no connection after {patience}")
             case aiohttp.SocketTimeoutError():
@@ -239,7 +241,7 @@ class Answer:
             yield data
 
 
-class _Withheld(aiohttp.ClientError):
+class _Barred(aiohttp.ClientError):
     """At the last moment the request was not to go out."""
 
 

@@ -158,7 +158,19 @@ class Checks(Watcher):
 
     # Requests
 
+    def puts(self, exchange: Exchange) -> None:
+        """The engine has put a question, for which there is no connection yet."""
+        name = exchange.host.name
+        last = self._last_answer.get(name)
+        if last is not None:
+            self.world.hold(
+                "one-time-is-durable",
+                last.closed and self._all_known(last),
+                lambda: f"{name} is asked before answer {last.call.number} is durable",
+            )
+
     def starts(self, exchange: Exchange) -> None:
+        """A request goes out."""
         name, now = exchange.host.name, self.world.now
         plan = self.plans[name]
         self.world.hold(
@@ -172,20 +184,12 @@ class Checks(Watcher):
             now >= until - 0.1,  # a pause is kept by the wall clock, which drifts
             lambda: f"{name} is asked {until - now:.3f} s before the end of its pause",
         )
-        last = self._last_answer.get(name)
-        if last is not None:
-            self.world.hold(
-                "one-time-is-durable",
-                last.closed and self._all_known(last),
-                lambda: f"{name} is asked before answer {last.call.number} is durable",
-            )
         key = _key(plan, exchange)
         if key is not None:
             self._asked_by_id(plan, exchange, key)
 
     def _asked_by_id(self, plan: AccountPlan, exchange: Exchange, key: tuple[str, str]) -> None:
         asks = self.asks[plan.name, *key]
-        exchange.asked_ms = now_ms = exchange.process.now_ms()
         if asks.goes_on_ms is not None and not asks.forgiven:
             exchange.asked_ms, asks.goes_on_ms = asks.goes_on_ms, None
             return
@@ -197,8 +201,11 @@ class Checks(Watcher):
         due_ms = self._next_rung(plan, work, asks.sure_ms)
         self.world.hold(
             "every-due-poll-done",
-            due_ms is not None and now_ms >= due_ms,
-            lambda: f"{plan.name} {key[1]} is asked at {now_ms}, before it is due at {due_ms}",
+            due_ms is not None and exchange.asked_ms >= due_ms,
+            lambda: (
+                f"{plan.name} {key[1]} is asked at {exchange.asked_ms},"
+                f" before it is due at {due_ms}"
+            ),
         )
 
     def arrives(self, exchange: Exchange) -> None:

@@ -25,6 +25,9 @@ class Fuse(Watcher):
         self._takings = crash.inbox if crash is not None else None
         self._lit = False  # the answer has been read: so many commits are left
 
+    def puts(self, exchange: Exchange) -> None:
+        self._watcher.puts(exchange)
+
     def starts(self, exchange: Exchange) -> None:
         self._watcher.starts(exchange)
 

@@ -20,7 +20,7 @@ import anyio
 import msgspec
 
 from engine.core.contracts import Head, Request
-from engine.failures import Cut, Timeouts, TooLarge, Unreachable
+from engine.failures import Cut, Timeouts, TooLarge, Unreachable, Withheld
 from engine.failures import Timeout as TimedOut
 from engine.sim.account import Account, Seen
 from engine.sim.answer import Answer as Said
@@ -49,7 +49,7 @@ class Exchange:
         self.call = call
         self.process = process
         self.began = process.world.now
-        self.asked_ms = 0  # by the engine's wall clock
+        self.asked_ms = process.now_ms()  # by the engine's wall clock
         self.head_at = 0.0
         self.arrived_at: float | None = None
         self.said: Said | None = None
@@ -83,6 +83,7 @@ class Host:
 class Watcher:
     """What looks on; the checks override it."""
 
+    def puts(self, exchange: Exchange) -> None: ...
     def starts(self, exchange: Exchange) -> None: ...
     def arrives(self, exchange: Exchange) -> None: ...
     def ends(self, exchange: Exchange) -> None: ...
@@ -170,8 +171,11 @@ class Network(Transport):
         host, call = self._addressed(base_url, request)
         exchange = Exchange(host, call, self._process)
         wire = _Wire()
-        self._watcher.starts(exchange)
+        self._watcher.puts(exchange)
         await self._connect(timeouts)
+        if not may_send():
+            raise Withheld("withheld", sent=False)
+        self._watcher.starts(exchange)
         self._open[exchange] = None
         try:
             self._send(exchange, wire)

@@ -19,7 +19,7 @@ from engine.limits import Limiter
 from engine.stores.memory import MemoryStore
 from engine.stores.patient import PatientStore
 from engine.telemetry import Telemetry
-from engine.transport import Timeouts, Transport
+from engine.transport import Timeouts, Transport, Withheld
 
 T0 = 1_780_000_000_000
 REPORT = {
@@ -72,10 +72,12 @@ class Said:
 
 
 class Scripted(Transport):
-    """Gives one answer after the other, the last one for ever; `asked` are the requests."""
+    """Gives one answer after the other, the last one for ever; `asked` are the requests that went
+    out. While there is an event in `unconnected`, the next question waits for it before it does."""
 
     def __init__(self, *answers: tuple[int, Any]) -> None:
         self.asked: list[Request] = []
+        self.unconnected: list[anyio.Event] = []
         self._answers = list(answers)
 
     @asynccontextmanager
@@ -87,6 +89,10 @@ class Scripted(Transport):
         on_sent: Callable[[], None] | None = None,
         may_send: Callable[[], bool] = lambda: True,
     ) -> AsyncIterator[Any]:
+        if self.unconnected:
+            await self.unconnected.pop(0).wait()
+        if not may_send():
+            raise Withheld("withheld", sent=False)
         self.asked.append(request)
         if on_sent is not None:
             on_sent()

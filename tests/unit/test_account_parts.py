@@ -8,7 +8,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from engine.core.contracts import Kind, Verb
+from engine.asking import Reply
+from engine.core.contracts import Kind, Poll, Verb
 from engine.core.errors import StoreTrouble
 from engine.core.report import Report
 from engine.core.schedule import Ladder
@@ -70,6 +71,71 @@ async def test_one_refused_login_counts_for_all_who_waited_for_it() -> None:
                 for page in (1, 2, 3):
                     group.start_soon(ask, page)
         assert verbs == [Verb.PAUSE] * 3
+        assert len(parts.network.asked) == 1
+
+
+@pytest.mark.parametrize("answer", [(429, b""), (500, b""), (200, b"23|invalid credentials|")])
+async def test_what_has_no_connection_yet_does_not_go_out_once_the_account_waits(
+    answer: tuple[int, bytes],
+) -> None:
+    """Be it for a hold, a backoff or a pause; and it is no failure of the account's."""
+    async with Parts("bulksms", answer, limits={"concurrency": 2}) as parts:
+        health = AccountPoller(parts.asker).health
+        connected = anyio.Event()
+        parts.network.unconnected.append(connected)
+        replies: list[Reply] = []
+
+        async def ask() -> None:
+            poll = Poll(kind=Kind.BATCH, now_ms=T0, batch_id="1")
+            replies.append(await parts.asker.ask(poll))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            await ask()
+            connected.set()
+        assert [reply.withheld for reply in replies] == [False, True]
+        assert len(parts.network.asked) == 1
+        assert health.failures + health.pauses == 1
+        assert parts.asker.telemetry.of("failures", "a") == 1
+
+
+async def test_a_rung_that_was_withheld_is_not_given_up() -> None:
+    async with Parts("bulksms", (200, b""), schedule={"ladder": ["1s"], "give_up": "1s"}) as parts:
+        parts.asker.may_send = lambda: False
+        work = Work(account="a", kind=Kind.BATCH, key="1", due_ms=T0 + 1000, start_ms=T0)
+        work = await parts.put(work)
+        parts.clock.ms += 60_000
+        await AccountPoller(parts.asker)._rung(work, None)
+        (stored,) = await parts.store.read(lambda tx: tx.find_works("a", Kind.BATCH, ["1"]))
+        assert stored.due_ms == T0 + 1000
+
+
+async def test_a_login_that_fails_holds_the_account_before_its_place_is_free() -> None:
+    limits = {"requests": 10, "per": "1s", "concurrency": 1}
+    async with Parts("messangi", (429, b""), limits=limits) as parts:
+        AccountPoller(parts.asker)
+        waiting, connected = anyio.CancelScope(), anyio.Event()
+        parts.network.unconnected.append(connected)
+
+        async def wait() -> None:
+            with waiting:
+                await parts.limiter.slot()
+                pytest.fail("it got a place while the account is held")
+
+        async def come_second() -> None:
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            connected.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(come_second)
+            reply = await parts.asker.ask(parts.poll(from_ms=T0 - 1000, to_ms=T0))
+            assert reply.failed
+            await anyio.wait_all_tasks_blocked()
+            assert (parts.limiter.hold_s() > 0, parts.limiter.waiting()) == (True, 1)
+            waiting.cancel()
         assert len(parts.network.asked) == 1
 
 

@@ -7,6 +7,7 @@ pushes and files all end in the same place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from zlib import crc32
 
@@ -24,7 +25,7 @@ from .units import iso, iso_ms
 HISTORY_MAX = 64
 
 
-class Known(msgspec.Struct, gc=False, kw_only=True, array_like=True):
+class Known(msgspec.Struct, gc=False, array_like=True):
     """What is known of one message. Stores keep it as JSON: further fields go behind `place`.
 
     `record` is its newest record, empty before the first and where a store was not asked for it.
@@ -51,7 +52,7 @@ class Known(msgspec.Struct, gc=False, kw_only=True, array_like=True):
     history: bytes = b""
     event_id: str = ""  # of the newest record
     done_ms: int | None = None  # the newest record's own status time
-    mark: int | None = None  # see `mark_of`
+    mark: int | None = None  # see `marks_of`
     place: tuple[int, int] | None = None  # of the newest record: log row, and index in it
     record: bytes = b""
     row: int | None = None  # the driver's own row number
@@ -65,15 +66,19 @@ class Known(msgspec.Struct, gc=False, kw_only=True, array_like=True):
 MARKS = 1 << 32
 
 
-def mark_of(report: Report, traits: Traits, sent_ms: int | None) -> int | None:
+def marks_of(
+    reports: Sequence[Report], traits: Traits, sent_ms: Sequence[int | None]
+) -> list[int | None]:
     """What every report of a message has in common besides its id, and neighbours share: the second
     of sending, or the batch. Stores keep what lies near together near together, so that ten
     million messages cost no more than none. None: this one has to be found by its id alone.
-    `sent_ms` is the report's `sent_at`.
+    `sent_ms` are the reports' `sent_at`.
     """
     if traits.derives_ids:
-        return batch_mark(report.batch_id) if report.batch_id is not None else None
-    return sent_ms // 1000 % MARKS if sent_ms is not None and traits.sent_at_stays else None
+        return [batch_mark(one.batch_id) if one.batch_id is not None else None for one in reports]
+    if not traits.sent_at_stays:
+        return [None] * len(reports)
+    return [ms // 1000 % MARKS if ms is not None else None for ms in sent_ms]
 
 
 def batch_mark(batch_id: str) -> int:

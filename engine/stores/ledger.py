@@ -6,12 +6,14 @@ poll are there together or not at all. Nothing here waits, and nothing knows whi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
 from engine.core.contracts import Kind
-from engine.core.reconcile import Known, fold, mark_of
+from engine.core.discovery import Discovery
+from engine.core.reconcile import Known, fold, marks_of
 from engine.core.report import Report
 from engine.core.units import iso, iso_ms
 from engine.core.work import Committed, Page, Work
@@ -91,21 +93,26 @@ def _take_reports(post: Posting) -> None:
     tx, page, done = post.tx, post.page, post.done
     if not page.reports:
         return
-    ids = [(report.message_id, report.direction) for report in page.reports]
-    sent = [iso_ms(r.sent_at) if r.sent_at is not None else None for r in page.reports]
-    if page.marks is None:  # else this was begun before, and undone
-        page.marks = [mark_of(r, page.traits, ms) for r, ms in zip(page.reports, sent, strict=True)]
-    marks = page.marks
+    ids, sent, marks = _keys(page)
     found = tx.messages(page.account, ids, marks)
     touched: dict[tuple[str, str], Known] = {}
     batches = _tracked_batches(tx, page)
     provider, traits, span = page.provider, page.traits, page.span
     observed_ms, observed_at = page.observed_ms, iso(page.observed_ms)
     unlisted, replayed = page.unlisted, page.source == REPLAY
+    discovery = Discovery(page.account, provider, traits, observed_ms, span)
+    first: list[Standing] = []  # of messages that nobody knew
     moves: dict[tuple[Standing | None, Standing], int] = {}
     again: list[Known] = []  # pending once more, after a verdict
     for index, (key, report) in enumerate(zip(ids, page.reports, strict=True)):
         known = found.get(key)
+        if known is None and not batches:
+            known = found[key] = touched[key] = discovery.take(report, sent[index], marks[index])
+            post.keep(known, report)
+            first.append((known.state, known.final, known.verdict))
+            if index in unlisted:
+                post.change.add("unlisted")
+            continue
         before: Standing | None = None
         if known is None:
             known = found[key] = _discover(page.account, key, report, batches, marks[index])
@@ -141,6 +148,7 @@ def _take_reports(post: Posting) -> None:
             done.repeated += 1
             if known.status_ms != status_ms:
                 touched[key] = known
+    moves.update({(None, standing): count for standing, count in Counter(first).items()})
     post.change.move(moves)
     if done.lost:
         post.change.add("superseded", done.lost)
@@ -149,6 +157,15 @@ def _take_reports(post: Posting) -> None:
         _note_opened(post, touched.values())
     _end_tracked(post, touched.values(), batches)
     reopen(post, [known for known in again if not known.final])
+
+
+def _keys(page: Page) -> tuple[list[tuple[str, str]], list[int | None], list[int | None]]:
+    """What the messages are found by, and when they were sent: ids, times and marks."""
+    ids: list[tuple[str, str]] = [(report.message_id, report.direction) for report in page.reports]
+    sent = [iso_ms(r.sent_at) if r.sent_at is not None else None for r in page.reports]
+    if page.marks is None:  # else this was begun before, and undone
+        page.marks = marks_of(page.reports, page.traits, sent)
+    return ids, sent, page.marks
 
 
 def _note_opened(post: Posting, touched: Iterable[Known]) -> None:

@@ -175,6 +175,8 @@ def _nested(table: dict[tuple[str, str], V]) -> dict[str, dict[str, V]]:
 class _MemoryTransaction:
     """The primitives, over the tables. See `Transaction` for what each of them does."""
 
+    wants_records = True
+
     def __init__(self, tables: _Tables) -> None:
         self._tables = tables
 

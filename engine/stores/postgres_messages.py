@@ -205,6 +205,8 @@ class PostgresRows:
 class PostgresMessages(PostgresRows):
     """The primitives on messages."""
 
+    wants_records = True
+
     def messages(
         self,
         account: str,

@@ -17,12 +17,14 @@ from engine.core.work import Committed, LogRow, Page
 
 from .transaction import CODE_OF, Transaction
 
-# A log row: at most this many records, and this many bytes before the last record.
+# A log row: at most this many records, and this many bytes before the last of them are written.
 LOG_RECORDS_MAX = 1000
 LOG_BYTES_MAX = 1 << 20
 
-# Records that are written at once: half the cost of one by one, and they stay in the cache.
-WRITTEN_TOGETHER = 16
+# Records that are written at once: half the cost of one by one, and they stay in the cache. A row
+# holds so many times as many. Where they have more bytes than this, each is written by itself.
+WRITTEN_TOGETHER = 20
+WRITTEN_BYTES_MAX = 1 << 16
 
 
 Standing = tuple[State, bool, str | None]  # state, whether it is final, verdict
@@ -76,8 +78,8 @@ class Posting:
         self.change = Change(page.account, {})
         self._told: list[tuple[Known, Report]] = []  # records that are not written yet
         self._rows: list[LogRow] = []
-        self._lines: list[bytes] = []  # records of the row that is being filled
-        self._states: list[bytes] = []
+        self._written: list[bytes] = []  # lines of the row that is being filled
+        self._states = bytearray()  # of its records
         self._size = 0
         self._seq = 0  # of that row
         self._replaced: dict[int, int] = {}
@@ -102,8 +104,7 @@ class Posting:
         """Fill in the newest record of each, also where that is still to be appended."""
         self._write()
         ours = {row.seq: row.body.split(b"\n") for row in self._rows}
-        if self._lines:
-            ours[self._seq] = self._lines
+        ours[self._seq] = b"".join(self._written).split(b"\n")
         there = []
         for known in messages:
             if known.place is not None and known.place[0] in ours:
@@ -113,39 +114,54 @@ class Posting:
         self.tx.newest(there)
 
     def _write(self) -> None:
-        """Records in their places: in rows of a bounded number of records and bytes."""
+        """Records in their places."""
         told, self._told = self._told, []
-        if told and not self._seq:
+        if not told:
+            return
+        if not self._seq:
             self._seq = self.tx.next_log_seq(self.page.account)
-        lines = encode_lines([report for _, report in told]).split(b"\n")
-        for (known, report), line in zip(told, lines[:-1], strict=True):
-            if len(self._lines) >= LOG_RECORDS_MAX or self._size >= LOG_BYTES_MAX:
-                self._end_row()
-            if known.place is not None:
-                seq = known.place[0]
-                self._replaced[seq] = self._replaced.get(seq, 0) + 1
-            known.place = (self._seq, len(self._lines))
-            known.record = line
-            self._lines.append(line)
-            self._states.append(CODE_OF[report.state])
-            self._size += len(line)
+        lines = encode_lines([report for _, report in told])
+        if len(lines) <= WRITTEN_BYTES_MAX:
+            self._place(told, lines)
+        else:
+            for known, report in told:
+                self._place([(known, report)], encode_lines([report]))
         self.done.records += len(told)
+
+    def _place(self, told: Sequence[tuple[Known, Report]], lines: bytes) -> None:
+        """In rows of a bounded number of records and bytes."""
+        if len(self._states) + len(told) > LOG_RECORDS_MAX or self._size >= LOG_BYTES_MAX:
+            self._end_row()
+        seq, place = self._seq, len(self._states)
+        for known, report in told:
+            if known.place is not None:
+                before = known.place[0]
+                self._replaced[before] = self._replaced.get(before, 0) + 1
+            known.place = (seq, place)
+            known.record = b""
+            place += 1
+            self._states.append(CODE_OF[report.state])
+        if self.tx.wants_records:
+            for (known, _), line in zip(told, lines.split(b"\n"), strict=False):
+                known.record = line
+        self._written.append(lines)
+        self._size += len(lines)
 
     def _end_row(self) -> None:
         self._rows.append(
             LogRow(
                 seq=self._seq,
                 at_ms=self.page.observed_ms,
-                states=b"".join(self._states),
-                body=b"\n".join(self._lines),
+                states=bytes(self._states),
+                body=b"".join(self._written)[:-1],
             )
         )
         self._seq += 1
-        self._lines, self._states, self._size = [], [], 0
+        self._written, self._states, self._size = [], bytearray(), 0
 
     def append(self) -> None:
         """Write the log."""
-        if self._lines:
+        if self._states:
             self._end_row()
         if self._rows:
             self.tx.append_log(self.page.account, self._rows, self._replaced)

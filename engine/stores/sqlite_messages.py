@@ -74,6 +74,8 @@ _decode = msgspec.json.Decoder(list[tuple[int, Known]]).decode
 class SqliteMessages(SqliteAccounts):
     """The primitives on messages."""
 
+    wants_records = False
+
     # Reading
 
     def messages(
@@ -89,7 +91,7 @@ class SqliteMessages(SqliteAccounts):
                 if mark is not None
             ]
             self._take(found, wanted, "account = ? AND key IN", number, keys)
-        if len(found) < len(wanted):
+        if len(found) < len(wanted) and self._any_elsewhere():
             self._by_id(found, wanted, number)
         unmarked = wanted if marks is None else _unmarked(ids, marks)
         if left := unmarked - found.keys():
@@ -107,6 +109,11 @@ class SqliteMessages(SqliteAccounts):
             key = (known.message_id, known.direction)
             if key in wanted:
                 found[key] = known
+
+    def _any_elsewhere(self) -> bool:
+        """Whether any message has to be looked for by its id: mostly none has."""
+        some = "SELECT 1 FROM message WHERE elsewhere IS NOT NULL LIMIT 1"
+        return self._db.execute(some).fetchone() is not None
 
     def _by_id(self, found: dict[Key, Known], wanted: set[Key], number: int) -> None:
         """Those whose mark may have been another one before."""
@@ -227,24 +234,25 @@ class SqliteMessages(SqliteAccounts):
     def put_messages(self, messages: Sequence[Known]) -> None:
         values: list[Any] = []
         new = 0
+        accounts = {name: self._touch(name) for name in {known.account for known in messages}}
         for known, data in zip(messages, _as_rows(messages), strict=True):
-            account = self._touch(known.account)
-            mark = known.mark
+            account, mark = accounts[known.account], known.mark
             unsure = mark is None or account.by_id_from is not None
             if mark is None:
                 mark = known.sent_ms // 1000 & 0xFFFFFFFF if known.sent_ms is not None else 0
             new += known.row is None
+            final, recipient, reference = known.final, known.recipient, known.reference
             values += (
                 known.row,
                 mark << _HASH_BITS | hash_of(known.message_id),
                 account.number,
-                0 if known.final else 1 + known.tracked,
+                0 if final else 1 + known.tracked,
                 known.placed_ms if known.open else None,
-                known.seen_ms if known.final else None,
+                known.seen_ms if final else None,
                 known.message_id if unsure else None,
                 known.batch_id,
-                hash_of(recipient_key(known.recipient)) if known.recipient is not None else None,
-                hash_of(known.reference) if known.reference is not None else None,
+                hash_of(recipient_key(recipient)) if recipient is not None else None,
+                hash_of(reference) if reference is not None else None,
                 data,
             )
         start = 0
@@ -337,11 +345,11 @@ def _changed_later(messages: Sequence[Known]) -> list[tuple[int, int | None]]:
 
 def _as_rows(messages: Sequence[Known]) -> list[str]:
     """What is kept of each, its record aside: no JSON holds a line feed."""
-    records = [known.record for known in messages]
-    for known in messages:
+    recorded = [(known, known.record) for known in messages if known.record]
+    for known, _ in recorded:
         known.record = b""
     rows = _encode_lines(messages).decode().split("\n")
-    for known, record in zip(messages, records, strict=True):
+    for known, record in recorded:
         known.record = record
     return rows[:-1]
 

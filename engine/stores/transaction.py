@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 # A record's state in one byte of a log row's head.
 STATE_CODES: tuple[State, ...] = tuple(State)
-CODE_OF = {state: bytes([code]) for code, state in enumerate(STATE_CODES)}
+CODE_OF = {state: code for code, state in enumerate(STATE_CODES)}
 
 NOTHING: Mapping[int, int] = MappingProxyType({})
 
@@ -104,6 +104,12 @@ class DeadCount(msgspec.Struct, kw_only=True):
 class Transaction(Protocol):
     """Primitives. Lists in, lists out; nothing here decides anything."""
 
+    @property
+    def wants_records(self) -> bool:
+        """Whether messages that are put have to have their records with them: where not, it is
+        enough that the log has them, at the messages' `place`."""
+        ...
+
     def messages(
         self,
         account: str,
@@ -111,7 +117,7 @@ class Transaction(Protocol):
         marks: Sequence[int | None] | None = None,
     ) -> dict[tuple[str, str], Known]:
         """Those of `(message_id, direction)` that are known, each without its record. `marks`: of
-        each its `mark_of`, which makes it cheap to find; without it, it is found by its id."""
+        each its `marks_of`, which makes it cheap to find; without it, it is found by its id."""
         ...
 
     def newest(self, messages: Sequence[Known]) -> None:
@@ -120,7 +126,7 @@ class Transaction(Protocol):
 
     def put_messages(self, messages: Sequence[Known]) -> None:
         """New ones (`row` is None) are inserted, the others replaced. One without a record keeps
-        the record that it has."""
+        the record that it has, or the one at its `place`: see `wants_records`."""
         ...
 
     def batch_messages(

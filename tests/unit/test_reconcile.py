@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.contracts import Traits
+from engine.core.discovery import Discovery
 from engine.core.reconcile import HISTORY_MAX, Fold, History, Known, fold, verdict
 from engine.core.report import Report, decode, event_id
 from engine.core.state import FINAL, Standing, State, wins
@@ -314,3 +315,29 @@ def test_records_of_any_life_are_numbered_unique_and_never_go_back(
         assert before.state is not State.READ
         if after.done_at is not None and traits.dated:
             assert after.event_id == identity(after, iso_ms(after.done_at))
+
+
+texts = st.none() | st.sampled_from(["a", "b"])
+
+
+@given(
+    any_facts,
+    st.fixed_dictionaries({
+        "channel": st.sampled_from(["sms", "email"]),
+        "direction": st.sampled_from(["mt", "mo"]),
+        "provider": st.sampled_from(["", "prov", "another"]),
+        "reference": texts, "batch_id": texts, "recipient": texts,
+        "sent_at": st.none() | st.integers(T0, T0 + 9).map(iso),
+    }),
+    st.sampled_from([DATED, COUNTED, Traits(feed="windowed"), Traits(feed="windowed", dated=True)]),
+    st.none() | st.just((T0 + 3, T0 + 6)),
+)  # fmt: skip
+def test_a_discovery_is_what_folding_the_first_report_gives(
+    fact: Fact, more: dict[str, Any], traits: Traits, span: tuple[int, int] | None
+) -> None:
+    folded, taken = report(*fact, **more), report(*fact, **more)
+    held = Known(account="acc", message_id="m1", direction=more["direction"], mark=7)
+    fold(held, folded, provider="prov", traits=traits, observed_ms=T0 + 50, span=span, write=False)
+    sent_ms = iso_ms(more["sent_at"]) if more["sent_at"] else None
+    found = Discovery("acc", "prov", traits, T0 + 50, span).take(taken, sent_ms, 7)
+    assert (found, taken) == (held, folded)

@@ -26,7 +26,7 @@ import re
 import struct
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +43,7 @@ from ..private import make_folder, open_file, sync_folder
 GZIP_LEVEL = 6
 ZSTD_LEVEL = 3
 CHUNK = 1 << 20
+WRITTEN_TOGETHER = 64  # lines
 TAIL_MAX = 256 << 20  # a line longer than this is no record
 LOCK_WAIT_S = 5.0
 LOCK_STEP_S = 0.01
@@ -131,25 +132,27 @@ class JsonlSink:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _append(self, lines: Sequence[bytes]) -> None:
-        data = b"\n".join(lines) + b"\n"
+        pieces, size = _pieces(lines), sum(map(len, lines)) + len(lines)
         if self._live:
-            data = _member(self._live, data)
+            member = _member(self._live, b"".join(pieces))
+            pieces, size = iter((member,)), len(member)
         self._compress_pending()  # before the batch: cancelled here, nothing of it was written
         self._acquire()
         today = time.strftime("%Y-%m-%d", time.gmtime(self._clock()))
-        over = self._max and self._size + len(data) > self._max
+        over = self._max and self._size + size > self._max
         if self._size and (over or (self._by_day and today > self._day)):
             self._rotate()
             self._acquire()
         try:
-            _write_all(self._fd, data)
+            for data in pieces:
+                _write_all(self._fd, data)
             os.fsync(self._fd)
         except OSError:
             with contextlib.suppress(OSError):  # else the next call cuts it
                 os.ftruncate(self._fd, self._size)
                 os.fsync(self._fd)
             raise
-        self._size += len(data)
+        self._size += size
         self._day = today
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
@@ -337,6 +340,12 @@ def _compress(kind: str, plain: Path, check: Callable[[], None]) -> None:
         sync_folder(plain.parent)
         plain.unlink(missing_ok=True)
         sync_folder(plain.parent)
+
+
+def _pieces(lines: Sequence[bytes]) -> Iterator[bytes]:
+    """What is written at once: in one piece a batch would cost twice the time, in fresh memory."""
+    for start in range(0, len(lines), WRITTEN_TOGETHER):
+        yield b"\n".join([*lines[start : start + WRITTEN_TOGETHER], b""])
 
 
 def _member(kind: str, data: bytes) -> bytes:

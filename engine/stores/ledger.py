@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from msgspec.structs import replace
 
@@ -30,6 +31,8 @@ REPLAY = "replay"
 # first.
 TROUBLES_MAX = 100_000
 TROUBLES_BYTES_MAX = 4 << 30
+
+_standing = attrgetter("state", "final", "verdict")
 
 
 def commit(tx: Transaction, page: Page) -> Committed:
@@ -101,7 +104,7 @@ def _take_reports(post: Posting) -> None:
     observed_ms, observed_at = page.observed_ms, iso(page.observed_ms)
     unlisted, replayed = page.unlisted, page.source == REPLAY
     discovery = Discovery(page.account, provider, traits, observed_ms, span)
-    first: list[Standing] = []  # of messages that nobody knew
+    first: list[Report] = []  # of messages that nobody knew
     moves: dict[tuple[Standing | None, Standing], int] = {}
     again: list[Known] = []  # pending once more, after a verdict
     for index, (key, report) in enumerate(zip(ids, page.reports, strict=True)):
@@ -109,7 +112,7 @@ def _take_reports(post: Posting) -> None:
         if known is None and not batches:
             known = found[key] = touched[key] = discovery.take(report, sent[index], marks[index])
             post.keep(known, report)
-            first.append((known.state, known.final, known.verdict))
+            first.append(report)
             if index in unlisted:
                 post.change.add("unlisted")
             continue
@@ -148,7 +151,9 @@ def _take_reports(post: Posting) -> None:
             done.repeated += 1
             if known.status_ms != status_ms:
                 touched[key] = known
-    moves.update({(None, standing): count for standing, count in Counter(first).items()})
+    moves.update(
+        {(None, standing): count for standing, count in Counter(map(_standing, first)).items()}
+    )
     post.change.move(moves)
     if done.lost:
         post.change.add("superseded", done.lost)

@@ -34,6 +34,9 @@ _COLUMNS = 11
 RUN_ROWS = 8192
 _LOOK_EVERY = 1024
 
+# Rows that are written as JSON at once: more would need fresh memory each time.
+_WRITTEN_TOGETHER = 100
+
 _ROW = f"({', '.join('?' * _COLUMNS)})"
 _PUT = {
     count: f"""
@@ -348,10 +351,13 @@ def _as_rows(messages: Sequence[Known]) -> list[str]:
     recorded = [(known, known.record) for known in messages if known.record]
     for known, _ in recorded:
         known.record = b""
-    rows = _encode_lines(messages).decode().split("\n")
+    rows: list[str] = []
+    for start in range(0, len(messages), _WRITTEN_TOGETHER):
+        lines = _encode_lines(messages[start : start + _WRITTEN_TOGETHER])
+        rows += lines.decode().split("\n")[:-1]
     for known, record in recorded:
         known.record = record
-    return rows[:-1]
+    return rows
 
 
 def hash_of(text: str) -> int:

@@ -21,7 +21,7 @@ its own judgement. Each has a name, which a failure prints:
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -53,6 +53,7 @@ KEPT_S = 3.0  # by then a hold is durable, a trouble of the disk included
 LATE_S = 5.0
 IDLE_LOOK_S = 0.5  # until a program that waits for the end has seen that something has ended
 MOMENT_MS = 300  # between putting a question and sending it
+EXCHANGES_KEPT = 1000  # more than may go before a poll's turn
 BACKOFF_S = 62.0  # the longest backoff, and the Retry-After of these simulations
 
 BY_ID = (Kind.BATCH, Kind.MESSAGE)
@@ -66,10 +67,14 @@ class Asks:
 
     asked: int = 0
     failed: int = 0  # or perhaps failed
-    sure_ms: int | None = None  # when the latest question was asked that was surely answered
-    maybe_ms: int | None = None  # … or perhaps
-    forgiven: bool = False  # a crash may have lost the answer
+    sure: list[int] = field(default_factory=list)  # when each question that was answered was asked
+    maybe_ms: int | None = None  # the latest, or one that was perhaps answered
     goes_on_ms: int | None = None  # a redirect, or a full page: the same question goes on
+
+
+    @property
+    def sure_ms(self) -> int | None:
+        return self.sure[-1] if self.sure else None
 
 
 @dataclass
@@ -119,6 +124,9 @@ class Checks(Watcher):
         self._given_up: set[Who] = set()  # the last rung failed until then, faults lasted so long
         self._pauses: dict[str, tuple[float, int]] = {}
         self._fault_at: dict[str, float] = defaultdict(lambda: -1e9)
+        self._exchanges: dict[str, deque[tuple[float, float]]] = defaultdict(
+            lambda: deque(maxlen=EXCHANGES_KEPT)
+        )
         self._begun_at = 0.0
         self._violations = 0
 
@@ -141,8 +149,12 @@ class Checks(Watcher):
         self._died_at = self.world.now
         for taken in self.sinks.values():
             taken.troubles += 1
-        for asks in self.asks.values():
-            asks.forgiven = True
+        for (name, kind, key), asks in self.asks.items():
+            asks.goes_on_ms = None
+            work = self._stored(name, kind, key)
+            # Still due for a rung that was answered: that answer was not durable, and is gone.
+            while asks.sure and work is not None and work.due_ms <= asks.sure[-1]:
+                asks.sure.pop()
         for name, exchange in self._last_answer.items():
             if not cleanly and not self._all_known(exchange):
                 self.excused.add((name, exchange.call.number))
@@ -190,13 +202,12 @@ class Checks(Watcher):
 
     def _asked_by_id(self, plan: AccountPlan, exchange: Exchange, key: tuple[str, str]) -> None:
         asks = self.asks[plan.name, *key]
-        if asks.goes_on_ms is not None and not asks.forgiven:
+        if asks.goes_on_ms is not None:
             exchange.asked_ms, asks.goes_on_ms = asks.goes_on_ms, None
             return
         asks.asked += 1
         work = self._stored(plan.name, *key)
-        if work is None or asks.forgiven:
-            asks.forgiven, asks.goes_on_ms = False, None
+        if work is None:
             return
         due_ms = self._next_rung(plan, work, asks.sure_ms)
         self.world.hold(
@@ -249,6 +260,7 @@ class Checks(Watcher):
             said is not None and exchange.whole and said.status == 200 and exchange.fault is None
         )
         refused = said is not None and exchange.whole and _refused(plan, exchange.call, said)
+        self._exchanges[plan.name].append((exchange.began, self.world.now))
         if not good or refused:
             self._fault_at[plan.name] = self.world.now
         probe = self._is_probe(plan, exchange.call)
@@ -267,7 +279,8 @@ class Checks(Watcher):
             ):
                 asks.goes_on_ms = exchange.asked_ms
             elif answered:
-                asks.sure_ms = asks.maybe_ms = exchange.asked_ms
+                asks.sure.append(exchange.asked_ms)
+                asks.maybe_ms = exchange.asked_ms
             else:
                 asks.failed += 1
                 if said is not None and exchange.consumed:
@@ -563,14 +576,33 @@ class Checks(Watcher):
             bound_s = LATE_S + plan.settled_s + self.scenario.spread_s(plan, len(due))
             for work in due:
                 late_s = min(well_s, (now_ms - work.due_ms) / 1000)
+                if late_s <= bound_s:
+                    continue
+                busy_s = self._busy_s(name, late_s, self.scenario.turns(plan, len(due)))
                 self.world.hold(
                     "every-due-poll-done",
-                    late_s <= bound_s,
+                    late_s <= bound_s + busy_s,
                     lambda: (
-                        f"{name} {work.kind} {work.key} is {late_s:.1f} s late,"
-                        f" {bound_s:.1f} s are allowed"
+                        f"{name} {work.kind} {work.key} is {late_s:.1f} s late, {bound_s:.1f} s"
+                        f" are allowed beside {busy_s:.1f} s of requests"
                     ),
                 )
+
+    def _busy_s(self, name: str, late_s: float, turns: int) -> float:
+        """How long of the last `late_s` requests were on their way or their answers being stored.
+
+        A reading asks one question after the other, so that its length is theirs, whatever the
+        limit lets through. No more of them than may go before a poll's turn: what is passed over
+        for ever is late, however busy the account is.
+        """
+        ended = self.world.now - late_s
+        busy_s = 0.0
+        since = [one for one in self._exchanges[name] if one[1] > ended]
+        for begin, end in since[:turns]:
+            end += 2 * self.scenario.disk_slow_s  # of a commit's two halves
+            busy_s += max(0.0, end - max(begin, ended))
+            ended = max(ended, end)
+        return busy_s
 
     def finish(self) -> None:
         """All is over and quiet: the engine's books against the provider's truth."""

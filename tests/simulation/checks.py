@@ -71,7 +71,6 @@ class Asks:
     maybe_ms: int | None = None  # the latest, or one that was perhaps answered
     goes_on_ms: int | None = None  # a redirect, or a full page: the same question goes on
 
-
     @property
     def sure_ms(self) -> int | None:
         return self.sure[-1] if self.sure else None

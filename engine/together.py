@@ -1,16 +1,17 @@
-"""Rungs' answers of one account, committed together: many small pages as one.
+"""Small answers of one account, committed together: many pages as one.
 
-A rung's answer has a row or two, and nobody waits for it to be durable but its own next rung; by
-itself it would cost a transaction. While one commit is under way those that come meanwhile wait,
-and the next commit takes them all. So the first waits for nothing, and the more there is to do the
-more goes into one transaction, without a time of our own to wait for.
+A rung's answer has a row or two, and nobody waits for it to be durable but its own next rung; a
+page in the middle of a window is not waited for by the next one. By themselves each would cost a
+transaction. While one commit is under way those that come meanwhile wait, and the next commit takes
+them all. So the first waits for nothing, and the more there is to do the more goes into one
+transaction, without a time of our own to wait for.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Final
 
 from msgspec.structs import replace
@@ -51,12 +52,13 @@ class Together:
 
     @staticmethod
     def takes(page: Page) -> bool:
-        """Whether it is a rung's answer and nothing else; what is given once goes by itself."""
+        """Whether it is a rung's answer, or reports of a window, and nothing else; what is given
+        once goes by itself."""
         beside = page.flaws or page.flaws_beyond or page.put or page.drop or page.replayed
         return (
-            page.settle is not None
+            (page.settle is None) is not (page.span is None)
             and not page.traits.one_time
-            and not (beside or page.incidents or page.span or page.expire or page.cover)
+            and not (beside or page.incidents or page.expire or page.cover)
             and len(page.reports) <= SMALL_MAX
         )
 
@@ -80,8 +82,10 @@ class Together:
         return await self._lead()
 
     async def _lead(self) -> Committed | None:
-        group = self._waiting[:TOGETHER_MAX]  # ours is the first
-        del self._waiting[:TOGETHER_MAX]
+        span = self._waiting[0].page.span  # ours is the first
+        alike = takewhile(lambda turn: turn.page.span == span, self._waiting[:TOGETHER_MAX])
+        group = list(alike)
+        del self._waiting[: len(group)]
         answers: list[Committed | None] = [None] * len(group)
         try:
             answers = _shared(await self._store(_joined(group)), group)
@@ -136,8 +140,8 @@ def _shared(done: Committed, group: Sequence[_Turn]) -> list[Committed | None]:
     ended = dict.fromkeys(done.ended)
     answers: list[Committed | None] = []
     for turn in group[1:]:
-        assert turn.page.settle is not None
-        asked = turn.page.settle.work.id or 0
+        settle = turn.page.settle
+        asked = settle.work.id or 0 if settle is not None else 0
         own = Committed()
         if asked in put:
             own.put.append(put.pop(asked))

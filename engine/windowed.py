@@ -14,6 +14,7 @@ import msgspec
 
 from engine.ahead import Ahead, ask_with
 from engine.asking import Asker, Reply, joined
+from engine.behind import Behind
 from engine.core.contracts import Kind, Outcome, Poll, Verb
 from engine.core.reading import ROWS_MAX, Next, Progress, Reading, Span, decide, divide_short
 from engine.core.work import Page, Work
@@ -118,10 +119,17 @@ class WindowReader:
         """
         one_time = self._asker.traits.one_time  # then who asks is who commits
         width = 0 if one_time else self._asker.account.limits.concurrency - 1
+
+        def committed(reply: Reply) -> None:
+            visit.records += reply.records
+            visit.opened_ms = joined(visit.opened_ms, reply.opened_ms)
+
         try:
             async with anyio.create_task_group() as group:
                 ahead = Ahead(self._asker, group, width, self.place)
-                failed = await self._read(stand, kind, slot, visit, moved, ahead)
+                behind = Behind(self._asker, group, committed)
+                failed = await self._read(stand, kind, slot, visit, moved, ahead, behind)
+                await behind.settle()
                 await ahead.settle()
         except ExceptionGroup as errors:  # who asked has to know a store's failure from a fault
             raise errors.exceptions[0] from None
@@ -135,6 +143,7 @@ class WindowReader:
         visit: Visit,
         moved: Callable[[Page], None],
         ahead: Ahead,
+        behind: Behind,
     ) -> Reply | None:
         reading = stand.reading
         while reading.spans:
@@ -178,13 +187,14 @@ class WindowReader:
             reply.page.incidents = step.incidents
             stand.doubts += reply.flaws + sum(one.kind == "short_window" for one in step.incidents)
             visit.opened_ms = joined(visit.opened_ms, reply.opened_ms)
-            if not step.same_span:
-                stand.progress = Progress()
-                moved(reply.page)
-            done = await self._asker.commit(reply.page)
-            reply.note(done)
-            visit.records += reply.records
-            visit.opened_ms = joined(visit.opened_ms, reply.opened_ms)
+            if step.same_span and not self._traits.one_time:
+                await behind.put(reply)
+            else:
+                await behind.settle()
+                if not step.same_span:
+                    stand.progress = Progress()
+                    moved(reply.page)
+                await behind.commit(reply)
             if self.halts and reading.spans:
                 visit.more = True
                 return None

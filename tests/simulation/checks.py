@@ -39,7 +39,7 @@ from engine.sim.messages import Message
 from engine.sim.plans import state_of
 from engine.stores.memory import MemoryStore
 from tests.simulation.network import Exchange, Watcher
-from tests.simulation.scenario import AccountPlan, Scenario
+from tests.simulation.scenario import IDLE_LOOK_S, AccountPlan, Scenario
 from tests.simulation.world import Process, World
 
 RANKS = {"unknown": 0, "accepted": 1, "enroute": 2, "delivered": 4, "read": 5}  # an end: 3
@@ -51,7 +51,7 @@ KEPT_S = 3.0  # by then a hold is durable, a trouble of the disk included
 
 # While all is well, a poll is made this long after it was due, beside its turn in the limit.
 LATE_S = 5.0
-IDLE_LOOK_S = 0.5  # until a program that waits for the end has seen that something has ended
+SEEN_S = IDLE_LOOK_S + 0.4  # until who waits for the end has seen that something has ended
 MOMENT_MS = 300  # between putting a question and sending it
 EXCHANGES_KEPT = 1000  # more than may go before a poll's turn
 BACKOFF_S = 62.0  # the longest backoff, and the Retry-After of these simulations
@@ -116,8 +116,7 @@ class Checks(Watcher):
         self._sent: dict[str, int] = defaultdict(int)  # messages, so far
         self._came_up: dict[tuple[str, str], float] = {}  # … which by themselves, and when
         self._tracks: dict[str, set[int]] = {}  # works that are asked for by id, or wait for a feed
-        # When, by the provider's clock, one of them ended, or the program began to wait for it.
-        self._ended_at: dict[str, float] = {}
+        self._ended_at: dict[str, float] = {}  # when, by the provider's clock, one of them ended
         self._holds: dict[str, float] = {}
         self._held_at: dict[str, float] = {}
         self._died_at = 0.0
@@ -237,11 +236,6 @@ class Checks(Watcher):
     def sent(self, plan: AccountPlan) -> None:
         """Messages have gone out; others come up by themselves."""
         self._sent[plan.name] = len(plan.host.account.messages)
-
-    def waits_for_the_end(self) -> None:
-        """From now on the engine ends when nothing is left to do: each feed is read after this."""
-        for name, plan in self.plans.items():
-            self._ended_at[name] = plan.host.clock()
 
     def _read(self, exchange: Exchange) -> None:
         """A question has arrived: perhaps the first one of a feed's reading."""
@@ -640,7 +634,7 @@ class Checks(Watcher):
             ended_at, read_at = self._ended_at.get(name), self._read_at.get(name, math.inf)
             hold(
                 "all-has-ended",
-                ended_at is None or read_at >= ended_at - IDLE_LOOK_S,
+                ended_at is None or read_at > ended_at - SEEN_S,
                 lambda: f"{name}: its feed was read at {read_at}, and not after {ended_at}",
             )
         self._compare_tracked()
@@ -688,15 +682,13 @@ class Checks(Watcher):
                 )
 
     def _is_found(self, plan: AccountPlan, message: Message) -> bool:
-        """Whether a feed has to find it: it was sent in the periods that are read, and has shown no
-        later than the overlap goes back. What came up by itself may do so after the last reading.
-        """
-        came_up = self._came_up.get((plan.name, message.message_id))
-        shown = message.listed_at if came_up is None else max(came_up, message.listed_at)
+        """Whether a feed has to find it: it was sent in the periods that are read, and has shown
+        when the last one was, no later than the overlap goes back."""
+        shown = max(self._came_up.get((plan.name, message.message_id), 0.0), message.listed_at)
         return (
             message.sent_at * 1000 >= self._from_ms.get(plan.name, 0)
             and shown - message.sent_at <= plan.keys["overlap"]
-            and (came_up is None or shown < self._read_at.get(plan.name, math.inf))
+            and shown < self._read_at.get(plan.name, shown + 1)
         )
 
     def _compare_one_time(self, plan: AccountPlan) -> None:

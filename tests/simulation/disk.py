@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from engine.core.errors import StoreTrouble
@@ -75,7 +76,7 @@ class Disk:
         trouble = not world.calm and writes and rand.random() < self._trouble
         if trouble:
             job = _out_of_order
-        world.at(happens_at, lambda: self._happen(job, writes, future, told_at))
+        world.at(happens_at, partial(self._happen, job, writes, future, told_at))
         return await future
 
     def _happen(
@@ -88,23 +89,19 @@ class Disk:
         if not self._process.alive:
             return
         try:
-            result, error = self._tables._run(job, writes=writes), None
+            result = self._tables._run(job, writes=writes)
         except Exception as fault:
-            result, error = None, fault
             if not isinstance(fault, StoreTrouble):
                 self._world.note(f"a job failed: {fault!r}")
-        if writes and error is None:
+            self._world.at(told_at, partial(self._tell, future.set_exception, future, fault))
+            return
+        if writes:
             self._committed()
+        self._world.at(told_at, partial(self._tell, future.set_result, future, result))
 
-        def tell() -> None:
-            if not self._process.alive or future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self._world.at(told_at, tell)
+    def _tell(self, told: Callable[[Any], None], future: asyncio.Future[T], what: Any) -> None:
+        if self._process.alive and not future.done():
+            told(what)
 
 
 def _out_of_order(tx: Transaction) -> Any:

@@ -11,6 +11,7 @@ import asyncio
 import heapq
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from itertools import count
 from typing import Any
@@ -34,27 +35,23 @@ class Time:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self.events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = count()
 
     def at(self, when: float, act: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (max(when, self.now), next(self._count), act))
+        heapq.heappush(self.events, (max(when, self.now), next(self._count), act))
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         self.at(self.now + seconds, act)
 
-    @property
-    def next_at(self) -> float | None:
-        return self._events[0][0] if self._events else None
-
     def happen(self) -> None:
         """The next event."""
-        self.now, _, act = heapq.heappop(self._events)
+        self.now, _, act = heapq.heappop(self.events)
         act()
 
     def pass_to(self, when: float) -> None:
         """Let time go by, with all that happens meanwhile."""
-        while self._events and self._events[0][0] <= when:
+        while self.events and self.events[0][0] <= when:
             self.happen()
         self.now = max(self.now, when)
 
@@ -110,6 +107,8 @@ class Loop(asyncio.BaseEventLoop):
         self._world = time
         self._lag = lag
         self._at_once = 0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers_made = 0
         self.steps = 0
         self.last_step: int | None = None
         self.halted: Callable[[], bool] = lambda: False
@@ -147,42 +146,64 @@ class Loop(asyncio.BaseEventLoop):
         while not task.done():
             self.run_forever()
 
+    # As in asyncio, without what a loop of one thread that is never looked into does not need.
+
+    def call_soon(
+        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_at(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._timers_made += 1  # of those of one moment, the first made is the first to fire
+        heapq.heappush(self._timers, (when, self._timers_made, timer))
+        return timer
+
+    def call_later(
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._world.now + delay, callback, *args, context=context)
+
     def _run_once(self) -> None:
-        if not self._ready:
-            self._advance()
-        handle = self._ready.popleft()
-        if handle._cancelled:
-            return
-        self.steps += 1
-        self._at_once += 1
-        if self._at_once > STEPS_AT_ONCE_MAX:
-            raise Stuck(f"{STEPS_AT_ONCE_MAX:,} steps were made in no time")
-        if self.steps == self.last_step:
-            self._ready.appendleft(handle)
-            raise Crashed
-        handle._run()
+        ready = self._ready
+        while not self._stopping:
+            if not ready:
+                self._advance()
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            self.steps += 1
+            self._at_once += 1
+            if self._at_once > STEPS_AT_ONCE_MAX:
+                raise Stuck(f"{STEPS_AT_ONCE_MAX:,} steps were made in no time")
+            if self.steps == self.last_step:
+                ready.appendleft(handle)
+                raise Crashed
+            handle._run()
 
     def _advance(self) -> None:
-        world, timers = self._world, self._scheduled
+        world, timers, ready = self._world, self._timers, self._ready
+        events = world.events
         self._at_once = 0
-        while not self._ready:
+        while not ready:
             if self.halted():
                 raise Crashed
-            while timers and timers[0]._cancelled:
-                heapq.heappop(timers)._scheduled = False
-            outside = world.next_at
-            if outside is not None and (not timers or outside <= timers[0]._when):
+            while timers and timers[0][2]._cancelled:
+                heapq.heappop(timers)
+            if events and (not timers or events[0][0] <= timers[0][0]):
                 world.happen()
                 continue
             if not timers:
                 raise Stuck("nothing is ready, no timer runs and nothing comes from outside")
-            world.pass_to(timers[0]._when + self._lag())
-            while timers and timers[0]._when <= world.now:
-                handle = heapq.heappop(timers)
-                handle._scheduled = False
+            world.pass_to(timers[0][0] + self._lag())
+            while timers and timers[0][0] <= world.now:
+                handle = heapq.heappop(timers)[2]
                 if not handle._cancelled:
-                    self._ready.append(handle)
-        self._timer_cancelled_count = 0
+                    ready.append(handle)
 
     def _write_to_self(self) -> None:
         """Nobody else runs: there is no one to wake."""

@@ -16,7 +16,6 @@ from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-import anyio
 import msgspec
 
 from engine.core.contracts import Head, Request
@@ -322,12 +321,14 @@ class _Headers(dict[str, str]):
 async def _next(exchange: Exchange, wire: _Wire, timeouts: Timeouts) -> Head | bytes | str:
     """The next thing that comes, or a Timeout; never after the process has died."""
     process = exchange.process
-    left_s = exchange.began + timeouts.total_s - process.world.now
-    with anyio.move_on_after(min(timeouts.connect_or_byte_s, left_s)):
-        while not wire.items:
-            wire.bell.clear()
+    now, over_at = process.world.now, exchange.began + timeouts.total_s
+    if not wire.items and now < over_at:
+        wire.bell.clear()
+        late = process.loop.call_at(min(now + timeouts.connect_or_byte_s, over_at), wire.bell.set)
+        try:
             await wire.bell.wait()
-            process.check()
+        finally:
+            late.cancel()
     process.check()
     if not wire.items:
         raise TimedOut("nothing came", sent=True, received_bytes=exchange.consumed)

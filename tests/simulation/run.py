@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import traceback
 from collections.abc import Callable
@@ -11,9 +12,9 @@ import anyio
 import msgspec
 import orjson
 
+from engine import idle
 from engine.config import Config
 from engine.core.errors import StoreTrouble
-from engine.idle import until_idle
 from engine.sim.account import Account
 from engine.sim.messages import Sent
 from engine.sim.profile import AccountProfile
@@ -27,7 +28,7 @@ from tests.simulation.disk import Disk
 from tests.simulation.fuse import Fuse
 from tests.simulation.loop import Crashed, Stuck, repeatable
 from tests.simulation.network import Network
-from tests.simulation.scenario import Crash, Scenario, Sending, draw
+from tests.simulation.scenario import IDLE_LOOK_S, Crash, Scenario, Sending, draw
 from tests.simulation.sinks import Target, bound
 from tests.simulation.world import EPOCH_S, Machine, Process, Violation, World
 
@@ -77,6 +78,7 @@ class Run:
         self._ahead_s = self.world.dice("wall").uniform(-1.0, 1.0)
         self._rows: set[int] = set()  # of the inbox
         self._untold: list[tuple[str, Tracked]] = []  # what the engine has not confirmed yet
+        self._sent: asyncio.Event | None = None  # where a life waits for more of that
         self._targets = self._make_targets()
         self._config: Config = self.scenario.config(bound(self._targets, self._living))
 
@@ -95,10 +97,12 @@ class Run:
         world.at(LOOK_S, self._look)
         was_on = gc.isenabled()
         gc.disable()  # it would end forgotten generators at a time of its own
+        look_s, idle.IDLE_LOOK_S = idle.IDLE_LOOK_S, IDLE_LOOK_S
         try:
             with repeatable():
                 self._lives()
         finally:
+            idle.IDLE_LOOK_S = look_s
             if was_on:
                 gc.enable()
         if world.violation is None:
@@ -170,6 +174,8 @@ class Run:
                 self._put_inbox(inbox_item(plan.name, [item], sent_ms, None))
             else:
                 self._untold.append((plan.name, item))
+                if self._sent is not None:
+                    self._sent.set()
 
     def _connect(self) -> None:
         """Another process wants to know whether it connects. After an unclean end the worker still
@@ -266,6 +272,7 @@ class Run:
         except Exception as error:
             world.broken("never-fails", f"{type(error).__name__}: {error} ({_where(error)})")
         process.alive = False
+        self._sent = None
         self.steps += loop.steps
         world.note(f"end of life {self.lives} after {loop.steps} steps, cleanly: {cleanly}")
         network.die()
@@ -299,8 +306,7 @@ class Run:
         await anyio.sleep(max(0.0, self._over_at() - self.world.now))
         if crash is not None and crash.at is not None and crash.at > self.world.now:
             await anyio.sleep_forever()
-        self.checks.waits_for_the_end()
-        left = await until_idle(engine, SETTLE_S)
+        left = await idle.until_idle(engine, SETTLE_S)
         if left:
             self.world.broken("all-has-ended", "; ".join(left))
 
@@ -313,15 +319,18 @@ class Run:
 
     async def _track(self, engine: Engine) -> None:
         """The embedding program: hands over what was sent until the engine has confirmed it."""
+        self._sent = asyncio.Event()
         while True:
+            self._sent.clear()
             while self._untold:
                 name, item = self._untold[0]
                 try:
                     await engine.track_all(name, [item])
                 except StoreTrouble:  # the caller is told, and hands it over again
-                    break
-                self._untold.pop(0)
-            await anyio.sleep(0.3)
+                    await asyncio.sleep(0.3)
+                else:
+                    self._untold.pop(0)
+            await self._sent.wait()
 
 
 def _tracked(sending: Sending, sent: Sent, sent_ms: int) -> list[Tracked]:

@@ -30,6 +30,7 @@ from tests.simulation.world import EPOCH_S, World
 
 SEND_S = 8.0  # messages are sent in the first seconds
 QUIET_S = 20.0  # then faults end
+IDLE_LOOK_S = 0.5  # the program that waits for the end looks so often whether it has come
 WALL_JUMP_S = 1.5  # a wall clock is stepped by at most this while the engine is down
 SKEW_S = 2.0  # a provider's clock is off by at most this
 PROVIDERS = ("bulksms", "infobip", "avaamo", "messangi")

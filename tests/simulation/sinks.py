@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import anyio
 import anyio.lowlevel
 import msgspec
 
@@ -93,7 +93,7 @@ class MemorySink:
 
     async def _pause(self) -> None:
         self._owner.check()
-        await anyio.sleep(self._target.rand.random() * self._target.nature.slow_s)
+        await asyncio.sleep(self._target.rand.random() * self._target.nature.slow_s)
         self._owner.check()
 
 

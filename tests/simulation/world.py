@@ -9,12 +9,11 @@ forward, since no engine could tell that from time that has passed.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-
-import anyio
 
 from tests.simulation.loop import Crashed, Loop, Time
 
@@ -114,4 +113,4 @@ class Process:
         return (machine.name, self.world.now - machine.began) if machine.tells else None
 
     async def sleep(self, seconds: float) -> None:
-        await anyio.sleep(seconds)
+        await asyncio.sleep(seconds)

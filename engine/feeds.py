@@ -25,7 +25,7 @@ from engine.windowed import ServerClock, Stand, Visit, WindowReader
 # A queue that keeps giving what is known already is lying; asked again at the next interval.
 REPEATS_MAX = 3
 
-# A provider's clock that is further ahead than this has reports that were not asked for yet.
+# A provider's clock that is further ahead than it was thought to be has more to read.
 AHEAD_MS = 1000
 
 
@@ -183,10 +183,12 @@ class Feed:
         """The next slice: from the cursor less the overlap, up to now by the provider's clock.
 
         `lookback` counts from when the feed was begun, not from the try that succeeds at last:
-        or what lies behind would slip away while the provider is down.
+        or what lies behind would slip away while the provider is down. Where it is not yet as late
+        as it was, somebody has set a clock back: it is asked all the same, up to a moment later
+        than before, for only an answer tells what time it is there.
         """
         account = self._account
-        now_ms = self._asker.clock.now_ms()
+        now_ms = self._asker.clock.now_ms() + int(data.get("skew", 0))
         cursor: int | None = data.get("cursor")
         if cursor is None:
             lookback_ms = round((account.lookback_s or 0) * 1000)
@@ -195,9 +197,10 @@ class Feed:
         else:
             floor = data.get("start", cursor)
             from_ms = max(floor, cursor - round(account.overlap_s * 1000))
+            now_ms = max(now_ms, cursor + 1)
         window_ms = self._traits.window_max_ms
         longest_ms = max(from_ms + window_ms, cursor + window_ms // 2)  # an overlap may be longer
-        end_ms = min(now_ms + int(data.get("skew", 0)), longest_ms)
+        end_ms = min(now_ms, longest_ms)
         if account.end_ms is not None:
             end_ms = min(end_ms, account.end_ms)
         if end_ms <= cursor:
@@ -236,7 +239,7 @@ class Feed:
         ahead_ms = skew_ms if server.skew_ms is None else server.skew_ms
         if server.skew_ms is not None:
             data["skew"] = ahead_ms
-        behind = ahead_ms > AHEAD_MS and ahead_ms > skew_ms + AHEAD_MS
+        behind = ahead_ms > skew_ms + AHEAD_MS
         capped = data.pop("capped", False)
         # Begun so long ago that by now the next one would have been.
         interval_ms = round(self._account.schedule.interval_s * 1000)

@@ -116,7 +116,8 @@ class Checks(Watcher):
         self._sent: dict[str, int] = defaultdict(int)  # messages, so far
         self._came_up: dict[tuple[str, str], float] = {}  # … which by themselves, and when
         self._tracks: dict[str, set[int]] = {}  # works that are asked for by id, or wait for a feed
-        self._ended_at: dict[str, float] = {}  # when, by the provider's clock, one of them ended
+        # When, by the provider's clock, one of them ended, or the program began to wait for it.
+        self._ended_at: dict[str, float] = {}
         self._holds: dict[str, float] = {}
         self._held_at: dict[str, float] = {}
         self._died_at = 0.0
@@ -236,6 +237,11 @@ class Checks(Watcher):
     def sent(self, plan: AccountPlan) -> None:
         """Messages have gone out; others come up by themselves."""
         self._sent[plan.name] = len(plan.host.account.messages)
+
+    def waits_for_the_end(self) -> None:
+        """From now on the engine ends when nothing is left to do: each feed is read after this."""
+        for name, plan in self.plans.items():
+            self._ended_at[name] = plan.host.clock()
 
     def _read(self, exchange: Exchange) -> None:
         """A question has arrived: perhaps the first one of a feed's reading."""
@@ -634,7 +640,7 @@ class Checks(Watcher):
             ended_at, read_at = self._ended_at.get(name), self._read_at.get(name, math.inf)
             hold(
                 "all-has-ended",
-                ended_at is None or read_at > ended_at - SEEN_S,
+                ended_at is None or read_at >= ended_at - SEEN_S,
                 lambda: f"{name}: its feed was read at {read_at}, and not after {ended_at}",
             )
         self._compare_tracked()
@@ -682,13 +688,15 @@ class Checks(Watcher):
                 )
 
     def _is_found(self, plan: AccountPlan, message: Message) -> bool:
-        """Whether a feed has to find it: it was sent in the periods that are read, and has shown
-        when the last one was, no later than the overlap goes back."""
-        shown = max(self._came_up.get((plan.name, message.message_id), 0.0), message.listed_at)
+        """Whether a feed has to find it: it was sent in the periods that are read, and has shown no
+        later than the overlap goes back. What came up by itself may do so after the last reading.
+        """
+        came_up = self._came_up.get((plan.name, message.message_id))
+        shown = message.listed_at if came_up is None else max(came_up, message.listed_at)
         return (
             message.sent_at * 1000 >= self._from_ms.get(plan.name, 0)
             and shown - message.sent_at <= plan.keys["overlap"]
-            and shown < self._read_at.get(plan.name, shown + 1)
+            and (came_up is None or shown < self._read_at.get(plan.name, math.inf))
         )
 
     def _compare_one_time(self, plan: AccountPlan) -> None:

@@ -306,6 +306,7 @@ class Run:
         await anyio.sleep(max(0.0, self._over_at() - self.world.now))
         if crash is not None and crash.at is not None and crash.at > self.world.now:
             await anyio.sleep_forever()
+        self.checks.waits_for_the_end()
         left = await idle.until_idle(engine, SETTLE_S)
         if left:
             self.world.broken("all-has-ended", "; ".join(left))

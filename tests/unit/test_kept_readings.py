@@ -157,6 +157,21 @@ async def test_behind_a_slice_from_before_the_interval_the_next_is_due_at_once(
         assert work.due_ms == parts.clock.ms + (0 if more else 60_000)
 
 
+async def test_a_clock_that_was_put_right_does_not_silence_the_feed() -> None:
+    """It was 30 min ahead, as the provider had told: by that the cursor now lies in the future."""
+    async with one_page((200, {**EMPTY, "time_token": T0 / 1000})) as parts:
+        feed = Feed(parts.asker, WindowReader(parts.asker), Ladder.of(()))
+        data = {"cursor": T0 - 1000, "start": T0 - 60_000, "skew": -1_800_000}
+        work = await parts.put(feed_work(parts.clock, data=data))
+        visit = await feed.advance(work, None)
+        assert (visit.more, work.data["skew"]) == (True, 0)
+        parts.clock.ms += 1
+        await feed.advance(work, None)
+        assert [end for _, end in asked(parts)] == [
+            f"{(T0 - 999) / 1000:.3f}", f"{(T0 + 1) / 1000:.3f}"
+        ]  # fmt: skip
+
+
 @pytest.mark.parametrize("once", [True, False])
 async def test_a_failed_visit_waits_for_no_question_that_has_no_place_yet(once: bool) -> None:
     """Three requests may go out: the fourth page waits while the third is refused for a minute."""

@@ -10,6 +10,7 @@ exchange are ours. What is used of aiohttp beside its documented interface is us
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from base64 import b64encode
 from collections.abc import Callable, Iterable
@@ -34,6 +35,7 @@ BODY_PIECE = 64 * 1024  # of a request's body, written at a time
 PLACES_MAX = 4096  # URLs that are kept as the wire has them; more than accounts have paths
 
 _QUERY_SAFE = "?/:@!$'()*,"  # what may stand in a query as it is
+_plain_in_a_query = re.compile(r"[0-9A-Za-z_.~?/:@!$'()*,-]*").fullmatch
 
 
 class _Protocol(ResponseHandler):
@@ -43,6 +45,11 @@ class _Protocol(ResponseHandler):
         # A process that stood still (suspended, starved) may find its patience over before it has
         # read what came meanwhile: uvloop runs timers first. So the socket is looked at once more.
         self._read_timeout_handle = self._loop.call_later(LAST_LOOK_S, super()._on_read_timeout)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # Each piece that is taken asks for this. What was not held up needs no parsing once more.
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         # A connection on which a chunk is malformed is closed, but only those who wait for a head
@@ -249,8 +256,7 @@ def form(request: Request) -> tuple[bytes | None, str]:
 
 
 def _quoted(text: str) -> str:
-    plain = text.isascii() and (text.isalnum() or text.isidentifier())
-    return text if plain else quote_plus(text, safe=_QUERY_SAFE)
+    return text if _plain_in_a_query(text) else quote_plus(text, safe=_QUERY_SAFE)
 
 
 def _plain(text: str) -> str:

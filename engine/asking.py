@@ -45,7 +45,7 @@ BARREN_PAUSE_S = 0.01
 LOGIN_BODY_MAX = 64 * 1024
 
 
-class Reply(Taken, kw_only=True):
+class Reply(Taken, gc=False, kw_only=True):
     """What one question brought. `page` is the last piece, still to be committed."""
 
     outcome: Outcome

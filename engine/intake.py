@@ -56,7 +56,7 @@ _message_id = attrgetter("message_id")
 Mapped = tuple[list[Report], list[int]]  # reports, and the indexes of those with unlisted codes
 
 
-class Taken(msgspec.Struct, kw_only=True):
+class Taken(msgspec.Struct, gc=False, kw_only=True):
     """What has been taken out of one answer so far. `page` is what is still to be committed."""
 
     page: Page

@@ -27,7 +27,7 @@ class Kind(StrEnum):
     PROBE = "probe"  # `check --connect`: one harmless request, never stored
 
 
-class Poll(msgspec.Struct, frozen=True, kw_only=True):
+class Poll(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One question to a provider. Which fields are set depends on `kind`."""
 
     kind: Kind
@@ -44,7 +44,7 @@ class Poll(msgspec.Struct, frozen=True, kw_only=True):
     nonce: str = ""  # a fresh UUID, for probes
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """An HTTP request behind an account's `base_url`. It may hold secrets: never log one."""
 
     method: str = "GET"
@@ -59,7 +59,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return f"Request({self.method} {self.path.partition('?')[0]})"
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """An answer's status line and headers; names in lower case."""
 
     status: int
@@ -135,7 +135,7 @@ class Verb(StrEnum):
     LOGIN = "login"  # the token has run out: log in, then ask again once
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What a provider reads in an answer besides its reports."""
 
     verb: Verb = Verb.DONE

@@ -27,7 +27,7 @@ class Work(msgspec.Struct, kw_only=True):
     id: int | None = None
 
 
-class Settle(msgspec.Struct, kw_only=True):
+class Settle(msgspec.Struct, gc=False, kw_only=True):
     """A rung was answered (or given up): what the answer held, to decide what comes next."""
 
     work: Work
@@ -63,14 +63,14 @@ class Incident(msgspec.Struct, kw_only=True):
     received: int | None = None
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class Asked(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Which question an answer belongs to: what it takes to read its bytes once more."""
 
     poll: Poll
     head: Head
 
 
-class Page(msgspec.Struct, kw_only=True):
+class Page(msgspec.Struct, gc=False, kw_only=True):
     """What one transaction commits: reports, what was set aside, and the schedule's next step."""
 
     account: str
@@ -101,7 +101,7 @@ class Page(msgspec.Struct, kw_only=True):
         return [self.settle, *self.together] if self.settle is not None else []
 
 
-class Committed(msgspec.Struct, kw_only=True):
+class Committed(msgspec.Struct, gc=False, kw_only=True):
     """What became of a page."""
 
     records: int = 0

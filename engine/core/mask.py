@@ -157,8 +157,9 @@ class Watch:
         reach = self._mask.reach
         if self.seen or not reach:
             return
+        holds, tail = self._mask.holds, self._tail
         # Nothing is copied but what stands across two pieces.
-        self.seen = self._mask.holds(self._tail + piece[:reach]) or self._mask.holds(piece)
+        self.seen = holds(piece) or bool(tail and holds(tail + piece[:reach]))
         self._tail = (self._tail + piece)[-reach:] if len(piece) < reach else piece[-reach:]
 
 

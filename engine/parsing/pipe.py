@@ -149,15 +149,18 @@ class PipeRows:
 
     def _block(self, block: bytes, out: list[list[str]]) -> None:
         """Take whole lines, the last one without its line end."""
-        plain = self.header is not None and not self._open_last and block.isascii()
-        if plain and len(block) <= self._line_max:
+        plain = not self._open_last and len(block) <= self._line_max and block.isascii()
+        if plain and self.header is not None:
             self._plain_block(block, out)
             return
         lines = block.split(b"\n")
-        for index, raw in enumerate(lines):
+        for index, raw in enumerate(lines, 1):
             self._take_line(raw, out)
             if self._refused is not None:
-                self._refuse(b"\n".join([b"", *lines[index + 1 :], b""]))
+                self._refuse(b"\n".join([b"", *lines[index:], b""]))
+                return
+            if plain and out and index < len(lines):  # header and first row are behind
+                self._plain_block(b"\n".join(lines[index:]), out)
                 return
 
     def _plain_block(self, block: bytes, out: list[list[str]]) -> None:

@@ -37,8 +37,9 @@ CHUNK_REPORTS_ONE_TIME = 5000
 
 REDIRECTS_MAX = 3
 
-# Of an answer that goes on and on without a report in it, the rest is read in no hurry: at full
-# speed one endless body would take the processor from all accounts until its deadline.
+# Of an answer that goes on and on without a report in it, the rest is read in no hurry, and of
+# many such answers one piece after the other: at full speed one endless body would take the
+# processor from all accounts until its deadline, and fifty in no hurry a quarter of it.
 BARREN_MAX = 1 << 20
 BARREN_PAUSE_S = 0.01
 
@@ -91,7 +92,9 @@ class Asker:
         clock: Clock,
         rand: random.Random,
         redactor: Redactor | None,
+        unhurried: anyio.Lock,
     ) -> None:
+        """`unhurried` is the turn of all accounts' barren answers."""
         self.account = account
         self.provider = account.provider
         self.traits = account.provider.traits
@@ -106,6 +109,7 @@ class Asker:
         self.may_send: Callable[[], bool] = lambda: True
         self.paused: Callable[[], bool] = lambda: False
         self._transport = transport
+        self._unhurried = unhurried
         self._timeouts = Timeouts(
             account.request.timeout_s, account.request.total_timeout_s, account.request.body_max
         )
@@ -292,7 +296,8 @@ class Asker:
                 digestion.feed(chunk)
                 barren = barren + len(chunk) if reply.reports + reply.flaws == found else 0
                 if barren > BARREN_MAX:
-                    await self.clock.sleep(BARREN_PAUSE_S)
+                    async with self._unhurried:
+                        await self.clock.sleep(BARREN_PAUSE_S)
                 if len(reply.page.reports) >= self._chunk_max or reply.page.flaws:
                     await self._commit_piece(poll, reply)
         except TransportError as error:

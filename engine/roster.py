@@ -46,6 +46,7 @@ class Roster:
         self._engine = engine
         self._once = once
         self._rand = rand
+        self._unhurried = anyio.Lock()
         self._given_transport = transport
         self._transports: dict[str | None, Transport] = {}
         self._group: anyio.abc.TaskGroup | None = None
@@ -75,6 +76,7 @@ class Roster:
                 clock=engine.clock,
                 rand=self._rand,
                 redactor=engine.redactors.get(name),
+                unhurried=self._unhurried,
             )
             if name in moved:
                 asker.distrust_times()

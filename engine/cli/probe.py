@@ -155,6 +155,7 @@ async def _ask(
         clock=clock,
         rand=random.Random(),
         redactor=redactor,
+        unhurried=anyio.Lock(),
     )
     poll = Poll(kind=Kind.PROBE, now_ms=clock.now_ms(), nonce=str(uuid4()))
     limit_s = HOLD_MAX_S + account.request.total_timeout_s + GRACE_S

@@ -104,7 +104,13 @@ class Scripted(Transport):
 class Parts:
     """An account's asker, with what it is made of."""
 
-    def __init__(self, provider: str, *answers: tuple[int, Any], **keys: Any) -> None:
+    def __init__(
+        self,
+        provider: str,
+        *answers: tuple[int, Any],
+        unhurried: anyio.Lock | None = None,
+        **keys: Any,
+    ) -> None:
         entry = {"name": "a", "provider": provider, "base_url": "http://p"}
         data = {"accounts": [{**entry, **ACCOUNTS[provider], **keys}]}
         self.account = engine.configure(data).accounts[0]
@@ -118,6 +124,7 @@ class Parts:
         self.asker = Asker(
             self.account, store=self.store, transport=self.network, limiter=self.limiter,
             telemetry=Telemetry(), clock=self.clock, rand=random.Random(1), redactor=None,
+            unhurried=unhurried or anyio.Lock(),
         )  # fmt: skip
 
     async def __aenter__(self) -> Parts:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from engine.asking import Reply
+from engine.asking import BARREN_MAX, Reply
 from engine.core.contracts import Kind, Poll, Verb
 from engine.core.errors import StoreTrouble
 from engine.core.report import Report
@@ -22,7 +24,7 @@ from engine.stores import ledger
 from engine.stores.tracked import Tracked
 from engine.tracking import take_tracked
 from engine.windowed import Visit, WindowReader
-from tests.unit.parts import EMPTY, REPORT, T0, Parts, feed_work
+from tests.unit.parts import EMPTY, REPORT, T0, HandClock, Parts, Said, feed_work
 
 
 async def test_the_place_of_an_answer_that_is_not_stored_is_not_freed_by_another_task() -> None:
@@ -38,6 +40,35 @@ async def test_the_place_of_an_answer_that_is_not_stored_is_not_freed_by_another
         slot = parts.limiter.try_slot()
         assert slot is not None
         slot.unused()
+
+
+async def test_answers_without_a_report_wait_for_each_other_and_not_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or each account that is sent garbage without end would take as much of the processor."""
+    piece, pieces = b"x" * (64 << 10), 20  # 16 of them are read at full speed
+    asleep = most = slept = 0
+
+    async def chunks(said: Said) -> AsyncIterator[bytes]:
+        for _ in range(pieces):
+            yield piece
+
+    async def sleep(clock: HandClock, seconds: float) -> None:
+        nonlocal asleep, most, slept
+        asleep += 1
+        most, slept = max(most, asleep), slept + 1
+        await anyio.sleep(0.001)
+        asleep -= 1
+
+    monkeypatch.setattr(Said, "chunks", chunks)
+    monkeypatch.setattr(HandClock, "sleep", sleep)
+    unhurried = anyio.Lock()
+    async with AsyncExitStack() as stack, anyio.create_task_group() as group:
+        for _ in range(3):
+            parts = Parts("bulksms", (200, b"x"), unhurried=unhurried)
+            await stack.enter_async_context(parts)
+            group.start_soon(parts.asker.ask, Poll(kind=Kind.BATCH, now_ms=T0, batch_id="1"))
+    assert (most, slept) == (1, 3 * (pieces - BARREN_MAX // len(piece)))
 
 
 async def test_what_was_given_once_is_stored_when_it_is_cancelled_in_a_trouble() -> None:

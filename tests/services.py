@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import pytest
 
+CI = os.environ.get("CI", "").lower() in ("1", "true")
 HOST = "127.0.0.1"
 PORTS = {"amqp": 5672, "nats": 4222, "postgres": 5432, "redis": 6379}
 REACH_S = 5.0
@@ -28,7 +29,7 @@ PIECE = 1 << 16
 
 def missing(why: str) -> NoReturn:
     """End the test: something that it needs is not here."""
-    if os.environ.get("CI", "").lower() in ("1", "true"):
+    if CI:
         pytest.fail(f"{why}, and CI leaves nothing out", pytrace=False)
     pytest.skip(why)
 

@@ -36,6 +36,7 @@ class Asked:
     """A request as it came in, by the stand-in's clock."""
 
     at: float
+    worked: float  # seconds of processor time that this process had used by then
     method: str
     path: str  # behind base_url
     query_string: str
@@ -106,6 +107,7 @@ class Standin:
         account = request.match_info["account"]
         asked = Asked(
             at=time.monotonic(),
+            worked=time.process_time(),
             method=request.method,
             path=request.path[len(account) + 1 :],
             query_string=request.rel_url.raw_query_string,

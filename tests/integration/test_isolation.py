@@ -27,6 +27,8 @@ from tests.integration.harness import (
     until,
 )
 
+pytestmark = pytest.mark.alone
+
 HEALTHY, SICK = 150, 50
 KINDS = sorted(FAULT_KINDS - {"ok"} | MISFITS)
 PLAN = [(0.0, "0"), (0.0, "11")]

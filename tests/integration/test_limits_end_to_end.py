@@ -21,6 +21,8 @@ from tests.integration.harness import (
 )
 from tests.integration.standin import Answer, Asked, Raw, Standin, json_of
 
+pytestmark = pytest.mark.alone
+
 ROW = "0|Returns to follow\n\n447900000000|11\n"
 ONE = {"ladder": ["0s"], "give_up": "10s"}
 

@@ -20,6 +20,8 @@ import pytest
 from engine.sim import Simulator
 from engine.sim.profile import AccountProfile, Limits, Profile, Window
 
+pytestmark = pytest.mark.alone
+
 SLACK = "200ms"
 LONG_S = 12.0  # longer than what is waited out after an unclean end
 GROUPS, MEMBERS = 10, 4

@@ -64,7 +64,7 @@ async def test_an_encoded_body_that_is_cut_by_the_network() -> None:
     ("coding", "body", "cause"),
     [
         ("gzip", b"plain text", "gzip data is damaged"),
-        ("gzip", gzip.compress(b"abc") + b"garbage", "gzip data is damaged"),
+        ("gzip", gzip.compress(b"abc", mtime=0) + b"garbage", "gzip data is damaged"),
         ("deflate", b"\xff\xff\xff\xff", "deflate data is damaged"),
         ("br", b"abc", "body is in an encoding that was not asked for"),
         ("gzip, gzip", b"abc", "body is in an encoding that was not asked for"),

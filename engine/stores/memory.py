@@ -112,6 +112,14 @@ class _Tables:
             self._put_on((name, ms, number))
             self.undo.append(partial(self._take_off, (name, ms, number)))
 
+    def shift(self, name: Name, number: int, before_ms: int, after_ms: int) -> None:
+        """Of an item that stays where it is otherwise, the time on one line."""
+        before, after = (name, before_ms, number), (name, after_ms, number)
+        self._put_on(after)
+        self._take_off(before)
+        self.undo.append(partial(self._take_off, after))
+        self.undo.append(partial(self._put_on, before))
+
     def group(self, *name: str) -> Iterable[int]:
         return self._groups.get(name, ())
 
@@ -217,7 +225,11 @@ class _MemoryTransaction:
         return len(batch), len(open_), sum(known.tracked for known in open_)
 
     def open_batches(self, account: str, batch_ids: Sequence[str]) -> set[str]:
-        return {batch_id for batch_id in batch_ids if self.batch_counts(account, batch_id)[2]}
+        return {
+            batch_id
+            for batch_id in batch_ids
+            if any(one.tracked and not one.final for one in self._batch(account, batch_id))
+        }
 
     def open_in_span(
         self, account: str, from_ms: int, to_ms: int, *, pending: bool, limit: int
@@ -289,7 +301,16 @@ class _MemoryTransaction:
         return stored
 
     def move_works(self, works: Sequence[Work]) -> None:
-        self.put_works([work for work in works if work.id in self._tables.works])
+        tables = self._tables
+        for work in works:
+            work_id = work.id or 0
+            held = tables.works.get(work_id)
+            if held is None:
+                continue
+            kept = _copy_work(work, work_id)
+            tables.set(tables.works, work_id, kept)
+            if kept.due_ms != held.due_ms:
+                tables.shift(("due", kept.account), work_id, held.due_ms, kept.due_ms)
 
     def drop_works(self, ids: Sequence[int]) -> None:
         tables = self._tables

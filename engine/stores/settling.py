@@ -43,8 +43,9 @@ def settle(post: Posting, steps: Sequence[Settle]) -> None:
     tx, done = post.tx, post.done
     asked = [step.work.id for step in steps if step.work.id is not None]
     works = tx.works(asked)
-    batches = [work.key for work in works.values() if work.kind is Kind.BATCH]
-    waiting = tx.open_batches(post.page.account, batches) if post.page.traits.derives_ids else set()
+    named = [work.key for work in works.values() if work.data.get("recipients")]
+    counts = bool(named) and post.page.traits.derives_ids
+    waiting = tx.open_batches(post.page.account, named) if counts else set()
     moved: list[Work] = []
     for step in steps:
         work = works.get(step.work.id or 0)

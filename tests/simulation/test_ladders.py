@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -43,28 +43,32 @@ class Provider(Transport):
 
     async def close(self) -> None: ...
 
-    @asynccontextmanager
-    async def fetch(
+    def fetch(
         self,
         base_url: str,
         request: Request,
         timeouts: Timeouts,
         on_sent: Callable[[], None] | None = None,
         may_send: Callable[[], bool] = lambda: True,
-    ) -> AsyncIterator[Answer]:
+    ) -> Any:
         batch = int(dict(request.params)["batch_id"])
         asked = self.asked[batch]
         asked.append(self._process.world.now)
         if on_sent is not None:
             on_sent()
         delivered = batch % 10 == 0 and len(asked) > batch // 10 % len(LADDER_S)
-        yield Answer(f"0|Returns to follow\n\n4477{batch:08d}|{11 if delivered else 10}\n")
+        return Answer(f"0|Returns to follow\n\n4477{batch:08d}|{11 if delivered else 10}\n")
 
 
 class Answer:
     def __init__(self, text: str) -> None:
         self.head = Head(200, {"content-type": "text/plain"})
         self._body = text.encode()
+
+    async def __aenter__(self) -> Answer:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
 
     async def chunks(self) -> AsyncIterator[bytes]:
         yield self._body

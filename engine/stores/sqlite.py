@@ -39,7 +39,7 @@ from .transaction import Transaction
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 # Jobs that one commit makes durable together, and how many may wait before callers do.
 GROUP_MAX = 64
@@ -368,8 +368,8 @@ def prepare(path: Path) -> None:
         for number in range(version + 1, SCHEMA_VERSION + 1):
             for statement in _statements(number):
                 db.execute(statement)
-            if number == 4:
-                upgrade_messages(db)
+            if number == 6:
+                upgrade_messages(db, version)
             db.execute(f"PRAGMA user_version = {number}")
         db.execute("COMMIT")
     finally:

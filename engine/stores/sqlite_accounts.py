@@ -79,6 +79,19 @@ class SqliteAccounts:
         row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'message'").fetchone()
         return int(row[0]) if row is not None else 0
 
+    def _claim(self, count: int) -> int:
+        """The first of so many numbers for new messages."""
+        newest = self.newest_row()
+        if count:
+            moved = self._db.execute(
+                "UPDATE sqlite_sequence SET seq = ? WHERE name = 'message'", (newest + count,)
+            )
+            if not moved.rowcount:
+                self._db.execute(
+                    "INSERT INTO sqlite_sequence (name, seq) VALUES ('message', ?)", (count,)
+                )
+        return newest + 1
+
     def _peek(self, name: str) -> Account | None:
         """For reads: an account that was never written has no rows, and gets none."""
         known = self._accounts.get(name)

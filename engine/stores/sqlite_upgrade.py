@@ -24,7 +24,6 @@ _OLD = (
     "tracked, record, history"
 )
 _INDEXES = (
-    "CREATE INDEX message_key ON message (key)",
     "CREATE INDEX message_elsewhere ON message (elsewhere, account) WHERE elsewhere IS NOT NULL",
     "CREATE INDEX message_batch ON message (batch, account) WHERE batch IS NOT NULL",
     "CREATE INDEX message_open ON message (account, open_ms) WHERE open_ms IS NOT NULL",
@@ -39,8 +38,17 @@ _TRIGGERS = tuple(
 )
 
 
-def upgrade_messages(db: sqlite3.Connection) -> None:
-    """From version 3 to 4: messages in the order in which they came, without their records."""
+def upgrade_messages(db: sqlite3.Connection, version: int) -> None:
+    """Once the schema is that of version 6: messages as that keeps them."""
+    if version < 4:
+        _without_records(db)
+    else:
+        db.execute("INSERT INTO by_key (key, message) SELECT key, id FROM message ORDER BY key, id")
+        db.execute("DROP INDEX message_key")
+
+
+def _without_records(db: sqlite3.Connection) -> None:
+    """From version 3: messages in the order in which they came, without their records."""
     db.execute("ALTER TABLE message RENAME TO message_old")
     for name in ("identity", "batch", "reference", "recipient", "open", "ended"):
         db.execute(f"DROP INDEX message_{name}")

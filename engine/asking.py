@@ -12,7 +12,6 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from urllib.parse import urljoin, urlsplit
 
 import anyio
 import msgspec
@@ -24,8 +23,9 @@ from engine.core.contracts import Head, Kind, Outcome, Poll, Request, Verb
 from engine.core.errors import StoreError
 from engine.core.redact import Redactor
 from engine.core.work import Committed, Page
+from engine.heads import asked_to_wait_s, login_refused, redirected
 from engine.intake import Intake, Taken
-from engine.limits import AccountLimiter, Slot, http_date_s, retry_after_s
+from engine.limits import AccountLimiter, Slot
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
 from engine.transport import Answer, Timeout, Timeouts, Transport, TransportError, Withheld
@@ -236,9 +236,9 @@ class Asker:
                 slot.answered()
                 head = answer.head
                 reply.page.observed_ms = self.clock.now_ms()
-                reply.retry_after_s = self._retry_after_s(head)
+                reply.retry_after_s = asked_to_wait_s(head, reply.page.observed_ms)
                 if 300 <= head.status < 400:
-                    target = self._redirect(request, head)
+                    target = redirected(self.account.base_url, request, head)
                     if target is None:
                         reply.outcome = Outcome(
                             verb=Verb.RETRY,
@@ -261,29 +261,6 @@ class Asker:
             else:
                 slot.release()
         return reply, None
-
-    def _retry_after_s(self, head: Head) -> float | None:
-        """A date is meant by the provider's own clock, which its answer tells."""
-        if "retry-after" not in head.headers:
-            return None
-        now_s = http_date_s(head.headers.get("date", "").strip())
-        if now_s is None:
-            now_s = self.clock.now_ms() / 1000
-        return retry_after_s(head.headers.get("retry-after"), now_s)
-
-    def _redirect(self, request: Request, head: Head) -> str | None:
-        location = head.headers.get("location")
-        asked = request.url or self.account.base_url + request.path
-        if not location or request.method != "GET":
-            return None
-        query = ""
-        if request.params and request.url is None:
-            query = "?" + "&".join(f"{k}={v}" for k, v in request.params)
-        target = urljoin(asked + query, location)
-        here, there = urlsplit(asked), urlsplit(target)
-        if (here.scheme, here.netloc) != (there.scheme, there.netloc):
-            return None
-        return target
 
     async def _read(self, poll: Poll, answer: Answer, reply: Reply) -> None:
         """Feed the body to the provider's reader, committing every full piece."""
@@ -361,7 +338,8 @@ class Asker:
                 self._token_age += 1
                 return None
             if head is not None:
-                self._refusal = _login_refused(head), self._retry_after_s(head)
+                wait_s = asked_to_wait_s(head, self.clock.now_ms())
+                self._refusal = login_refused(head), wait_s
             else:
                 cause = f"the login: {error.cause}" if error is not None else ""
                 self._refusal = Outcome(verb=Verb.RETRY, cause=cause), None
@@ -407,18 +385,3 @@ def joined(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[
     if one is None or other is None:
         return one or other
     return min(one[0], other[0]), max(one[1], other[1])
-
-
-def _login_refused(head: Head) -> Outcome:
-    """A login without a token: the provider's trouble, what stands before it, or wrong credentials.
-
-    A redirect and a page for people say nothing of the credentials: a proxy gives them.
-    """
-    page = head.status < 400 and "html" in head.headers.get("content-type", "").lower()
-    if 300 <= head.status < 400 or head.status in (408, 429) or head.status >= 500 or page:
-        return Outcome(
-            verb=Verb.RETRY,
-            cause=f"the login answered HTTP {head.status}" + (" with a page" if page else ""),
-            hold=head.status in (429, 503),
-        )
-    return Outcome(verb=Verb.PAUSE, cause=f"the login was refused (HTTP {head.status})")

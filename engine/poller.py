@@ -16,7 +16,7 @@ from engine.asking import Asker, Reply
 from engine.core.contracts import Kind, Poll, Verb
 from engine.core.errors import LeaseLost, StoreError
 from engine.core.schedule import NEVER_MS, Ladder
-from engine.core.work import NEVER_DUE_MS, Committed, Settle, Work
+from engine.core.work import NEVER_DUE_MS, Committed, Work
 from engine.feeds import REPEATS_MAX, Feed
 from engine.hands import Hands
 from engine.health import Health, Watch, held
@@ -340,12 +340,12 @@ class AccountPoller:
                 reply = reply.emptied(self._asker.page())
                 break
         if reply.answered:
-            settle = reply.page.settle = self._settle(work, poll.now_ms, reply)
+            settle = reply.page.settle = self._verdicts.settle(work, poll.now_ms, reply)
             settle.rows, settle.finals, settle.flaws = rows, finals, flaws
             settle.alone = poll.recipient is not None
             self._watch.succeeded(work)
         elif self._given_up(work, poll, reply):
-            reply.page.settle = self._settle(work, poll.now_ms, reply)
+            reply.page.settle = self._verdicts.settle(work, poll.now_ms, reply)
             reply.page.settle.over = True
         done = await self._asker.commit(reply.page)
         self.on_commit()
@@ -377,17 +377,6 @@ class AccountPoller:
             message_id=key if work.kind is Kind.MESSAGE else None,
             recipient=recipient,
             reference=work.data.get("reference"),
-        )
-
-    def _settle(self, work: Work, asked_ms: int, reply: Reply) -> Settle:
-        absent = reply.outcome.verb is Verb.ABSENT
-        return Settle(
-            work=work,
-            ladder=self.ladder,
-            now_ms=asked_ms,
-            code=reply.outcome.code if absent else None,
-            text=reply.outcome.cause if absent else None,
-            chance=self._asker.rand.random(),
         )
 
     async def _end(self, work: Work) -> None:

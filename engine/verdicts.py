@@ -1,9 +1,10 @@
-"""Verdicts for what is not asked for by its id: given when its feed will tell nothing more."""
+"""What an answer means for tracked work; and verdicts for what is not asked for by its id, given
+when its feed will tell nothing more."""
 
 from __future__ import annotations
 
-from engine.asking import Asker
-from engine.core.contracts import Kind
+from engine.asking import Asker, Reply
+from engine.core.contracts import Kind, Verb
 from engine.core.schedule import Ladder
 from engine.core.work import NEVER_DUE_MS, Page, Settle, Work
 
@@ -21,6 +22,18 @@ class Verdicts:
         self._asker = asker
         self._ladder = ladder
         self._waiting: set[int] = set()
+
+    def settle(self, work: Work, asked_ms: int, reply: Reply) -> Settle:
+        """A rung was answered, or given up."""
+        absent = reply.outcome.verb is Verb.ABSENT
+        return Settle(
+            work=work,
+            ladder=self._ladder,
+            now_ms=asked_ms,
+            code=reply.outcome.code if absent else None,
+            text=reply.outcome.cause if absent else None,
+            chance=self._asker.rand.random(),
+        )
 
     def waits(self, work: Work, read_ms: int | None, since_ms: int, *, well: bool) -> bool:
         """Whether a drained feed was not read to its end since then, or fails: what has been

@@ -181,6 +181,17 @@ class Checks(Watcher):
                 lambda: f"{name} is asked before answer {last.call.number} is durable",
             )
 
+    def drops(self, exchange: Exchange) -> None:
+        """A request did not go out: there was no connection, or it was withheld."""
+        plan = self.plans[exchange.host.name]
+        self._fault_at[plan.name] = self.world.now
+        key = _key(plan, exchange)
+        if key is not None:
+            asks = self.asks[plan.name, *key]
+            if asks.goes_on_ms is not None:  # the question that it went on with has failed
+                asks.goes_on_ms = None
+                asks.failed += 1
+
     def starts(self, exchange: Exchange) -> None:
         """A request goes out."""
         name, now = exchange.host.name, self.world.now
@@ -274,6 +285,8 @@ class Checks(Watcher):
         if said is not None and exchange.whole and alive:
             self._note_orders(plan, exchange, refused=refused)
         key = _key(plan, exchange)
+        if key is not None and said is not None and exchange.consumed and not alive:
+            self.asks[plan.name, *key].maybe_ms = exchange.asked_ms  # and nobody was told
         if key is not None and alive:
             asks = self.asks[plan.name, *key]
             first = said.body[:2] if said is not None else b""
@@ -487,8 +500,6 @@ class Checks(Watcher):
             allowed = {
                 self._next_rung(plan, work, ms + add) for ms in asked for add in (0, MOMENT_MS)
             }
-            if self.restarts:  # an answer may have been committed by a life that told nobody
-                continue
             self.world.hold(
                 "every-due-poll-done",
                 any(due is not None and due <= work.due_ms <= due + plan.late_ms for due in allowed)

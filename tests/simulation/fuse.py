@@ -28,6 +28,9 @@ class Fuse(Watcher):
     def puts(self, exchange: Exchange) -> None:
         self._watcher.puts(exchange)
 
+    def drops(self, exchange: Exchange) -> None:
+        self._watcher.drops(exchange)
+
     def starts(self, exchange: Exchange) -> None:
         self._watcher.starts(exchange)
 

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import msgspec
 
 from engine.core.contracts import Head, Request
-from engine.failures import Cut, Timeouts, TooLarge, Unreachable, Withheld
+from engine.failures import Cut, Timeouts, TooLarge, TransportError, Unreachable, Withheld
 from engine.failures import Timeout as TimedOut
 from engine.sim.account import Account, Seen
 from engine.sim.answer import Answer as Said
@@ -83,6 +83,7 @@ class Watcher:
     """What looks on; the checks override it."""
 
     def puts(self, exchange: Exchange) -> None: ...
+    def drops(self, exchange: Exchange) -> None: ...
     def starts(self, exchange: Exchange) -> None: ...
     def arrives(self, exchange: Exchange) -> None: ...
     def ends(self, exchange: Exchange) -> None: ...
@@ -171,9 +172,13 @@ class Network(Transport):
         exchange = Exchange(host, call, self._process)
         wire = _Wire()
         self._watcher.puts(exchange)
-        await self._connect(timeouts)
-        if not may_send():
-            raise Withheld("withheld", sent=False)
+        try:
+            await self._connect(timeouts)
+            if not may_send():
+                raise Withheld("withheld", sent=False)
+        except TransportError:
+            self._watcher.drops(exchange)
+            raise
         self._watcher.starts(exchange)
         self._open[exchange] = None
         try:

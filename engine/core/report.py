@@ -70,6 +70,8 @@ encode = msgspec.json.Encoder().encode
 encode_lines = msgspec.json.Encoder().encode_lines
 decode = msgspec.json.Decoder(Report).decode
 
+_blank_digest = blake2b(digest_size=16)
+
 
 def event_id(
     account: str,
@@ -86,7 +88,9 @@ def event_id(
     times the message has entered this status.
     """
     fact = [account, message_id, direction, provider_status, error_code, verdict, t]
-    return blake2b(orjson.dumps(fact), digest_size=16).hexdigest()
+    digest = _blank_digest.copy()  # half the cost of a new one
+    digest.update(orjson.dumps(fact))
+    return digest.hexdigest()
 
 
 # What people, and typesetters, put between the digits of a telephone number.

@@ -25,6 +25,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 _FRACTIONS = tuple(f".{rest:03d}Z" for rest in range(1000))
+_FRACTION_MS = {text: rest for rest, text in enumerate(_FRACTIONS)}
 _ZEROS = str.maketrans("123456789", "000000000")
 
 SIZE_MAX = 1 << 62
@@ -116,8 +117,9 @@ def _second(seconds: int) -> str:
 
 def iso_ms(text: str) -> int:
     """The epoch ms of what `iso` wrote."""
-    if len(text) == 24:  # what `iso` itself writes; 0.3 us instead of 1.5 us
-        return _second_ms(text[:19]) + int(text[20:23])
+    rest = _FRACTION_MS.get(text[19:])
+    if rest is not None:  # what `iso` itself writes; 0.3 us instead of 1.5 us
+        return _second_ms(text[:19]) + rest
     return ms_of(datetime.fromisoformat(text))
 
 

@@ -54,7 +54,11 @@ class Chores:
         self._group: anyio.abc.TaskGroup | None = None
         self._questions: list[InboxItem] = []
         self._sink_orders = SinkOrders(
-            engine.dispatchers, engine.store, clock=engine.clock, reads=engine.read_as
+            engine.dispatchers,
+            engine.store,
+            clock=engine.clock,
+            reads=engine.read_as,
+            holds=lambda account: engine.fleet is not None and account in engine.fleet.fences,
         )
         self._statuses: dict[tuple[str, str], bytes] = {}  # by whose and kind
         self._noting = anyio.Lock()

@@ -269,8 +269,12 @@ class Dispatcher:
         self._overdue = late
 
     def _wanted(self, accounts: Sequence[str]) -> list[str]:
+        return [name for name in accounts if self.wants(name)]
+
+    def wants(self, account: str) -> bool:
+        """Whether its records are for this sink."""
         chosen = self._config.accounts
-        return [name for name in accounts if chosen is None or name in chosen]
+        return chosen is None or account in chosen
 
     async def take(self, accounts: Sequence[str]) -> None:
         """Bring the sink the records of these, too. Raises LeaseLost."""

@@ -55,27 +55,35 @@ class SinkOrders:
         *,
         clock: Clock,
         reads: Callable[[], str | None],
+        holds: Callable[[str], bool],
     ) -> None:
-        """`reads`: the name under which the program around the engine reads the log, if it does."""
+        """`reads`: the name under which the program around the engine reads the log, if it does.
+        `holds`: whether an account has been leased to this worker."""
         self._dispatchers = dispatchers
         self._store = store
         self._clock = clock
         self._reads = reads
+        self._holds = holds
 
     async def obey(self, item: InboxItem) -> None:
         """Do it, and leave word of what came of it; unless it is too late for anybody to know."""
         order = msgspec.json.decode(item.payload, type=SinkOrder)
         if self._clock.now_ms() > order.until_ms:
             return
+        answer: SinkAnswer | None
         try:
             answer = await self._answer(item, order)
         except SinkError as error:
             answer = SinkAnswer(cause=str(error))
+        if answer is None:
+            await self._store.write(lambda tx: tx.put_inbox(item))
+            return
         note = msgspec.json.encode(answer)
         name = answer_note(item.kind, order.id, order.sink)
         await self._store.write(lambda tx: tx.put_note(item.account, name, note))
 
-    async def _answer(self, item: InboxItem, order: SinkOrder) -> SinkAnswer:
+    async def _answer(self, item: InboxItem, order: SinkOrder) -> SinkAnswer | None:
+        """None: the account was only just leased, and its log is not yet read; to be done later."""
         dispatcher = next((one for one in self._dispatchers if one.name == order.sink), None)
         if item.kind == "forget":
             if dispatcher is not None or order.sink == self._reads():
@@ -87,5 +95,7 @@ class SinkOrders:
         if item.kind == "retry":
             return SinkAnswer(retried=await dispatcher.retry())
         if not dispatcher.reader.reads(item.account):
+            if self._holds(item.account) and dispatcher.wants(item.account):
+                return None
             raise SinkError("the running worker does not give it this account's records")
         return SinkAnswer(again=await dispatcher.rewind(item.account, order.to_ms))

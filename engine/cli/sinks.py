@@ -83,15 +83,18 @@ async def _read(config: Config) -> list[dict[str, Any]]:
     await store.open(own=False)
     try:
         now_ms = time.time_ns() // 1_000_000
-        return await store.read(lambda tx: _tables(tx, config, now_ms))
+        workers = await _workers(config, alive=True)
+        return await store.read(lambda tx: _tables(tx, config, now_ms, workers))
     finally:
         await store.close()
 
 
-def _tables(tx: Transaction, config: Config, now_ms: int) -> list[dict[str, Any]]:
+def _tables(
+    tx: Transaction, config: Config, now_ms: int, workers: list[str | None]
+) -> list[dict[str, Any]]:
     from engine.stores.burying import lags
 
-    places, counts, notes = tx.places(), tx.count_dead_letters(), tx.notes("sink")
+    places, counts = tx.places(), tx.count_dead_letters()
     configured = {sink.name: sink for sink in config.sinks}
     wanted: dict[str, tuple[list[str], str]] = {}
     for name in chosen(config, None, sorted(places.keys() | counts.keys())):
@@ -103,8 +106,7 @@ def _tables(tx: Transaction, config: Config, now_ms: int) -> list[dict[str, Any]
     tables = []
     for name in wanted:
         sink = configured.get(name)
-        note = notes.get(name)
-        trouble = orjson.loads(note)["trouble"] if note is not None else None
+        trouble = _trouble(tx, name, workers)
         tables.append(
             {
                 "sink": name,
@@ -116,6 +118,18 @@ def _tables(tx: Transaction, config: Config, now_ms: int) -> list[dict[str, Any]
             }
         )
     return tables
+
+
+def _trouble(tx: Transaction, sink: str, workers: list[str | None]) -> str | None:
+    """What one of them has with the sink."""
+    from engine.chores import sink_note
+
+    for worker in workers:
+        whose, name = sink_note(sink, worker)
+        note = tx.notes(name).get(whose)
+        if note is not None and (trouble := orjson.loads(note)["trouble"]) is not None:
+            return f"{trouble} (at worker {worker})" if worker is not None else str(trouble)
+    return None
 
 
 def _position(behind: Lag, now_ms: int) -> dict[str, Any]:
@@ -243,6 +257,7 @@ def _forget(config: Config, name: str, *, as_json: bool) -> int:
 
 
 async def _let_go(config: Config, name: str) -> Any:
+    from engine.chores import sink_note
     from engine.stores.burying import forget
 
     from .orders import ask_worker
@@ -250,11 +265,36 @@ async def _let_go(config: Config, name: str) -> Any:
 
     async with opened(config) as held:
         store = held.store
-        known = await store.read(lambda tx: tx.places().keys() | tx.count_dead_letters().keys())
+        known = await store.read(_known)
         chosen(config, name, sorted(known))
+        gone: Any
         if held.owned:
-            return await store.write(lambda tx: forget(tx, name))
-        found = await ask_worker(store, "forget", [name], look="dlr-engine sinks list")
-    if found[name].cause is not None:
-        raise EngineError(f"sink {name} was not forgotten: {found[name].cause}")
-    return found[name].gone
+            gone = await store.write(lambda tx: forget(tx, name))
+        else:
+            found = await ask_worker(store, "forget", [name], look="dlr-engine sinks list")
+            if found[name].cause is not None:
+                raise EngineError(f"sink {name} was not forgotten: {found[name].cause}")
+            gone = found[name].gone
+        notes = [sink_note(name, worker) for worker in await _workers(config)]
+        await store.write(lambda tx: _drop_notes(tx, notes))
+    return gone
+
+
+def _known(tx: Transaction) -> set[str]:
+    """The sinks of which anything is kept."""
+    return {*tx.places(), *tx.count_dead_letters()}
+
+
+async def _workers(config: Config, *, alive: bool = False) -> list[str | None]:
+    """Who leaves word of its sinks' health, or ever has; None: the one worker of a store."""
+    if config.store.scheme != "postgresql":
+        return [None]
+    from engine.stores.postgres_leases import survey
+
+    found = (await survey(config.store.url)).workers
+    return [worker.name for worker in found if worker.alive or not alive]
+
+
+def _drop_notes(tx: Transaction, notes: list[tuple[str, str]]) -> None:
+    for whose, name in notes:
+        tx.drop_note(whose, name)

@@ -106,9 +106,8 @@ def rewind(tx: Transaction, sink: str, account: str, to_ms: int | None) -> tuple
 
 
 def forget(tx: Transaction, sink: str) -> Gone:
-    """A sink is gone for good: its positions, its dead letters and the last word of its health."""
+    """A sink is gone for good: its positions and its dead letters, of whatever account."""
     letters = sum(tx.trim_dead_letters(sink, 0, 0).values())
-    tx.drop_note(sink, "sink")
     return Gone(accounts=tx.drop_places(sink), dead_letters=letters)
 
 

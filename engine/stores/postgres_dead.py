@@ -50,13 +50,14 @@ _TRIM = """
 
 
 class PostgresDeadLetters(PostgresRows):
-    """The primitives on dead letters. They go by sink, and what takes some away is of no account:
-    only who adds to them needs a lease."""
+    """The primitives on dead letters. They go by sink and need no lease: a letter may be offered
+    once more by whichever worker has the sink. Who refuses a record counts that in its account's
+    books, and needs the lease for those."""
 
     def put_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
         if not letters:
             return 0
-        self._write_now(*{one.account for one in letters})
+        self._write_now()
         merged: dict[tuple[str, str], DeadLetter] = {}
         for one in letters:
             key = one.sink, one.event_id

@@ -725,11 +725,9 @@ async def test_a_sink_goes_back_and_never_forward(store: Store) -> None:
     assert lags["s"][0].bytes == sum(len(row.body) for row in await store.read(rows_of))
     assert await back(None, "new") == ((2, 0), 15)
     assert (await store.read(lambda tx: tx.places()))["new"] == {"a": (2, 0)}
-    await store.write(lambda tx: tx.put_note("s", "sink", b"{}"))
     gone = await store.write(lambda tx: burying.forget(tx, "s"))
     assert gone == burying.Gone(accounts=2)
     assert list(await store.read(lambda tx: tx.places())) == ["new"]
-    assert await store.read(lambda tx: tx.notes("sink")) == {}
 
 
 async def test_an_older_report_does_not_replace_a_newer_one_of_its_rank(store: Store) -> None:

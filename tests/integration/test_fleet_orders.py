@@ -1,0 +1,116 @@
+"""What is asked of the sinks of a running fleet, whose accounts are spread over its workers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import orjson
+import pytest
+
+from tests.integration.harness import until
+from tests.integration.standin import Standin
+from tests.integration.test_dead_letters import WEBHOOK, Receiver, receiver
+from tests.integration.test_infobip import page, report
+from tests.integration.test_workers import ENGINE, PATIENCE_S, database, said
+
+__all__ = ["database", "receiver"]
+
+ACCOUNTS = 4
+
+
+async def patiently(look: Callable[[], Awaitable[Any]], wanted: object) -> None:
+    """Look until it is as wanted."""
+    with anyio.fail_after(PATIENCE_S):
+        while await look() != wanted:  # noqa: ASYNC110 - it is other processes that make it so
+            await anyio.sleep(0.1)
+
+
+class Fleet:
+    """Two workers, four accounts, and the commands beside them."""
+
+    def __init__(self, folder: Path, store: str, standin: Standin, receiver: Receiver) -> None:
+        self.config = str(folder / "engine.toml")
+        self._receiver = receiver
+        self._head = f'[store]\nurl = "{store}"\n'
+        for n in range(ACCOUNTS):
+            url = standin.answer(f"i{n}", [page(report(f"m{n}")), b'{"results":[]}'])
+            self._head += (
+                f'[[accounts]]\nname = "i{n}"\nprovider = "infobip"\nbase_url = "{url}"\n'
+                'api_key = "k"\nschedule = { interval = "100ms", idle_interval = "100ms" }\n'
+                'limits = { requests = 100, per = "1s" }\n'
+            )
+
+    @asynccontextmanager
+    async def run(self, *sinks: str) -> AsyncIterator[None]:
+        """Run the workers with these sinks, the accounts shared out between them."""
+        self.configure(*sinks)
+        command = [*ENGINE, "run", "--config", self.config, "--workers", "2", "--quiet"]
+        parent = await anyio.open_process(command, stdout=None, stderr=None)
+        try:
+            await patiently(self._holders, 2)
+            yield
+        finally:
+            parent.send_signal(signal.SIGTERM)
+            await parent.wait()
+        assert parent.returncode == 0
+
+    def configure(self, *sinks: str) -> None:
+        parts = [WEBHOOK.format(name=name, url=self._receiver.url) for name in sinks]
+        Path(self.config).write_text("".join([self._head, *parts]))
+
+    async def _holders(self) -> int:
+        """How many workers have accounts, once each account is somebody's."""
+        accounts = (await self.told("stats"))["accounts"].values()
+        holders = [one["lease"]["worker"] if one["lease"] else None for one in accounts]
+        return 0 if None in holders else len(set(holders))
+
+    async def letters(self) -> dict[str, int]:
+        """Dead letters by sink."""
+        listed = (await self.told("dead-letter", "list"))["sinks"]
+        return {one["sink"]: one["letters"] for one in listed}
+
+    async def told(self, *words: str) -> Any:
+        head, *rest = words
+        done = await said(head, "--config", self.config, *rest, "--json")
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+        return orjson.loads(done.stdout)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, database: str, standin: Standin, receiver: Receiver) -> Fleet:
+    return Fleet(tmp_path, database, standin, receiver)
+
+
+async def test_sinks_of_a_fleet_obey_for_the_accounts_of_all_workers(
+    fleet: Fleet, receiver: Receiver
+) -> None:
+    """Each answers in its own time: one that went round until its time was up would fail here."""
+    receiver.refuse = {"delivered"}
+    async with fleet.run("crm", "old"):
+        await patiently(fleet.letters, {"crm": ACCOUNTS, "old": ACCOUNTS})
+        (done,) = (await fleet.told("dead-letter", "retry", "--sink", "crm"))["sinks"]
+        assert (done["accepted"], done["refused"], done["left"]) == (0, ACCOUNTS, 0)
+        shown = (await fleet.told("dead-letter", "list", "--sink", "crm"))["letters"]
+        assert [one["times"] for one in shown] == [2] * ACCOUNTS
+        receiver.refuse = set()
+        (done,) = (await fleet.told("dead-letter", "retry", "--sink", "crm"))["sinks"]
+        assert (done["accepted"], done["refused"], done["left"]) == (ACCOUNTS, 0, 0)
+        assert await fleet.letters() == {"old": ACCOUNTS}
+        assert len(receiver.taken) == ACCOUNTS
+        told = await fleet.told("sinks", "rewind", "--sink", "crm", "--to", "start")
+        assert told["again"] == {f"i{n}": 1 for n in range(ACCOUNTS)}
+        await until(lambda: len(receiver.taken) == 2 * ACCOUNTS, PATIENCE_S)
+        rows = {one["sink"]: one["state"] for one in (await fleet.told("sinks", "list"))["sinks"]}
+        assert rows == {"crm": "ok", "old": "ok"}
+    async with fleet.run("crm"):
+        gone = await fleet.told("sinks", "forget", "--sink", "old")
+        assert gone == {"sink": "old", "accounts": ACCOUNTS, "dead_letters": ACCOUNTS}
+        assert [one["sink"] for one in (await fleet.told("sinks", "list"))["sinks"]] == ["crm"]
+    fleet.configure()  # and no worker runs
+    gone = await fleet.told("sinks", "forget", "--sink", "crm")
+    assert gone == {"sink": "crm", "accounts": ACCOUNTS, "dead_letters": 0}

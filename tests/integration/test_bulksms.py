@@ -265,7 +265,7 @@ async def test_verdicts(tmp_path: Path, standin: Standin) -> None:
 
 async def test_a_status_that_comes_back_has_a_new_id(tmp_path: Path, standin: Standin) -> None:
     answers = [HEAD + f"447900000000|{code}\n" for code in ("63", "10", "63", "11")]
-    ladder = ["0s", "100ms", "200ms", "300ms"]
+    ladder = [f"{n * 100}ms" for n in range(20)]
     records = await run_to_end(
         tmp_path, standin, answers, ["447900000000"], schedule={"ladder": ladder}
     )

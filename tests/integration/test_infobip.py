@@ -351,7 +351,8 @@ async def test_a_bulk_with_recipients_waits_for_each(tmp_path: Path, standin: St
     one = report("b1", bulkId="B", to="41790000001")
     two = report("b2", bulkId="B", to="41790000002")
     url = standin.answer("info", [page(one), page(two), EMPTY])
-    account = infobip(url, drain=False, schedule={"ladder": ["0s", "100ms", "200ms", "300ms"]})
+    ladder = [f"{n * 100}ms" for n in range(20)]
+    account = infobip(url, drain=False, schedule={"ladder": ladder})
     async with hasty(configured(tmp_path, account)) as poller:
         await poller.track("info", batch_id="B", recipients=["41790000001", "+41790000002"])
         assert await until_idle(poller, 5) == []

@@ -111,7 +111,7 @@ class Checks(Watcher):
         self._places: dict[tuple[str, str], tuple[int, int]] = {}
         self._works: dict[int, Work] = {}
         self._from_ms: dict[str, int] = {}  # of windowed accounts: when the first period begins
-        self._to: dict[str, float] = {}  # … and where the latest one ends
+        self._to: dict[str, int] = {}  # … and where the latest one ends
         self._read_at: dict[str, float] = {}  # of feeds, by the provider's clock: when last begun
         self._sent: dict[str, int] = defaultdict(int)  # messages, so far
         self._came_up: dict[tuple[str, str], float] = {}  # … which by themselves, and when
@@ -265,14 +265,13 @@ class Checks(Watcher):
             self._read_at[name] = call.now
         if plan.windowed and call.path != "/login":
             to = call.query["to"] if plan.provider == "messangi" else call.query["to_timetoken"]
-            to_s = _ms(to) / 1000 if plan.provider == "messangi" else float(to)
+            to_ms = _ms(to) if plan.provider == "messangi" else round(float(to) * 1000)
             feed = self._stored(name, "feed", "")
-            begins = feed is not None and not feed.data.get("spans")  # none is half read
-            new = feed is not None and to_s * 1000 > feed.data.get(
-                "cursor", 0
-            )  # not a window again
-            if begins and new and self._to.get(name) != to_s and not self._is_probe(plan, call):
-                self._to[name], self._read_at[name] = to_s, call.now
+            data = feed.data if feed is not None else {}
+            # Not a window again, and not what is left of a reading that was begun before.
+            new = to_ms > data.get("cursor", 0) and not data.get("spans")
+            if new and self._to.get(name) != to_ms and not self._is_probe(plan, call):
+                self._to[name], self._read_at[name] = to_ms, call.now
 
     def ends(self, exchange: Exchange) -> None:
         said, plan = exchange.said, self.plans[exchange.host.name]

@@ -61,7 +61,7 @@ class Chores:
             holds=lambda account: engine.fleet is not None and account in engine.fleet.fences,
         )
         self._statuses: dict[tuple[str, str], bytes] = {}  # by whose and kind
-        self._noting = anyio.Lock()
+        self._noting = anyio.Lock(fast_acquire=True)
         self._news = anyio.Event()
         self.scope = anyio.CancelScope()
 

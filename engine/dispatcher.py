@@ -97,7 +97,7 @@ class LogReader:
         self._states = states
         self._start = start
         self.places: dict[str, Place] = {}
-        self._turn = anyio.Lock()  # accounts come and go between two reads
+        self._turn = anyio.Lock(fast_acquire=True)  # accounts come and go between two reads
 
     async def open(self) -> None:
         """Find the places; a new consumer begins with the oldest record kept, or with the next."""

@@ -115,7 +115,6 @@ class Checks(Watcher):
         self._read_at: dict[str, float] = {}  # of feeds, by the provider's clock: when last begun
         self._sent: dict[str, int] = defaultdict(int)  # messages, so far
         self._came_up: dict[tuple[str, str], float] = {}  # … which by themselves, and when
-        self._tracks: dict[str, set[int]] = {}  # works that are asked for by id, or wait for a feed
         # When, by the provider's clock, one of them ended, or the program began to wait for it.
         self._ended_at: dict[str, float] = {}
         self._holds: dict[str, float] = {}
@@ -379,11 +378,12 @@ class Checks(Watcher):
                 for index, line in enumerate(tables.log[account, seq].body.split(b"\n")):
                     self._logged(account, seq, index, line)
                 self._seen_to[account] = seq + 1
-        for account, counts in self._tallies().items():
+        for account in self.plans:
+            known, final, pending = self._tallies(account)
             self.world.hold(
                 "books-balance",
-                counts.get("known", 0) == counts.get("final", 0) + counts.get("pending", 0),
-                lambda: f"{account}: {counts}",
+                known == final + pending,
+                lambda: f"{account}: {known} are known, {final} final and {pending} pending",
             )
         for (sink, account), place in tables.places.items():
             before = self._places.get((sink, account), (1, 0))
@@ -391,11 +391,13 @@ class Checks(Watcher):
                 self._moved(sink, account, before, place)
         self._look_at_works()
 
-    def _tallies(self) -> dict[str, dict[str, int]]:
-        found: dict[str, dict[str, int]] = defaultdict(dict)
-        for (account, name), value in self.tables.tallies.items():
-            found[account][name] = value
-        return found
+    def _tallies(self, account: str) -> tuple[int, int, int]:
+        """Known, final and pending, as the books have it."""
+        tallies = self.tables.tallies
+        known, final, pending = (
+            tallies.get((account, name), 0) for name in ("known", "final", "pending")
+        )
+        return known, final, pending
 
     def _logged(self, account: str, seq: int, index: int, line: bytes) -> None:
         record = orjson.loads(line)
@@ -486,12 +488,10 @@ class Checks(Watcher):
                 assert self.process is not None
                 begun_ms = self.process.now_ms()  # its first commit was just now
                 self._from_ms[name] = begun_ms - round(plan.keys["lookback"] * 1000)
-            tracks = {
-                i for i, w in self.tables.works.items() if w.account == name and w.kind in BY_ID
-            }
-            if self._tracks.get(name, set()) - tracks:
-                self._ended_at[name] = plan.host.clock()
-            self._tracks[name] = tracks
+        for work_id in self._works.keys() - self.tables.works.keys():
+            ended = self._works.pop(work_id)
+            if ended.kind in BY_ID:
+                self._ended_at[ended.account] = self.plans[ended.account].host.clock()
         for work_id, work in self.tables.works.items():
             if self._works.get(work_id) is work:
                 continue
@@ -627,15 +627,14 @@ class Checks(Watcher):
     def finish(self) -> None:
         """All is over and quiet: the engine's books against the provider's truth."""
         hold, tables = self.world.hold, self.tables
-        tallies = self._tallies()
         for name, plan in self.plans.items():
             known = [m for m in tables.messages.values() if m.account == name]
             final = sum(m.final for m in known)
-            counts = {k: tallies[name].get(k, 0) for k in ("known", "final", "pending")}
+            books = self._tallies(name)
             hold(
                 "books-balance",
-                counts == {"known": len(known), "final": final, "pending": len(known) - final},
-                lambda: f"{name}: {counts} in the books, {len(known)}, {final} there",
+                books == (len(known), final, len(known) - final),
+                lambda: f"{name}: {books} in the books, {len(known)}, {final} there",
             )
             for message in known:
                 hold(

@@ -69,7 +69,7 @@ class Disk:
     async def _queue(self, job: Callable[[Transaction], T], *, writes: bool) -> T:
         self._process.check()
         world, rand = self._world, self._rand
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[T] = self._process.loop.create_future()
         slow_s = self._slow_s if writes else self._slow_s / 10
         happens_at = max(world.now + rand.random() * slow_s, self._free_at[writes])
         told_at = self._free_at[writes] = happens_at + rand.random() * slow_s

@@ -15,15 +15,21 @@ from engine.failures import dns_cause, os_cause, tls_cause
 
 ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError)
 NOT_OURS = "a table of this name is not ours; set table_prefix"
+SHARED = (
+    "a pooler gives this session to others between two transactions; connect to the server"
+    " itself, or have the pooler keep a session to one client (PgBouncer: pool_mode = session)"
+)
 
 _CAUSES = {
     "08": "the connection was lost",
     "25006": "the server is read-only; name the primary one",
+    "26": SHARED,
     "28": "the server refuses the user or the password",
     "3D": "there is no such database",
     "40": "another program's transaction was in the way",
     "42501": "rights are missing; grant CREATE on the schema and TEMPORARY on the database, or"
     " make the tables beforehand and grant SELECT, INSERT and UPDATE on them",
+    "42P05": SHARED,
     "42": NOT_OURS,
     "53100": "the server's disk is full; free some space",
     "53": "the server has no connection or memory left",

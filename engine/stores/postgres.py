@@ -22,7 +22,7 @@ from engine.core.secret import Secret
 from engine.offload import Offload
 
 from .postgres_desk import Desk
-from .postgres_session import Session, prepare
+from .postgres_session import Session, own_session, prepare
 from .transaction import Transaction
 
 T = TypeVar("T")
@@ -72,14 +72,16 @@ class PostgresStore:
         )
 
     def _prepare(self) -> None:
-        session = Session(self.url, self._shown)
+        session, other = Session(self.url, self._shown), Session(self.url, self._shown)
         try:
             session.connect()
+            own_session(session, other)
             prepare(session)
         except StoreError as error:
             raise StoreError(f"cannot open {error}") from None
         finally:
             session.close()
+            other.close()
 
     async def write(self, job: Callable[[Transaction], T], *, lazy: bool = False) -> T:
         if not self._writers:

@@ -19,7 +19,7 @@ import asyncpg
 
 from engine.core.errors import EngineError, StoreError, StoreTrouble
 from engine.core.secret import Secret
-from engine.sqlstate import ERRORS, cause, refusal
+from engine.sqlstate import ERRORS, SHARED, cause, refusal
 
 T = TypeVar("T")
 
@@ -59,6 +59,7 @@ _LOST = frozenset({"08", "57"})  # the connection is gone, or is going
 _PASSING = frozenset({"08", "25", "40", "53", "55", "57"})
 _WORDS = {
     "3F": "the schema that the url's search_path names is not there; create it",
+    "42P05": SHARED,
     "42501": "rights are missing; grant USAGE and CREATE on the schema, TEMPORARY on the database,"
     " and SELECT, INSERT, UPDATE and DELETE on the store's tables",
     "42P07": "a table that is not the store's has the name of one of its tables; give the store a"
@@ -80,7 +81,7 @@ class Session:
 
     def __init__(self, url: Secret, shown: str) -> None:
         self._url = url
-        self._shown = shown
+        self.shown = shown
         self._loop = _new_loop(url)
         self._db: Any = None
         self.failed = False  # a statement of the transaction under way has failed
@@ -109,6 +110,15 @@ class Session:
             self.drop()
             raise
         return True
+
+    @property
+    def pooled(self) -> bool:
+        """Whether something stands between us and the server: who answered was not its process."""
+        return bool(self.process() != self._db.get_server_pid())
+
+    def process(self) -> int:
+        """The server's process that answers now."""
+        return int(self.fetch("SELECT pg_backend_pid()")[0][0])
 
     def fetch(self, statement: str, *values: Any) -> list[Any]:
         rows: list[Any] = self._run(self._db.fetch(statement, *values))
@@ -173,12 +183,12 @@ class Session:
             words = _WORDS.get(state) or _WORDS.get(state[:2])
             why = f"{words} ({state})" if words else cause(error)
             kind = StoreTrouble if state[:2] in _PASSING else StoreError
-            return kind(f"the store {self._shown}: {why}")
+            return kind(f"the store {self.shown}: {why}")
         if isinstance(error, ValueError) and self._db is not None:
             return Refused("a value cannot be written in its column's type", taken=False)
         # A configuration error of the library's is both kinds of error.
         kind = StoreError if isinstance(error, ValueError) else StoreTrouble
-        return kind(f"the store {self._shown}: {cause(error)}")
+        return kind(f"the store {self.shown}: {cause(error)}")
 
 
 def _new_loop(url: Secret) -> asyncio.AbstractEventLoop:
@@ -202,6 +212,21 @@ async def _end_others() -> None:
 
 async def _awaited(work: Awaitable[T]) -> T:
     return await work
+
+
+def own_session(session: Session, other: Session) -> None:
+    """Raises StoreError behind a pooler that takes a session away between two transactions: what
+    is set, listened for and locked in it would be somebody else's. `other` is to be connected."""
+    if not session.pooled:
+        return
+    before = session.process()
+    other.connect()
+    other.begin()  # it gets a process for as long as that lasts: the one that is free now
+    taken = other.process()
+    after = session.process()
+    other.roll_back()
+    if before != after or taken in (before, after):
+        raise StoreError(f"the store {session.shown}: {SHARED}")
 
 
 def prepare(session: Session) -> None:

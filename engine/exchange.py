@@ -30,6 +30,7 @@ KEEPALIVE_S = 15.0  # shorter than common servers', so that an idle connection i
 DNS_CACHE_S = 60  # a provider that moves is found again within a minute
 HEAD_LINE_MAX = 16 * 1024  # one header, or the status line
 HEADERS_MAX = 128
+HEAD_END = b"\r\n\r\n"
 LAST_LOOK_S = 0.05  # what has arrived by the end of the patience is read before it ends
 BODY_PIECE = 64 * 1024  # of a request's body, written at a time
 PLACES_MAX = 4096  # URLs that are kept as the wire has them; more than accounts have paths
@@ -40,6 +41,23 @@ _plain_in_a_query = re.compile(r"[0-9A-Za-z_.~?/:@!$'()*,-]*").fullmatch
 
 class _Protocol(ResponseHandler):
     """aiohttp's, which looks once more before its patience ends, and tells who reads a body."""
+
+    _headless = True  # of an answer no head has come yet
+
+    def set_response_params(self, **params: Any) -> None:
+        self._headless = True
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        # The parser gives out nothing of a piece that it takes offence at. A head goes in alone,
+        # so that bytes too many or a bad chunk behind it do not take the whole answer along.
+        if self._headless and (end := data.find(HEAD_END)) >= 0:
+            self._headless = False
+            end += len(HEAD_END)
+            if end < len(data):
+                super().data_received(data[:end])
+                data = data[end:]
+        super().data_received(data)
 
     def _on_read_timeout(self) -> None:
         # A process that stood still (suspended, starved) may find its patience over before it has

@@ -33,6 +33,7 @@ class Inflater:
         self._zlib: Any = zlib.decompressobj(_GZIP) if self.coding == "gzip" else None
         self._begin = b""  # of a deflate body, until it shows whether it is framed
         self._started = False
+        self._framed = self.coding == "gzip"  # by a head that damage would show in
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """What `data` inflates to. Raises Damaged after what could still be inflated."""
@@ -43,6 +44,7 @@ class Inflater:
             data, first = self._begin, int.from_bytes(self._begin[:2], "big")
             framed = (first >> 8) & 15 == zlib.DEFLATED and first % 31 == 0
             self._zlib = zlib.decompressobj(_FRAMED if framed else _RAW)
+            self._framed = framed
         while data:
             if self._zlib.eof:
                 data = data.lstrip(b"\0")  # padding between and behind members
@@ -50,7 +52,13 @@ class Inflater:
                     return
                 self._zlib = zlib.decompressobj(_GZIP)
             self._started = True
-            piece, data = self._step(data)
+            before = self._zlib.copy()  # an error takes what was inflated in its step along
+            try:
+                piece, data = self._step(data)
+            except zlib.error as error:
+                if self._framed:
+                    yield from _salvaged(before, data)
+                raise Damaged(str(error)) from None
             if piece:
                 yield piece
 
@@ -59,15 +67,28 @@ class Inflater:
         return bool(self._zlib.eof) if self._started else not self._begin
 
     def _step(self, data: bytes) -> tuple[bytes, bytes]:
-        try:
-            piece: bytes = self._zlib.decompress(data, PIECE)
-            if self._zlib.eof:
-                return piece, self._zlib.unused_data
-            rest: bytes = self._zlib.unconsumed_tail
-            if not rest and len(piece) == PIECE:
-                # All input is taken but output may be left inside: a few kilobytes at most, as
-                # zlib holds no more than some bits of input and one match.
-                piece += self._zlib.decompress(b"", PIECE)
-        except zlib.error as error:
-            raise Damaged(str(error)) from None
+        piece: bytes = self._zlib.decompress(data, PIECE)
+        if self._zlib.eof:
+            return piece, self._zlib.unused_data
+        rest: bytes = self._zlib.unconsumed_tail
+        if not rest and len(piece) == PIECE:
+            # All input is taken but output may be left inside: a few kilobytes at most, as
+            # zlib holds no more than some bits of input and one match.
+            piece += self._zlib.decompress(b"", PIECE)
         return piece, rest
+
+
+def _salvaged(inflating: Any, data: bytes) -> Iterator[bytes]:
+    """What comes before the damage in a step that failed, but for its last byte."""
+    size = PIECE
+    while size:
+        before = inflating.copy()
+        try:
+            piece: bytes = inflating.decompress(data, size)
+        except zlib.error:
+            inflating, size = before, size // 2
+            continue
+        if not piece:
+            return
+        data = inflating.unconsumed_tail
+        yield piece

@@ -50,6 +50,8 @@ from engine.resolver import Resolver
 
 READ = 64 * 1024  # compressed bytes taken at a time; bounds the copying in a chain of tiny members
 PAUSE_EVERY = READ  # inflated bytes between two turns for the other tasks
+# The names by which a body is encoded. Others (UTF-8, none, binary) stand in the head by mistake.
+ENCODED = {*CODINGS, "br", "zstd", "compress", "x-compress", "dcb", "dcz", "exi", "aes128gcm"}
 try:
     USER_AGENT = f"dlr-engine/{version('dlr-engine')}"
 except PackageNotFoundError:  # run from a source tree
@@ -176,7 +178,7 @@ class Answer:
                 yield whole
             return
         coding = self.head.headers.get("content-encoding", "").strip().lower()
-        plain = coding in ("", "identity")
+        plain = not any(word.strip() in ENCODED for word in coding.split(","))
         async for piece in self._raw() if plain else self._inflated(coding):
             if len(piece) > room:
                 if room:
@@ -201,14 +203,23 @@ class Answer:
         return b"" if content.at_eof() else content.read_nowait(-1)
 
     async def _inflated(self, coding: str) -> AsyncIterator[bytes]:
+        """What cannot be inflated at all goes on as it is, before the error: a provider may have
+        no second copy of it, and one that is labelled wrongly can be read as it stands."""
         if coding not in CODINGS:
+            async for data in self._raw():
+                yield data
             raise self._exchange.fail(BadEncoding, "body is in an encoding that was not asked for")
-        inflater = Inflater(coding)
+        inflater, nothing = Inflater(coding), True
         async for data in self._raw():
             try:
                 for piece in inflater.feed(data):
+                    nothing = False
                     yield piece
             except Damaged:
+                if nothing:
+                    yield data
+                    async for more in self._raw():
+                        yield more
                 damaged = f"{inflater.coding} data is damaged"
                 raise self._exchange.fail(BadEncoding, damaged) from None
         if not inflater.ended():

@@ -179,7 +179,7 @@ class PipeRows:
             return
         lines = text.split("\n")
         for index, line in enumerate(lines, 1):
-            row = line.split("|")
+            row = self._columns_of(line)
             fits = len(row) == columns and row[1].isdigit()
             if fits and (row[0].isdigit() or _ROW.match(line)):
                 out.append(row)
@@ -207,12 +207,19 @@ class PipeRows:
         elif self._open_last:
             self._take_open(raw, text, out, end="\r" if with_cr else "")
         else:
-            row = text.split("|")
+            row = self._columns_of(text)
             self.rows += 1
             if len(row) == self._columns and _ROW.match(text):
                 out.append(row)
             else:
                 self._set_aside_row(raw, self._line)
+
+    def _columns_of(self, line: str) -> list[str]:
+        """Some installations close each line with a bar, as the header."""
+        row = line.split("|")
+        if len(row) == self._columns + 1 and not row[-1].strip():
+            row.pop()
+        return row
 
     def _take_long_line(self, raw: bytes) -> None:
         self._line += 1

@@ -161,6 +161,9 @@ def _compare(
         expected, bad = _free(texts, filled, columns)
     else:
         split = [texts[index].removesuffix("\r").split("|") for index in filled]
+        for row in split:  # a bar may close the line
+            if len(row) == columns + 1 and not row[-1].strip():
+                row.pop()
         good = [len(row) == columns and bool(_ROW.match("|".join(row))) for row in split]
         expected = [row for row, fits in zip(split, good, strict=True) if fits]
         bad = len(split) - len(expected)

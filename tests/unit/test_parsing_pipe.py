@@ -85,6 +85,16 @@ def test_bad_rows_cost_only_themselves() -> None:
     assert pipe.flaws[2].cause == "3 columns where 2 were expected"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_bar_may_close_a_line(end: str) -> None:
+    lines = ["0|ok|", "1|11|", "2|22", "3|0||", "4|caf\xe9|", "5|12|"]
+    rows, pipe = read(end.join(lines).encode() + b"\n")
+    assert rows == [["1", "11"], ["2", "22"], ["5", "12"]]
+    assert [flaw.position for flaw in pipe.flaws] == ["line 4", "line 5"]
+    rows, _ = read(b"0|ok\n1|11||\n2|11|a|\n3|11|\n", columns=3)
+    assert rows == [["1", "11", ""], ["2", "11", "a"], ["3", "11", ""]]
+
+
 def test_digits_are_ascii_digits() -> None:
     rows, pipe = read("0|ok\n1|²\n٣|11\n1|11\n".encode())
     assert rows == [["1", "11"]]

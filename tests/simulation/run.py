@@ -124,9 +124,9 @@ class Run:
         for sink in self.scenario.sinks:
             target = Target(sink.label, sink.nature, self.world.dice(sink.label))
             label = sink.label
-            target.offered = lambda line, label=label: self.checks.offered(label, line)
-            target.taken = lambda line, label=label: self.checks.took(label, line)
-            target.failed = lambda label=label: self.checks.failed(label)
+            target.offered = lambda line, label=label: self.checks.deliveries.offered(label, line)
+            target.taken = lambda line, label=label: self.checks.deliveries.took(label, line)
+            target.failed = lambda label=label: self.checks.deliveries.failed(label)
             targets[label] = target
         return targets
 
@@ -158,7 +158,7 @@ class Run:
             plan.name, None if to else sending.count, to, batch=sending.batch, plan=sending.life,
             channel=sending.channel, direction=sending.direction,
         )  # fmt: skip
-        self.checks.sent(plan)
+        self.checks.truth.sent(plan)
         self.world.note(f"sent {plan.name} {sent.batch_id} {len(sent.message_ids)}")
         if sending.how is None:
             return
@@ -185,7 +185,7 @@ class Run:
                 probe = f"life {self.lives}"
                 payload = orjson.dumps({"id": probe})
                 row = InboxItem(account=plan.name, kind="probe", payload=payload, at_ms=0)
-                self.checks.probes[plan.name][probe] = self._put_inbox(row)
+                self.checks.truth.probes[plan.name][probe] = self._put_inbox(row)
 
     def _put_inbox(self, row: InboxItem) -> int:
         """What it is known by there."""
@@ -306,7 +306,7 @@ class Run:
         await anyio.sleep(max(0.0, self._over_at() - self.world.now))
         if crash is not None and crash.at is not None and crash.at > self.world.now:
             await anyio.sleep_forever()
-        self.checks.waits_for_the_end()
+        self.checks.truth.waits_for_the_end()
         left = await idle.until_idle(engine, SETTLE_S)
         if left:
             self.world.broken("all-has-ended", "; ".join(left))

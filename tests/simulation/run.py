@@ -25,10 +25,11 @@ from engine.tracking import inbox_item
 from engine.worker import Engine
 from tests.simulation.checks import Checks
 from tests.simulation.disk import Disk
+from tests.simulation.drawing import draw
 from tests.simulation.fuse import Fuse
 from tests.simulation.loop import Crashed, Stuck, repeatable
 from tests.simulation.network import Network
-from tests.simulation.scenario import IDLE_LOOK_S, Crash, Scenario, Sending, draw
+from tests.simulation.scenario import IDLE_LOOK_S, Crash, Scenario, Sending
 from tests.simulation.sinks import Target, bound
 from tests.simulation.world import EPOCH_S, Machine, Process, Violation, World
 

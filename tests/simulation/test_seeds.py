@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.drawing import small
 from tests.simulation.run import Run, failure, play
-from tests.simulation.scenario import Crash, Scenario, small
+from tests.simulation.scenario import Crash, Scenario
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 300

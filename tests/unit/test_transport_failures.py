@@ -14,6 +14,7 @@ from test_transport import (
     ASK,
     CANARY,
     NOWHERE,
+    TIMEOUTS,
     answer,
     fails,
     no_secret,
@@ -33,6 +34,7 @@ from engine.transport import (
     Transport,
     TransportError,
     Unreachable,
+    Withheld,
 )
 
 __all__ = ["one_context"]
@@ -70,6 +72,26 @@ async def test_connection_refused() -> None:
     with pytest.raises(Unreachable) as caught:
         await read(url)
     assert caught.value.cause == "connection refused"
+    assert not caught.value.sent
+    no_secret(caught.value)
+
+
+@pytest.mark.parametrize("request_", [ASK, Request(method="POST", path="/f", json=b"{}")])
+async def test_a_request_that_may_not_go_out_any_more(request_: Request) -> None:
+    """It is asked once there is a connection, and not a byte goes over it."""
+    async with serving(answer(ok(b"x"))) as server, Transport() as transport:
+        asked: list[None] = []
+
+        def may_send() -> bool:
+            asked.append(None)
+            return False
+
+        with pytest.raises(Withheld) as caught:
+            async with transport.fetch(server.url, request_, TIMEOUTS, may_send=may_send):
+                pass
+        await asyncio.sleep(0.05)
+        assert len(asked) == 1
+        assert (server.connections, server.heads) == (1, [])
     assert not caught.value.sent
     no_secret(caught.value)
 

@@ -21,6 +21,7 @@ SHARED = (
 )
 
 _CAUSES = {
+    "08P01": "a pooler between us and the server refuses a setting of the url, such as search_path",
     "08": "the connection was lost",
     "25006": "the server is read-only; name the primary one",
     "26": SHARED,

@@ -181,21 +181,19 @@ class KafkaSink:
                         headers=self._headers,
                     )
                 except BufferError:
-                    self._wait(producer)
+                    producer.poll(STEP_S)
+                    self._offload.check()
                     continue
                 except KafkaException as exc:
                     tell(message.index, exc.args[0], None)
                 break
         until = time.monotonic() + self._patience_s() + GRACE_S
         while len(told) < len(some):
-            self._wait(producer)
+            producer.flush(STEP_S)  # nothing more is to come: what waits for company goes now
+            self._offload.check()
             if time.monotonic() > until:
                 raise TimeoutError
         return failed
-
-    def _wait(self, producer: Producer) -> None:
-        producer.poll(STEP_S)
-        self._offload.check()
 
     def _patience_s(self) -> float:
         """How long librdkafka tries; to it 0 is for ever."""

@@ -1,6 +1,6 @@
 """What a store's driver offers: the primitives inside one transaction, and the store around them.
 
-An internal seam: a driver is defined by `tests/conformance/test_stores.py`, and may change with
+An internal seam: a driver is defined by `tests/conformance/test_store*.py`, and may change with
 it at any time. The rules (what a commit does, when a ladder ends) are in `ledger`, once for all
 drivers; a driver only reads and writes rows, in lists.
 """

@@ -98,6 +98,7 @@ class WindowReader:
         self._traits = asker.traits
         self._slow: tuple[int, int, str | None] | None = None  # the span that timed out last
         self.stopping = False
+        self._total_ignored = False  # what one reading has found out holds for all of the account
 
     @property
     def halts(self) -> bool:
@@ -147,6 +148,7 @@ class WindowReader:
     ) -> Reply | None:
         reading = stand.reading
         while reading.spans:
+            reading.total_ignored = reading.total_ignored or self._total_ignored
             if divide_short(reading, self._traits) is not None:
                 continue
             span, progress = reading.spans[0], stand.progress
@@ -183,6 +185,7 @@ class WindowReader:
                 keys=reply.keys,
                 sent_ms=reply.sent_ms,
             )
+            self._total_ignored = reading.total_ignored
             self._tell(span, step)
             reply.page.incidents = step.incidents
             stand.doubts += reply.flaws + sum(one.kind == "short_window" for one in step.incidents)

@@ -37,7 +37,7 @@ class Span(msgspec.Struct, kw_only=True, omit_defaults=True):
     from_ms: int
     to_ms: int
     channel: str | None = None
-    parent_total: int | None = None  # what the whole claimed, of which this is a half
+    parent_total: int | None = None  # what the whole claimed; of a short one, what it claims
     sibling_total: int | None = None  # what the other half claimed, where it was the same
     burst_ms: int | None = None  # the instant between, where all rows of the other half were on it
     short: bool = False  # read already, and short: only to be split
@@ -133,7 +133,14 @@ def decide(
     if traits.paged:
         too_many = total is not None and total > ROWS_MAX and progress.page == 1
         if too_many and _halves(span, traits):
-            return _divide(reading, traits, f"{total} rows are more than one window may hold")
+            cause = f"{total} rows are more than one window may hold"
+            other = _untold_half(reading, progress)
+            if other is None or span.sibling_total is not None:
+                return _divide(reading, traits, cause, total=total)
+            # Only its first page was read: it is asked again once the other half has told.
+            other.sibling_total = total
+            reading.spans[:2] = [other, span]
+            return Next(cause=cause, incidents=incidents)
         if _has_more(progress, outcome, total, rows):
             progress.page += 1
             return Next(same_span=True, incidents=incidents)
@@ -188,7 +195,8 @@ def _judge_total(reading: Reading, span: Span, progress: Progress) -> list[Incid
         not reading.total_ignored
         and progress.page == 1
         and progress.total
-        and progress.total == span.parent_total == span.sibling_total
+        and _claims_all(progress.total, span.parent_total)
+        and _claims_all(span.sibling_total, span.parent_total)
         and not _on_instant(progress, span.burst_ms)
     ):
         reading.total_ignored = True
@@ -207,6 +215,32 @@ def _judge_total(reading: Reading, span: Span, progress: Progress) -> list[Incid
     return []
 
 
+def _claims_all(total: int | None, whole: int | None) -> bool:
+    """Whether a half claims what the whole claimed.
+
+    A total of all messages ever sent moves between two answers. Of so many, nearly all will do:
+    they cannot be at the instant that both halves share.
+    """
+    if total is None or whole is None:
+        return False
+    return total == whole or (whole > ROWS_MAX and 4 * total >= 3 * whole)
+
+
+def _untold_half(reading: Reading, progress: Progress) -> Span | None:
+    """The other half of a first one that claims all: all rows may be in this one, or the total may
+    not follow the window. The other half's total tells, so it is asked first."""
+    span, other = reading.spans[0], reading.spans[1] if len(reading.spans) > 1 else None
+    if (
+        other is not None
+        and not other.short
+        and other.sibling_total is None
+        and other.parent_total == span.parent_total
+        and _claims_all(progress.total, span.parent_total)
+    ):
+        return other
+    return None
+
+
 def _on_instant(progress: Progress, instant_ms: int | None) -> bool:
     """Whether rows came and all of them were sent at that instant."""
     return instant_ms is not None and progress.first_ms == progress.last_ms == instant_ms
@@ -218,17 +252,9 @@ def _short(reading: Reading, traits: Traits, progress: Progress, received: int) 
     cause = f"{received} of {progress.total} rows came"
     halves = _halves(span, traits)
     if halves:
-        other = reading.spans[1] if len(reading.spans) > 1 else None
-        if (
-            progress.total == span.parent_total
-            and other is not None
-            and other.parent_total == span.parent_total
-            and other.sibling_total is None
-            and not other.short
-        ):
-            # All rows may be in this half, or the total may not follow the window: the other
-            # half's total tells, so it is asked first.
-            span.short = True
+        other = _untold_half(reading, progress)
+        if other is not None:
+            span.short, span.parent_total = True, progress.total
             other.sibling_total = progress.total
             between_ms = other.from_ms
             other.burst_ms = between_ms if _on_instant(progress, between_ms) else None

@@ -236,18 +236,36 @@ async def test_an_overlap_longer_than_a_window(tmp_path: Path, standin: Standin)
     assert max(spans) <= 7 * 86_400
 
 
-async def test_a_global_total_is_said_once_and_ignored(tmp_path: Path, standin: Standin) -> None:
-    class Global(Report):
-        def give(self, found: list[dict[str, Any]], page: int, size: int) -> Answer:
-            return self.page(found[(page - 1) * size : page * size], page, size, 5000)
+@pytest.mark.parametrize(("all_ever", "growth"), [(5000, 0), (60_000, 0), (60_000, 3)])
+async def test_a_global_total_is_said_once_and_ignored(
+    tmp_path: Path, standin: Standin, all_ever: int, growth: int
+) -> None:
+    """Of all messages of the agent, also of more than a window may hold, also as it grows."""
 
-    answer = standin.answer("bot", Global(*hourly(40)))
-    account = avaamo(answer, start="2024-06-01T00:00:00Z", end="2024-06-20T00:00:00Z")
+    class Global(Report):
+        asked = 0
+
+        def give(self, found: list[dict[str, Any]], page: int, size: int) -> Answer:
+            self.asked += 1
+            total = all_ever + growth * self.asked
+            return self.page(found[(page - 1) * size : page * size], page, size, total)
+
+    rows = [*hourly(40), entry("open", BEGIN + 1, "sent")]
+    answer = standin.answer("bot", Global(*rows))
+    account = avaamo(
+        answer,
+        start="2024-06-01T00:00:00Z",
+        end="2024-06-20T00:00:00Z",
+        schedule={"interval": "50ms", "rescan": ["200ms", "400ms", "600ms"]},
+    )
     async with hasty(configured(tmp_path, account)) as poller:
         assert await until_idle(poller, 10) == []
         assert [kind for kind, _ in await causes(poller)] == ["total_ignored"]
         assert (await tallies(poller))["bot"]["incident:total_ignored"] == 1
-    each_once(lines(tmp_path), 40)
+    records = lines(tmp_path)
+    still_open = [one for one in records if one["message_id"] == "open"]
+    assert [one["verdict"] for one in still_open] == [None, "last_known"]
+    each_once([one for one in records if one not in still_open], 40)
     assert len(standin.asked["bot"]) < 20
 
 

@@ -7,7 +7,8 @@ nothing. The processor is shared with the server, and with whatever else the mac
 is processor time of the workers alone, and only its ratio to that of one worker means something.
 
 Then what the leases alone ask of the server, as a hundred workers with ten thousand accounts would:
-a quarter as many connections, each of which looks four times as often.
+a quarter as many connections, each of which looks four times as often. And what the other looks of
+a worker with nothing to do cost the server, one of the hundred's share in a store of all accounts.
 """
 
 from __future__ import annotations
@@ -18,18 +19,23 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
 from benchmarks.harness import PATIENCE_S, SECRET, Row, folder, lines, median, server
+from engine.chores import INBOX_S, ROOM_S
 from engine.core.secret import Secret
+from engine.core.work import LogRow
+from engine.dispatcher import LOOK_S
 from engine.leases import RENEW_S, TTL_S
 from engine.stores.postgres import PostgresStore
 from engine.stores.postgres_leases import LeaseBook
+from engine.stores.transaction import Transaction
 
 POSTGRES = os.environ.get("DLR_BENCH_POSTGRES", "postgresql://postgres@127.0.0.1:5432/test")
 PROCESSES = (1, 2, 4)
@@ -39,6 +45,9 @@ GROWTH = 1.25  # what a report may cost a worker of four, beside one alone
 WORKERS, LEASES = 100, 10_000
 FOR_EACH = 4  # workers that one connection stands for: a server has about a hundred
 LOOKS_S = 15.0
+TIMES = 400  # each look at the store, of which the server's processor time is taken
+AT_ONCE = 500  # accounts written in one transaction
+SINKS = ("one", "two")
 
 
 def run(size: int, runs: int) -> list[Row]:
@@ -50,26 +59,27 @@ def run(size: int, runs: int) -> list[Row]:
         row.values["cost beside one"] = cost
         if cost > GROWTH:
             row.faults.append(f"a report costs {cost:.2f} of what it costs one worker")
-    return [*rows, asyncio.run(leases(WORKERS, LEASES, LOOKS_S))]
+    alone = asyncio.run(leases(WORKERS, LEASES, LOOKS_S))
+    return [*rows, alone, *asyncio.run(standing(WORKERS, LEASES, TIMES))]
 
 
 def _row(processes: int, size: int, runs: int) -> Row:
     costs, rates, faults = [], [], []
     pages = max(2, round(size / PAGE / ACCOUNTS))
     for _ in range(runs):
-        idle_cpu, idle_s, found = _once(processes, 1)
+        idle_cpu, _, found = _once(processes, 1)
         faults += found
         cpu, seconds, found = _once(processes, pages)
         faults += found
         count = (pages - 1) * PAGE * ACCOUNTS
         costs.append((cpu - idle_cpu) / count * 1e6)
-        rates.append(count / max(0.001, seconds - idle_s))
+        rates.append(pages * PAGE * ACCOUNTS / seconds)
     return Row(
         name=f"{processes} worker{'s' if processes > 1 else ''}",
         values={
             "reports": pages * PAGE * ACCOUNTS,
             "cpu us/report": median(costs),
-            "reports/s": median(rates),
+            "reports/s, start included": median(rates),
         },
         faults=faults,
     )
@@ -116,23 +126,29 @@ def _each_once(base: Path, expected: int) -> list[str]:
     return faults
 
 
-@contextmanager
-def schema() -> Iterator[str]:
+@asynccontextmanager
+async def _schema() -> AsyncIterator[str]:
     """The URL of a schema of its own, gone afterwards."""
     name = f"dlr_fleet_{uuid.uuid4().hex[:12]}"
-
-    async def say(statement: str) -> None:
-        db = await asyncpg.connect(POSTGRES)
-        try:
-            await db.execute(statement)
-        finally:
-            await db.close()
-
-    asyncio.run(say(f"CREATE SCHEMA {name}"))
+    db = await asyncpg.connect(POSTGRES)
     try:
+        await db.execute(f"CREATE SCHEMA {name}")
         yield f"{POSTGRES}?search_path={name}"
     finally:
-        asyncio.run(say(f"DROP SCHEMA {name} CASCADE"))
+        await db.execute(f"DROP SCHEMA {name} CASCADE")
+        await db.close()
+
+
+@contextmanager
+def schema() -> Iterator[str]:
+    """The same, for whoever has no event loop."""
+    with asyncio.Runner() as runner:
+        made = _schema()
+        url = runner.run(made.__aenter__())
+        try:
+            yield url
+        finally:
+            runner.run(made.__aexit__(None, None, None))
 
 
 # The leases alone
@@ -175,26 +191,21 @@ async def leases(workers: int, accounts: int, seconds: float) -> Row:
 @asynccontextmanager
 async def _leased(workers: int, names: list[str]) -> AsyncIterator[tuple[list[LeaseBook], str]]:
     """Workers that hold all of it, in equal parts."""
-    name = f"dlr_fleet_{uuid.uuid4().hex[:12]}"
-    db = await asyncpg.connect(POSTGRES)
-    url = f"{POSTGRES}?search_path={name}"
-    books: list[LeaseBook] = []
-    try:
-        await db.execute(f"CREATE SCHEMA {name}")
+    async with _schema() as url:
+        books: list[LeaseBook] = []
         store = PostgresStore(Secret(url))
         await store.open(own=True)
         await store.close()
-        for n in range(workers):
-            book = LeaseBook(Secret(url), f"worker-{n}", names, ttl_s=60 * TTL_S)
-            books.append(book)
-            await book.renew(load=1.0, idle=False, leaving=False)
-            await book.claim([[one] for one in names[n::workers]])
-        yield books, url
-    finally:
-        for book in books:
-            await book.close()
-        await db.execute(f"DROP SCHEMA {name} CASCADE")
-        await db.close()
+        try:
+            for n in range(workers):
+                book = LeaseBook(Secret(url), f"worker-{n}", names, ttl_s=60 * TTL_S)
+                books.append(book)
+                await book.renew(load=1.0, idle=False, leaving=False)
+                await book.claim([[one] for one in names[n::workers]])
+            yield books, url
+        finally:
+            for book in books:
+                await book.close()
 
 
 async def _look(book: LeaseBook, seconds: float, took: list[float], held: list[int]) -> None:
@@ -206,6 +217,66 @@ async def _look(book: LeaseBook, seconds: float, took: list[float], held: list[i
         took.append(time.perf_counter() - began)
         held.append(len(seen.mine))
         await asyncio.sleep(max(0.0, every_s - took[-1]))
+
+
+# Standing still
+
+
+async def standing(workers: int, accounts: int, times: int) -> list[Row]:
+    """What each look of a worker without news costs the server, and all workers' in cores."""
+    names = [f"account-{n:06d}" for n in range(accounts)]
+    looks: list[tuple[str, float, Callable[[Transaction], object]]] = [
+        ("inbox", 1 / INBOX_S, lambda tx: tx.inbox_waits()),
+        ("room", 1 / ROOM_S, lambda tx: tx.backlog()),
+        ("sinks", len(SINKS) / LOOK_S, lambda tx: tx.log_bounds()),
+    ]
+    async with _schema() as url:
+        store = PostgresStore(Secret(url))
+        await store.open(own=True)
+        await _fill(store, names)
+        await store.close()
+        store = PostgresStore(Secret(url))
+        store.fences = dict.fromkeys(names[: accounts // workers], 1)
+        store.session_name = f"dlr-bench {uuid.uuid4().hex}"
+        await store.open(own=False)
+        db = await asyncpg.connect(url)
+        try:
+            rows = []
+            for name, per_s, look in looks:
+                await store.read(look)
+                pids = {row[0] for row in await db.fetch(_NAMED, store.session_name)}
+                before, began = _cpu_s(pids), time.perf_counter()
+                for _ in range(times):
+                    await store.read(look)
+                cost = (_cpu_s(pids) - before) / times
+                values: dict[str, float | int | str] = {
+                    "looks/s of all": per_s * workers,
+                    "server ms a look": cost * 1000,
+                    "ms a look": (time.perf_counter() - began) / times * 1000,
+                    "server cores": cost * per_s * workers,
+                }
+                rows.append(Row(name=f"standing still: {name}", values=values))
+            return rows
+        finally:
+            await store.close()
+            await db.close()
+
+
+_NAMED = "SELECT pid FROM pg_stat_activity WHERE application_name = $1"
+
+
+async def _fill(store: PostgresStore, names: list[str]) -> None:
+    """A row of the log for each account, that two sinks have not taken."""
+    row = LogRow(seq=1, at_ms=time.time_ns() // 1_000_000, states=b"\0", body=b"{}")
+
+    def fill(tx: Transaction, some: list[str]) -> None:
+        for name in some:
+            tx.append_log(name, [row])
+        for sink in SINKS:
+            tx.put_places(sink, dict.fromkeys(some, (1, 0)))
+
+    for start in range(0, len(names), AT_ONCE):
+        await store.write(partial(fill, some=names[start : start + AT_ONCE]))
 
 
 def _cpu_s(pids: set[int]) -> float:

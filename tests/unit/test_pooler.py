@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
+import asyncpg
 import pytest
 
 from engine.core.errors import StoreError
 from engine.core.secret import Secret
+from engine.sqlstate import cause
 from engine.stores.postgres_session import Session, own_session
 from tests.services import require, require_package
 
@@ -90,3 +92,8 @@ def test_statements_of_others_in_our_session_tell_of_a_pooler(
     direct.execute("PREPARE y AS SELECT 1")
     with pytest.raises(StoreError, match="pool_mode = session"):
         direct.execute(statement)
+
+
+def test_a_setting_that_a_pooler_refuses_is_named() -> None:
+    """PgBouncer takes no `search_path` with the start of a session."""
+    assert "search_path" in cause(asyncpg.ProtocolViolationError("unsupported startup parameter"))

@@ -29,6 +29,7 @@ class ServerSinkPlace(SinkPlace, Protocol):
 class ServerSinkSuite(SinkSuite):
     """As `SinkSuite`, with a `ServerSinkPlace`."""
 
+    @pytest.mark.usefixtures("hasty")
     def test_down_at_the_start(self, case: SinkCase[Any]) -> None:
         async def check(place: Any) -> None:
             await place.cut()
@@ -44,6 +45,7 @@ class ServerSinkSuite(SinkSuite):
 
         case.run(check)
 
+    @pytest.mark.usefixtures("hasty")
     def test_cut_in_the_middle_of_a_batch(self, case: SinkCase[Any]) -> None:
         async def check(place: Any) -> None:
             sink = case.make(place)
@@ -60,6 +62,7 @@ class ServerSinkSuite(SinkSuite):
 
         case.run(check)
 
+    @pytest.mark.usefixtures("hasty")
     def test_a_server_that_hangs(self, case: SinkCase[Any]) -> None:
         async def check(place: Any) -> None:
             sink = case.make(place)
@@ -77,6 +80,7 @@ class ServerSinkSuite(SinkSuite):
 
         case.run(check)
 
+    @pytest.mark.usefixtures("hasty")
     def test_closing_beside_a_server_that_hangs(self, case: SinkCase[Any]) -> None:
         async def check(place: Any) -> None:
             sink = case.make(place)

@@ -43,7 +43,7 @@ TEXT = 'line\nbreak\r\n\t"quoted" \\ \u2028 😀 é'
 class SinkSuite:
     """Inherit from it as `Test…`, with a fixture `case` that gives a `SinkCase`."""
 
-    @pytest.fixture(autouse=True)
+    @pytest.fixture
     def hasty(self, case: SinkCase[Any], monkeypatch: pytest.MonkeyPatch) -> None:
         """A server that does not answer is given up soon."""
         if case.patience is not None:
@@ -111,6 +111,7 @@ class SinkSuite:
 
         case.run(check)
 
+    @pytest.mark.usefixtures("hasty")
     def test_down_and_back(self, case: SinkCase[Any]) -> None:
         async def check(place: Any) -> None:
             sink = case.make(place)

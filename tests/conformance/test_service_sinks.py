@@ -21,16 +21,19 @@ from tests.conformance.receivers import RECEIVERS
 CASES: list[Case] = [*MESSAGES, *RECEIVERS]
 
 
+def _one_by_one(case: Case) -> Any:
+    """One test at a time on each server: where one stores 100,000 messages, others wait long."""
+    return pytest.param(case, id=case.id, marks=pytest.mark.xdist_group(case.id))
+
+
 class TestServiceSinks(ServerSinkSuite):
-    @pytest.fixture(params=CASES, ids=lambda case: case.id)
+    @pytest.fixture(params=map(_one_by_one, CASES))
     def case(self, request: pytest.FixtureRequest) -> Case:
         found: Case = request.param
         return found
 
 
-@pytest.mark.parametrize(
-    "case", [found for found in CASES if found.envelope], ids=lambda case: case.id
-)
+@pytest.mark.parametrize("case", [_one_by_one(found) for found in CASES if found.envelope])
 def test_as_cloudevents(case: Case) -> None:
     async def check(place: Place) -> None:
         sink = case.make(place, envelope="cloudevents")

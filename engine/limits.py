@@ -13,7 +13,8 @@ Each place of a window is in one of three states:
 
 - open: granted, not known to be on the wire. It is held without end, so that a slow connection
   cannot make a request arrive later than it was booked. `Slot.sent()` ends this state.
-- flying: sent, no answer yet. It lands by itself `slack` after sending, or when the head comes.
+- flying: sent, no answer yet. It lands when the head comes, or by itself `slack` after sending,
+  where there is time to spare a little later (`Window.fly`): the answer is the better proof.
 - landed: with a latest arrival; it is free again `per` and a guard later.
 
 One `Limiter` is one limit as the provider knows it; the accounts of a group share it. Each account

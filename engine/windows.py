@@ -24,6 +24,11 @@ import msgspec
 GUARD_S = 0.001  # a provider that counts in milliseconds, both ends of the window included
 RUNS_PER_WINDOW = 2048  # memory of a window; a run keeps a place at most per/2048 too long
 SNAPSHOT_RUNS = 256  # a snapshot's size; written before each durable block, so it is small
+SPARE = 0.002  # of a window: what a place may be late on an average, see `Window.fly`
+SPARE_WINDOWS = 10  # so many windows' lateness may be saved up
+PATIENCE_MAX_S = (
+    0.25  # longer than a busy machine lets a request lie; at most a tenth of the window
+)
 LONG_S = 10.0  # windows up to here are waited out after an unclean end, longer ones reserve
 RETRY_AFTER_MAX_S = 86_400.0  # a provider's mistake must not silence an account beyond a day
 BACKOFF_FIRST_S = 1.0
@@ -55,7 +60,10 @@ class _Run:
 class Window:
     """The places of one rate. `used` counts open, flying and landed ones."""
 
-    __slots__ = ("_flying", "_grain", "_runs", "_span", "rate", "used")
+    __slots__ = (
+        "_flying", "_grain", "_last_due", "_patience", "_runs", "_span", "_spare", "_spare_max",
+        "rate", "used",
+    )  # fmt: skip
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
@@ -63,17 +71,23 @@ class Window:
         self._span = rate.per_s + GUARD_S
         self._grain = rate.per_s / RUNS_PER_WINDOW
         self._runs: deque[_Run] = deque()
-        self._flying: OrderedDict[Hashable, float] = OrderedDict()  # in the order of landing
+        # In the order of landing: when it lands by itself, and when without the patience.
+        self._flying: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+        self._last_due = -math.inf
+        self._patience = min(0.1 * rate.per_s, PATIENCE_MAX_S)
+        self._spare_max = self._patience + SPARE_WINDOWS * SPARE * rate.per_s * rate.requests
+        self._spare = self._spare_max
 
     def advance(self, now: float) -> None:
-        """Let land what has flown for `slack`, and free what is a window old."""
+        """Let land what has flown long enough, and free what is a window old."""
         flying = self._flying
         while flying:
             ticket = next(iter(flying))
-            due = flying[ticket]
+            due, plain = flying[ticket]
             if due > now:
                 break
             del flying[ticket]
+            self._spend(due - plain)
             self._land(due)
         runs, horizon = self._runs, now - self._span
         while runs and runs[0].last <= horizon:
@@ -88,14 +102,26 @@ class Window:
         return self.used < self.rate.requests
 
     def fly(self, ticket: Hashable, now: float) -> None:
-        """An open place's request is on its way."""
-        self._flying[ticket] = now + self.rate.slack_s
+        """An open place's request is on its way, and lands by itself `slack` from now.
+
+        Unless there is time to spare: then its answer is waited for a little longer. An answer that
+        comes later than usual may mean that the request lay somewhere (the network, a provider
+        that was busy), and arrived later than `slack`. Each place has a share of the window to be
+        late by; a provider that is always slow has used it up soon, and costs no more than that.
+        """
+        plain = now + self.rate.slack_s
+        late = max(0.0, min(self._patience, self._spare))
+        self._last_due = max(plain + late, self._last_due)
+        self._flying[ticket] = self._last_due, plain
 
     def land(self, ticket: Hashable, now: float, *, was_open: bool) -> None:
         """The request of an open or flying place had arrived before now."""
         self.advance(now)
         # Neither open nor flying any more: it has landed by itself, earlier than now.
-        if self._flying.pop(ticket, None) is not None or was_open:
+        flight = self._flying.pop(ticket, None)
+        if flight is not None:
+            self._spend(now - flight[1])
+        if flight is not None or was_open:
             self._land(now)
 
     def book(self, at: float, count: int) -> None:
@@ -116,7 +142,7 @@ class Window:
             need -= run.count
             if need <= 0:
                 return run.last + self._span
-        for due in self._flying.values():
+        for due, _ in self._flying.values():
             need -= 1
             if need <= 0:
                 return due + self._span
@@ -177,6 +203,11 @@ class Window:
         sent = now - elapsed if clean else now
         self.book(sent + slack_s, int(source.get("unresolved", 0)) + (0 if clean else reserved))
         self.advance(now)
+
+    def _spend(self, late_s: float) -> None:
+        """A place has landed so much later than `slack` after it was sent."""
+        spare = self._spare + SPARE * self.rate.per_s - max(0.0, late_s)
+        self._spare = min(spare, self._spare_max)
 
     def _land(self, at: float, count: int = 1) -> None:
         # Times only grow here; one that would not (restored ones reach ahead) is booked later.

@@ -22,6 +22,8 @@ from benchmarks.soak.balance import Kill
 
 ROOT = Path(__file__).parents[2]
 START_S = 30.0
+LOADED_S = 2.0
+"""A program that is ended while Python still loads it dies of the signal, as any would."""
 TERM_S = 40.0
 """A worker that was asked to end has its `shutdown_grace` twice: requests, then sinks."""
 LOG_MAX = 16 << 20
@@ -136,6 +138,7 @@ class Worker:
             return
         if number is signal.SIGKILL:
             self._killed_at = time.time()
+        loading = time.time() - self.lives[-1].began < LOADED_S
         process.send_signal(number)
         try:
             code = await asyncio.wait_for(process.wait(), TERM_S)
@@ -144,7 +147,7 @@ class Worker:
             self._killed_at = time.time()
             await reap(process)
             code = 0
-        if number is signal.SIGTERM and code != 0:
+        if number is signal.SIGTERM and code != 0 and not (loading and code == -number):
             self.troubles.append(f"exit status {code} after SIGTERM")
         self._over(number.name)
 

@@ -21,13 +21,8 @@ from tests.conformance.receivers import RECEIVERS
 CASES: list[Case] = [*MESSAGES, *RECEIVERS]
 
 
-def _one_by_one(case: Case) -> Any:
-    """One test at a time on each server: where one stores 100,000 messages, others wait long."""
-    return pytest.param(case, id=case.id, marks=pytest.mark.xdist_group(case.id))
-
-
 class TestServiceSinks(ServerSinkSuite):
-    @pytest.fixture(params=map(_one_by_one, CASES))
+    @pytest.fixture(params=CASES, ids=lambda case: case.id)
     def case(self, request: pytest.FixtureRequest) -> Case:
         found: Case = request.param
         return found

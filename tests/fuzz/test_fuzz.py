@@ -14,8 +14,6 @@ import pytest
 
 from tests.fuzz.targets import ROOT, SHARES, found_cases, target
 
-pytestmark = pytest.mark.xdist_group("fuzz")  # one run of the targets is for all of these tests
-
 INPUTS = 6500  # in all
 RUN_MAX_S = 300  # on a machine that is busy with other things
 

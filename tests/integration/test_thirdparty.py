@@ -18,8 +18,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("thirdparty")  # the packages are installed once
-
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("dlr-tidewire", "dlr-linepost")
 TIMEOUT_S = 300

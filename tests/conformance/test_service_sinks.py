@@ -28,7 +28,9 @@ class TestServiceSinks(ServerSinkSuite):
         return found
 
 
-@pytest.mark.parametrize("case", [_one_by_one(found) for found in CASES if found.envelope])
+@pytest.mark.parametrize(
+    "case", [found for found in CASES if found.envelope], ids=lambda case: case.id
+)
 def test_as_cloudevents(case: Case) -> None:
     async def check(place: Place) -> None:
         sink = case.make(place, envelope="cloudevents")

@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import filterfalse
 from typing import Any
 
 import anyio
@@ -21,7 +22,7 @@ from engine.config.model import AccountConfig, tracking_ladder
 from engine.core.clock import Clock
 from engine.core.contracts import Flaw, Form, Head, Outcome
 from engine.core.errors import LeaseLost, StoreError
-from engine.core.mask import Mask, Watch
+from engine.core.mask import Mask, Watch, by_chance
 from engine.core.redact import NOBODY, Redactor
 from engine.core.report import Report
 from engine.core.secret import Secret, secrets_in
@@ -62,7 +63,9 @@ class Committer:
         self._redactor = redactor
         self._ladder = tracking_ladder(account)
         known = (account.options, account.headers, account.push_secret)
-        self._mask = Mask(secret for value in known for secret in secrets_in(value))
+        secrets = [secret for value in known for secret in secrets_in(value)]
+        self._mask = Mask(secrets)  # for what is said
+        self._data_mask = Mask(filterfalse(by_chance, secrets))  # for what was received
         self._traits = account.provider.traits
         self._together = Together(self._store_page)
 
@@ -198,10 +201,11 @@ class Committer:
     def learn(self, secret: str) -> None:
         """A secret that came while running: the token of a login."""
         self._mask.learn(secrets_in(Secret(secret)))
+        self._data_mask.learn(filterfalse(by_chance, secrets_in(Secret(secret))))
 
     def watch(self) -> Watch:
         """Looks out for secrets in one answer."""
-        return Watch(self._mask)
+        return Watch(self._data_mask)
 
     @property
     def redacts(self) -> bool:
@@ -216,7 +220,7 @@ class Committer:
         """Reports as they are kept. Secrets are looked for where the answer had one."""
         if self._redactor is not None:
             reports = [self._redactor.report(report) for report in reports]
-        return [self._mask.report(report) for report in reports] if watch.seen else reports
+        return [self._data_mask.report(report) for report in reports] if watch.seen else reports
 
     def words(self, outcome: Outcome) -> Outcome:
         """What the provider says of the question, which is logged and noted."""
@@ -230,7 +234,7 @@ class Committer:
     def redacted(self, flaw: Flaw, watch: Watch | None = None) -> Flaw:
         """A set-aside piece: an answer may repeat what was asked, a password included. `watch`
         has looked at all of it."""
-        raw = self._mask.raw(flaw.raw, cut=flaw.truncated, watch=watch)
+        raw = self._data_mask.raw(flaw.raw, cut=flaw.truncated, watch=watch)
         cause = self._mask.text(flaw.cause, cut=True)
         if self._redactor is not None:
             raw = self._redactor.raw(raw, truncated=flaw.truncated)

@@ -24,6 +24,10 @@ ENCODED_MIN: Final = 6
 # The beginning of a secret at the very end of a text that was cut off.
 BEGINNING_MIN: Final = 4
 
+# Shorter secrets may stand in a report by chance; of letters or of digits alone, also longer ones.
+CHANCE_MIN: Final = 5
+CHANCE_PLAIN_MIN: Final = 8
+
 # So many letters of a secret are compared at such an end, and the longest spelling of one.
 CUT_MAX: Final = 256
 SPELLED_MAX: Final = 12
@@ -137,6 +141,15 @@ class Mask:
         if isinstance(value, list):
             return [self._walk(inner, depth + 1) for inner in value]
         return value
+
+
+def by_chance(secret: str) -> bool:
+    """Whether what is the same as a secret may well be a word, or part of a number.
+
+    Reports are true before all: with the password 1234, 447700123499 is a recipient still.
+    """
+    plain = secret.isalpha() or secret.isdecimal()
+    return len(secret) < (CHANCE_PLAIN_MIN if plain else CHANCE_MIN)
 
 
 class Watch:

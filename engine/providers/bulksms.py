@@ -32,6 +32,7 @@ from engine.core.contracts import (
     Traits,
     Verb,
 )
+from engine.core.mask import by_chance
 from engine.core.report import Reason, Report
 from engine.core.secret import Secret
 from engine.core.state import FINAL, State
@@ -284,9 +285,10 @@ class _Mask:
     def __init__(self, password: str) -> None:
         spellings = {password, quote(password), quote(password, safe=""), quote_plus(password)}
         self._texts = sorted(spellings, key=len, reverse=True)
-        raws = {text.encode() for text in spellings}
-        with suppress(UnicodeEncodeError):  # answers have no stated character set
-            raws.add(password.encode("latin-1"))
+        raws = set() if by_chance(password) else {text.encode() for text in spellings}
+        if raws:
+            with suppress(UnicodeEncodeError):  # answers have no stated character set
+                raws.add(password.encode("latin-1"))
         self._raws = sorted(raws, key=len, reverse=True)
 
     def text(self, text: str) -> str:

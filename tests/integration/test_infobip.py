@@ -173,6 +173,23 @@ async def test_a_page_that_repeats_is_not_asked_for_ever(tmp_path: Path, standin
     assert len(lines(tmp_path)) == 10
 
 
+async def test_a_short_secret_takes_nothing_out_of_a_report(
+    tmp_path: Path, standin: Standin
+) -> None:
+    """What is the same as a secret may be a word, or a part of a number."""
+    row = report("1234-key", callbackData="en-key-ok", to="411234026727", entityId="monkey")
+    url = standin.answer("infobip", [page(row, {"messageId": "", "x": "key 1234"}), EMPTY])
+    account = infobip(url, api_key="key", headers={"X-Pin": "1234", "Accept-Language": "en"})
+    async with hasty(configured(tmp_path, account)) as poller:
+        assert await until_idle(poller, 5) == []
+        (flaw,) = await poller.store.read(lambda tx: tx.troubles("info", 10))
+    (record,) = lines(tmp_path)
+    assert record["message_id"] == "1234-key"
+    assert (record["recipient"], record["reference"]) == ("411234026727", "en-key-ok")
+    assert record["extra"]["entityId"] == "monkey"
+    assert b"key 1234" in flaw.raw
+
+
 @pytest.mark.parametrize("store", STORES)
 async def test_a_cut_body_keeps_its_whole_records(
     tmp_path: Path, standin: Standin, store: str

@@ -24,7 +24,7 @@ from rich.console import Console
 
 import engine
 from engine.cli import main
-from engine.core.mask import Mask, Watch
+from engine.core.mask import Mask, Watch, by_chance
 from tests.integration.canary import MARK, MODES, Parrot, leaks, spellings
 from tests.integration.harness import hasty, infobip, until
 from tests.integration.standin import Standin
@@ -471,6 +471,13 @@ def test_the_beginning_of_a_secret_that_is_cut_off_goes(name: str) -> None:
             assert MARK not in done
             assert len(done) <= len("k=***") + 12, (spelled[:size], done)
     assert mask.text("k=c4n", cut=True) == "k=c4n"
+
+
+def test_what_may_stand_in_a_report_by_chance_is_left_there() -> None:
+    for word in ("k", "key", "1234", "secret", "4477009", "a1b2"):
+        assert by_chance(word)
+    for secret_ in ("hunter2", "s3cr3t", "a1b2c", "12345678", "password", "c4n4ry"):
+        assert not by_chance(secret_)
 
 
 def test_a_watch_sees_a_secret_that_is_torn_apart_and_holds_but_little() -> None:

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.alone
 
 HEALTHY, SICK = 150, 50
 KINDS = sorted(FAULT_KINDS - {"ok"} | MISFITS)
-PLAN = [(0.0, "0"), (0.0, "11")]
+PLAN = [(0.0, "11")]  # a second step would come a millisecond later, and may be missed
 SECRET = "the-right-one"
 # What the provider still answers, if strangely: no reason to hold the account.
 ANSWERED = {"error24", "wrong_type", "truncated", "bad_encoding", "drip"}

@@ -23,7 +23,7 @@ from engine.core.contracts import Head, Kind, Outcome, Poll, Request, Verb
 from engine.core.errors import StoreError
 from engine.core.redact import Redactor
 from engine.core.work import Committed, Page
-from engine.heads import asked_to_wait_s, login_refused, redirected
+from engine.heads import asked_to_wait_s, login_refused, not_followed, redirected
 from engine.intake import Intake, Taken
 from engine.limits import AccountLimiter, Slot
 from engine.stores.transaction import Store
@@ -240,11 +240,7 @@ class Asker:
                 if 300 <= head.status < 400:
                     target = redirected(self.account.base_url, request, head)
                     if target is None:
-                        reply.outcome = Outcome(
-                            verb=Verb.RETRY,
-                            cause=f"HTTP {head.status}: a redirect to another origin is not"
-                            " followed, credentials would go there",
-                        )
+                        reply.outcome = not_followed(request, head)
                     return reply, target
                 await self._read(poll, answer, reply)
                 whole = self.traits.one_time

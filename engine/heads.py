@@ -32,6 +32,19 @@ def redirected(base_url: str, request: Request, head: Head) -> str | None:
     return target
 
 
+def not_followed(request: Request, head: Head) -> Outcome:
+    """A redirect that leads nowhere, or must not be followed."""
+    if "location" not in head.headers:
+        why = "a redirect that does not say where to"
+    elif request.method != "GET":
+        why = (
+            f"a redirect of a {request.method} is not followed; is base_url as the provider has it?"
+        )
+    else:
+        why = "a redirect to another origin is not followed, credentials would go there"
+    return Outcome(verb=Verb.RETRY, cause=f"HTTP {head.status}: {why}")
+
+
 def login_refused(head: Head) -> Outcome:
     """A login without a token: the provider's trouble, what stands before it, or wrong credentials.
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,15 @@ async def test_a_cancelled_compression_loses_nothing(
     (tmp_path / ".r-2030-01-01.jsonl.tmp").write_bytes(b"")
     sink = make(path, rotate="day", compress="gzip")
     await sink.open()
+    check = sink._offload.check
+
+    def dawdle() -> None:
+        """Between two chunks, until nobody waits any more: it is never through before that."""
+        for _ in range(10_000):
+            check()
+            time.sleep(0.001)
+
+    monkeypatch.setattr(sink._offload, "check", dawdle)
     with anyio.move_on_after(0.02) as scope:
         await sink.write(batch(1))
     assert scope.cancelled_caught

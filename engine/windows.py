@@ -26,9 +26,8 @@ RUNS_PER_WINDOW = 2048  # memory of a window; a run keeps a place at most per/20
 SNAPSHOT_RUNS = 256  # a snapshot's size; written before each durable block, so it is small
 SPARE = 0.002  # of a window: what a place may be late on an average, see `Window.fly`
 SPARE_WINDOWS = 10  # so many windows' lateness may be saved up
-PATIENCE_MAX_S = (
-    0.25  # longer than a busy machine lets a request lie; at most a tenth of the window
-)
+# Longer than a busy machine lets a request lie; at most a tenth of the window.
+PATIENCE_MAX_S = 0.25
 LONG_S = 10.0  # windows up to here are waited out after an unclean end, longer ones reserve
 RETRY_AFTER_MAX_S = 86_400.0  # a provider's mistake must not silence an account beyond a day
 BACKOFF_FIRST_S = 1.0

@@ -46,19 +46,28 @@ SELECT by_key.message FROM json_each(?) AS wanted CROSS JOIN by_key
     AND by_key.message = json_extract(wanted.value, '$[1]')
 WHERE NOT EXISTS (SELECT 1 FROM message WHERE id = by_key.message)
 """
-# Those that came later cannot have ended before; those in no run yet are few.
-_ENDED = """
-SELECT id, data FROM lot WHERE ended_ms < ?1
-    AND (id <= (SELECT max(last) FROM run WHERE at_ms < ?1) OR id > (SELECT max(last) FROM run))
-    AND NOT EXISTS (SELECT 1 FROM work WHERE work.account = lot.account
-        AND work.kind = 'batch' AND work.key = lot.batch)
-LIMIT ?2
-"""
 _FORGET_KEYS = """
 DELETE FROM by_key WHERE (key, message) IN (
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
 )
 """
+
+
+def ended(table: str) -> str:
+    """Of messages or lots those that ended before ?1 and whose batch is not asked for, ?2 at most.
+
+    Those that came later cannot have ended before; those in no run yet are few.
+    """
+    return f"""
+SELECT id, data FROM {table} WHERE ended_ms < ?1
+    AND (id <= (SELECT max(last) FROM run WHERE at_ms < ?1) OR id > (SELECT max(last) FROM run))
+    AND NOT EXISTS (SELECT 1 FROM work WHERE work.account = {table}.account
+        AND work.kind = 'batch' AND work.key = {table}.batch)
+LIMIT ?2
+"""
+
+
+_ENDED = ended("lot")
 
 _encode = msgspec.json.Encoder().encode
 _pieces = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -89,14 +98,9 @@ class SqliteLots(SqliteAccounts):
             ]
             hashes = [one << INDEX_BITS | index for index, one in enumerate(ids)]
             hashes += [
-                hash_of(recipient_key(known.recipient)) << INDEX_BITS | index
+                one << INDEX_BITS | index
                 for index, known in enumerate(lot)
-                if known.recipient is not None
-            ]
-            hashes += [
-                hash_of(known.reference) << INDEX_BITS | index
-                for index, known in enumerate(lot)
-                if known.reference is not None
+                for one in _later_hashes(known)
             ]
             values += (
                 number,
@@ -224,7 +228,7 @@ def key_of(known: Known) -> int:
     mark = known.mark
     if mark is None:
         mark = known.sent_ms // 1000 & 0xFFFFFFFF if known.sent_ms is not None else 0
-    return mark << _HASH_BITS | hash_of(known.message_id)
+    return key_with(mark, known.message_id)
 
 
 def key_with(mark: int, message_id: str) -> int:
@@ -237,9 +241,14 @@ def _key(known: Known) -> tuple[int, int | None]:
 
 def looked_up_later(known: Known) -> list[tuple[int, int | None]]:
     """What a message is looked up by that may become known, or change, after it was sorted."""
+    return [(one, known.row) for one in _later_hashes(known)]
+
+
+def _later_hashes(known: Known) -> list[int]:
     hashes = [hash_of(recipient_key(known.recipient))] if known.recipient is not None else []
-    hashes += [hash_of(known.reference)] if known.reference is not None else []
-    return [(one, known.row) for one in hashes]
+    if known.reference is not None:
+        hashes.append(hash_of(known.reference))
+    return hashes
 
 
 def array(values: Sequence[Any]) -> str:

@@ -15,7 +15,17 @@ from engine.core.report import recipient_key
 from .sqlite_accounts import Account
 from .sqlite_insert import Insert
 from .sqlite_lookups import AS_JSON, SqliteLookups
-from .sqlite_lots import HASH, IN_LOTS, LOT_MAX, array, hash_of, key_of, looked_up_later, sorted_out
+from .sqlite_lots import (
+    HASH,
+    IN_LOTS,
+    LOT_MAX,
+    array,
+    ended,
+    hash_of,
+    key_of,
+    looked_up_later,
+    sorted_out,
+)
 
 # So many rows are sorted into a run at once: 20 ms of the writer's time, and what a look-up reads
 # row by row before that. Whether they are there is looked at once in so many new rows.
@@ -38,6 +48,7 @@ DELETE FROM by_key WHERE (key, message) IN (
     SELECT key, id FROM message WHERE id IN (SELECT value FROM json_each(?))
 )
 """
+_ENDED = ended("message")
 _RUN = f"""
 INSERT OR IGNORE INTO lookup (run, hash, message)
 SELECT ?1, hash, id FROM (
@@ -127,15 +138,7 @@ class SqliteMessages(SqliteLookups):
             )
 
     def drop_ended(self, before_ms: int, limit: int) -> list[Known]:
-        gone = self._read(
-            # Rows that came later cannot have ended before; those in no run yet are few.
-            f"SELECT {AS_JSON} FROM (SELECT id, data FROM message WHERE ended_ms < ?1"
-            " AND (id <= (SELECT max(last) FROM run WHERE at_ms < ?1)"
-            " OR id > (SELECT max(last) FROM run)) AND NOT EXISTS"
-            " (SELECT 1 FROM work WHERE work.account = message.account"
-            " AND work.kind = 'batch' AND work.key = message.batch) LIMIT ?2)",
-            (before_ms, limit),
-        )
+        gone = self._read(f"SELECT {AS_JSON} FROM ({_ENDED})", (before_ms, limit))
         if gone:
             rows = array([known.row for known in gone])
             self._db.execute(_FORGET_KEYS, (rows,))

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.stores.transaction import (
-    Store,
-)
+from engine.stores.transaction import Store
 from tests.conformance.storing import DRIVERS
 
 

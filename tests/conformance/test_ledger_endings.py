@@ -10,9 +10,7 @@ from engine.core.report import Report
 from engine.core.state import State
 from engine.core.units import iso
 from engine.core.work import Expire
-from engine.stores.transaction import (
-    Store,
-)
+from engine.stores.transaction import Store
 from tests.conformance.storing import (
     ASKED,
     DAY,

@@ -6,9 +6,7 @@ from engine.core.contracts import Kind
 from engine.core.reconcile import History
 from engine.core.state import State
 from engine.stores import ledger
-from engine.stores.transaction import (
-    Store,
-)
+from engine.stores.transaction import Store
 from tests.conformance.storing import T0, commit, get, records, report, tallies, work, works
 
 

@@ -8,9 +8,7 @@ import pytest
 from engine.core.contracts import Traits
 from engine.core.state import State
 from engine.stores.tracked import Tracked
-from engine.stores.transaction import (
-    Store,
-)
+from engine.stores.transaction import Store
 from tests.conformance.storing import (
     ASKED,
     DAY,

@@ -10,9 +10,7 @@ import msgspec
 from engine.core.state import State
 from engine.core.work import LogRow
 from engine.stores import burying
-from engine.stores.transaction import (
-    Store,
-)
+from engine.stores.transaction import Store
 from tests.conformance.storing import (
     DAY,
     T0,

@@ -7,10 +7,11 @@ file's lock and looks whether `path` still names it: several workers may share a
 logrotate may move it away.
 
 `rotate` renames the live file to `<stem>-<day>[.N]<suffix>`, the day being that of its last write
-(UTC); by size, a file is larger than asked only where a single batch is. With `compress` as well,
-rotated files are compressed before the next batch is written. `compress` alone makes the live file
-itself a stream of gzip members or zstd frames, one a batch, under the name as it was configured;
-each says its own length, so that its end is found without unpacking what is before it.
+(UTC). By size, a file takes as many lines as it has room for, and the batch goes on in the next: it
+is larger than asked only where a single line is. With `compress` as well, rotated files are
+compressed before the next batch is written. `compress` alone makes the live file itself a stream of
+gzip members or zstd frames, one a batch, under the name as it was configured; each says its own
+length, so that its end is found without unpacking what is before it.
 
 It must never cut a file that it did not write, nor overwrite one.
 """
@@ -27,6 +28,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -98,6 +100,7 @@ class JsonlSink:
         self._size = 0  # whole records; nothing behind it counts
         self._day = ""
         self._pending: list[Path] = []
+        self._kept: list[bytes] = []  # of a batch that failed: its lines that are in files already
 
     async def open(self) -> None:
         await self._run(self._prepare)
@@ -132,29 +135,49 @@ class JsonlSink:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _append(self, lines: Sequence[bytes]) -> None:
-        pieces, size = _pieces(lines), sum(map(len, lines)) + len(lines)
-        if self._live:
-            member = _member(self._live, b"".join(pieces))
-            pieces, size = iter((member,)), len(member)
         self._compress_pending()  # before the batch: cancelled here, nothing of it was written
-        self._acquire()
-        today = time.strftime("%Y-%m-%d", time.gmtime(self._clock()))
-        over = self._max and self._size + size > self._max
-        if self._size and (over or (self._by_day and today > self._day)):
-            self._rotate()
+        if list(lines[: len(self._kept)]) != self._kept:  # it is not the batch that failed
+            self._kept = []
+        rest = lines[len(self._kept) :]
+        while rest:
             self._acquire()
+            today = time.strftime("%Y-%m-%d", time.gmtime(self._clock()))
+            count = self._room(rest, today)
+            if count:
+                self._put(rest[:count])
+                self._day = today
+                self._kept += rest[:count]
+                rest = rest[count:]
+            else:
+                self._rotate()
+        self._kept = []
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _room(self, lines: Sequence[bytes], today: str) -> int:
+        """How many of these the live file takes; 0: it is rotated first."""
+        if self._by_day and self._size and today > self._day:
+            return 0
+        if not self._max:
+            return len(lines)
+        ends = accumulate((len(line) + 1 for line in lines), initial=self._size)
+        fit = sum(1 for _ in takewhile(lambda end: end <= self._max, ends)) - 1
+        return max(fit, 0 if self._size else 1)
+
+    def _put(self, lines: Sequence[bytes]) -> None:
+        pieces, size = _pieces(lines), self._size
+        if self._live:
+            pieces = iter((_member(self._live, b"".join(pieces)),))
         try:
             for data in pieces:
                 _write_all(self._fd, data)
+                size += len(data)
             os.fsync(self._fd)
         except OSError:
             with contextlib.suppress(OSError):  # else the next call cuts it
                 os.ftruncate(self._fd, self._size)
                 os.fsync(self._fd)
             raise
-        self._size += size
-        self._day = today
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self._size = size
 
     def _finish(self) -> None:
         with contextlib.suppress(OSError):  # it stays marked, and is found by the next run

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import calendar
+import contextlib
 import gzip
+import itertools
+import json
 import logging
 import os
 import subprocess
@@ -53,6 +56,14 @@ def make(path: Path, clock: Any = None, **options: Any) -> JsonlSink:
 
 def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
+
+
+def in_order(folder: Path) -> list[bytes]:
+    """What rotated files hold, and the live one at the end."""
+    names = [f"r-2030-05-01{end}.jsonl" for end in ("", *(f".{n}" for n in range(1, 200)))]
+    return [
+        (folder / name).read_bytes() for name in [*names, "r.jsonl"] if (folder / name).exists()
+    ]
 
 
 def unzstd(data: bytes) -> bytes:
@@ -117,15 +128,92 @@ async def test_rotation_by_size_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "r-2030-05-01.1.jsonl").write_bytes(b"mine")
     (tmp_path / "r-2030-05-01.2.jsonl.gz").write_bytes(b"mine")
     sink = make(path, rotate=str(len(text(1, 2))))
-    for n in range(1, 8):
+    for n in range(1, 6):
         await sink.write(batch(n))
-    await sink.write(batch(8, 9, 10))  # larger than a file: alone in one
+    await sink.write(batch(6, 7, 8, 9))  # goes on where the file before has room
     await sink.close()
     assert (tmp_path / "r-2030-05-01.1.jsonl").read_bytes() == b"mine"
     assert (tmp_path / "r-2030-05-01.jsonl").read_bytes() == text(1, 2)
     assert (tmp_path / "r-2030-05-01.3.jsonl").read_bytes() == text(3, 4)
-    assert (tmp_path / "r-2030-05-01.5.jsonl").read_bytes() == text(7)
-    assert path.read_bytes() == text(8, 9, 10)
+    assert (tmp_path / "r-2030-05-01.5.jsonl").read_bytes() == text(7, 8)
+    assert path.read_bytes() == text(9)
+
+
+async def test_rotation_by_size_within_a_batch(tmp_path: Path) -> None:
+    sink = make(tmp_path / "r.jsonl", rotate="1kB")
+    await sink.write(batch(*range(100)))
+    await sink.write(Batch([line(100, 5000), line(101)]))  # a line larger than a file: alone in one
+    await sink.close()
+    files = in_order(tmp_path)
+    assert b"".join(files) == text(*range(100)) + text(100, size=5000) + text(101)
+    assert files[-2:] == [text(100, size=5000), text(101)]
+    assert all(1000 - len(text(99)) < len(data) <= 1000 for data in files[:-3])
+
+
+class Crash(BaseException):
+    """As a kill would be: nothing is tidied up."""
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+async def test_a_crash_within_a_batch_that_is_rotated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """At each such call: lines stay whole, and only what was not acknowledged comes again."""
+    real = getattr(os, call)
+    for left in itertools.count():
+        folder = tmp_path / str(left)
+        sink = make(folder / "r.jsonl", rotate="100B")
+        await sink.write(batch(0))
+        calls = itertools.count()
+
+        def dying(*args: Any, after: int = left, calls: Any = calls) -> Any:
+            if next(calls) < after:
+                return real(*args)
+            if call == "write":
+                real(args[0], bytes(args[1])[:9])
+            raise Crash
+
+        monkeypatch.setattr(os, call, dying)
+        with contextlib.suppress(Crash):
+            await sink.write(batch(*range(1, 10)))
+        monkeypatch.undo()
+        crashed = next(calls) > left
+        with contextlib.suppress(SinkError):
+            await sink.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(folder / "r.jsonl", (NOON, NOON))
+        again = make(folder / "r.jsonl", rotate="100B")
+        await again.open()
+        found = [json.loads(row)["n"] for row in b"".join(in_order(folder)).splitlines()]
+        assert found == list(range(len(found)))
+        await again.write(batch(*range(1, 10)))
+        await again.close()
+        kept = b"".join(in_order(folder))
+        assert kept == text(*found) + text(*range(1, 10))
+        assert all(len(data) <= 100 for data in in_order(folder))
+        if not crashed:
+            break
+    assert left > 3
+
+
+async def test_a_batch_that_failed_in_its_second_file_goes_on_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink, write, calls = make(tmp_path / "r.jsonl", rotate="100B"), os.write, itertools.count()
+
+    def full(*args: Any) -> int:
+        if next(calls) == 2:
+            write(args[0], bytes(args[1])[:9])
+            raise OSError(28, "No space left on device")
+        return write(*args)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(SinkError):
+        await sink.write(batch(*range(10)))
+    await sink.write(batch(*range(10)))
+    await sink.write(batch(*range(10)))  # the same once more is another batch
+    await sink.close()
+    assert b"".join(in_order(tmp_path)) == text(*range(10), *range(10))
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])

@@ -145,7 +145,8 @@ class Watch:
             self._pause(outcome.cause)
             return
         health = self.health
-        overlaps = reply.began_ms < self._failed_ms
+        # A failure that lies ahead of the clock was before it was put back: nothing overlaps that.
+        overlaps = reply.began_ms < self._failed_ms <= self._clock.now_ms()
         if not overlaps:
             health.failures += 1
             self._failed_ms = self._clock.now_ms()

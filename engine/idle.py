@@ -46,7 +46,8 @@ async def until_idle(engine: Engine, timeout_s: float) -> list[str]:
     while True:
         waits, left = False, None
         for name in engine.pollers:  # in a fleet they come and go
-            since_ms.setdefault(name, engine.clock.now_ms())
+            now_ms = engine.clock.now_ms()
+            since_ms[name] = min(since_ms.get(name, now_ms), now_ms)  # a clock may be put back
         with anyio.move_on_after(timeout_s):
             waits = await engine.store.read(lambda tx: tx.inbox_waits())
             left = await _remaining(engine, since_ms)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 
 from engine.core.clock import Clock
 from engine.core.contracts import Kind
-from engine.core.work import Committed, Work
+from engine.core.work import NEVER_DUE_MS, Committed, Work
 from engine.stores.transaction import Store
 from engine.windows import Rate
 
@@ -147,6 +147,18 @@ class NearQueue:
             (min(due_ms, now_ms) if work.kind is kind and due_ms < before_ms else due_ms, n, work)
             for due_ms, n, work in self._heap
         ]
+        heapq.heapify(self._heap)
+
+    def set_back(self, by_ms: int) -> None:
+        """The wall clock was put back by so much: what waits for a moment after an attempt, and not
+        for a time of its own, is due as much earlier."""
+
+        def moved(due_ms: int, work: Work) -> int:
+            if work.kind is Kind.FEED:
+                return due_ms - by_ms if due_ms < NEVER_DUE_MS else due_ms
+            return max(due_ms - by_ms, min(due_ms, work.due_ms))
+
+        self._heap = [(moved(due_ms, work), n, work) for due_ms, n, work in self._heap]
         heapq.heapify(self._heap)
 
     def recall(self, ids: Set[int]) -> None:

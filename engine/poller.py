@@ -76,6 +76,7 @@ class AccountPoller:
         self._hands = Hands(
             self._work, self._drop, idle_max=asker.account.limits.concurrency + UNCOMMITTED_MAX
         )
+        self._looked_ms = 0  # at the wall clock
         self._stopping = False
         self._loop_scope = anyio.CancelScope()
 
@@ -156,15 +157,27 @@ class AccountPoller:
             if feed.due_ms >= NEVER_DUE_MS and self._feed.goes_on(feed):
                 feed.due_ms = now_ms
             self.feed_ended = feed.due_ms >= NEVER_DUE_MS
-            # Not later than from now on: its interval may have been edited, the clock set back.
-            latest_ms = now_ms + round(self.account.schedule.idle_interval_s * 1000)
-            self._near.push(feed, feed.due_ms if self.feed_ended else min(feed.due_ms, latest_ms))
+            self._near.push(feed, self._feed_due_ms(feed))
         await fit_schedule(self._asker.store, self.account, self.rescans, self._asker.rand)
         await self._near.refill()
         if self._once:
             self._once_ms = self._clock.now_ms()
         else:
             self._spread(now_ms)
+
+    def _feed_due_ms(self, feed: Work) -> int:
+        """Not later than from now on: its interval may have been edited, the clock set back."""
+        latest_ms = self._clock.now_ms() + round(self.account.schedule.idle_interval_s * 1000)
+        return feed.due_ms if feed.due_ms >= NEVER_DUE_MS else min(feed.due_ms, latest_ms)
+
+    def _look_at_clock(self) -> None:
+        """Notice a wall clock that was put back: what comes so long after an attempt would come
+        as much later. Rungs and rescans have times of their own, and keep them."""
+        now_ms, before_ms = self._clock.now_ms(), self._looked_ms
+        self._looked_ms = now_ms
+        if now_ms < before_ms:
+            self._near.set_back(before_ms - now_ms)
+            self.feed_began_ms = None  # by the clock as it was
 
     def _spread(self, now_ms: int) -> None:
         """Overdue polls are not all made at once, where the limits do not spread them already."""
@@ -184,6 +197,7 @@ class AccountPoller:
 
     async def _loop(self, polls: anyio.abc.TaskGroup) -> None:
         while not self._stopping:
+            self._look_at_clock()
             await self._near.refill()
             if self._once_ms is not None and self._done_once(self._once_ms):
                 return
@@ -316,7 +330,8 @@ class AccountPoller:
             if work.kind is Kind.FEED:
                 # With `once`, a slice that follows was due at the start, too.
                 at_once = visit.more and self._once_ms is not None
-                self._near.push(work, self._once_ms if at_once and self._once_ms else work.due_ms)
+                due_ms = self._once_ms if at_once and self._once_ms else self._feed_due_ms(work)
+                self._near.push(work, due_ms)
                 self.feed_ended = work.due_ms >= NEVER_DUE_MS
 
     async def _rung(self, work: Work, slot: Slot | None) -> None:

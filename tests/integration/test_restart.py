@@ -11,8 +11,10 @@ import anyio
 import pytest
 
 import engine
+from engine.clock import RealClock
 from engine.core.errors import StoreBusy, StoreTrouble
 from engine.idle import until_done, until_idle
+from engine.worker import Engine
 from tests.integration.harness import (
     Hasty,
     avaamo,
@@ -313,6 +315,56 @@ async def test_a_clock_that_was_set_back_does_not_lengthen_a_pause(
         until_ms = poller.pollers["info"].health.paused_until_ms
         assert until_ms is not None
         assert 0 < until_ms - poller.clock.now_ms() <= 60_000
+
+
+class Settable(RealClock):
+    """The machine's clock, whose wall can be set."""
+
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+async def test_a_clock_that_is_set_back_stops_no_feed_and_no_second_try(
+    tmp_path: Path, standin: Standin
+) -> None:
+    """What comes an interval or a backoff from now would come so much later, by the wall clock."""
+    failing = Raw(b"", 503)
+    config = configured(
+        tmp_path,
+        infobip(standin.answer("info", [EMPTY])),
+        avaamo(standin.answer("bot", [json_of({"entries": [], "total_entries": 0})])),
+        bulksms(standin.answer("bulk", [failing]), schedule={"ladder": ["0s"]}),
+    )
+    clock = Settable()
+    async with Engine(config, clock=clock, rand=Hasty()) as poller:
+        sent_at = time.time() - 7200  # due by either clock
+        await poller.track("bulk", batch_id="1", recipients=[NUMBER], sent_at=sent_at)
+        names = ("info", "bot", "bulk")
+        await until(lambda: all(len(standin.asked[name]) > 2 for name in names))
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(until_idle, poller, 60)
+                await anyio.sleep(0.2)  # it has looked at the clock
+                clock.ahead_ms = -3_600_000
+                asked = {name: len(standin.asked[name]) for name in names}
+                await until(lambda: all(len(standin.asked[one]) > asked[one] + 2 for one in names))
+                standin.answer("bulk", [HEAD + f"{NUMBER}|11"])
+
+
+async def test_failures_after_a_clock_was_set_back_hold_the_account(
+    tmp_path: Path, standin: Standin
+) -> None:
+    """They are not taken for ones that overlap a failure of before."""
+    config = configured(tmp_path, infobip(standin.answer("info", [Raw(b"", 503)])))
+    clock = Settable()
+    async with Engine(config, clock=clock, rand=Hasty()) as poller:
+        health = poller.pollers["info"].health
+        await until(lambda: health.failures)
+        clock.ahead_ms = -3_600_000
+        before = health.failures
+        await until(lambda: health.failures > before + 1)
 
 
 async def test_an_edited_interval_counts_from_the_restart(tmp_path: Path, standin: Standin) -> None:

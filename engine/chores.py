@@ -17,7 +17,13 @@ from engine.reports import REPORTS_NAME
 from engine.room import Consumer, Disk
 from engine.sink_orders import SinkOrder, SinkOrders
 from engine.stores.ledger import prune
-from engine.stores.transaction import SINK_KINDS, InboxItem, Transaction
+from engine.stores.transaction import (
+    SINK_KINDS,
+    InboxItem,
+    Question,
+    Transaction,
+    answer_note,
+)
 from engine.tracking import digest_inbox
 
 if TYPE_CHECKING:
@@ -31,15 +37,9 @@ PRUNE_S = 60.0
 PRUNE_MAX = 5000
 
 
-class Probe(msgspec.Struct, frozen=True):
-    """A harmless request for another process. `id` names the note in which the result is left."""
-
-    id: str
-
-
-# What other processes ask, by the kind of their inbox row.
-QUESTIONS: dict[str, type[msgspec.Struct]] = {
-    "probe": Probe,
+# What other processes ask, by the kind of their inbox row; a probe is one harmless request.
+QUESTIONS: dict[str, type[Question]] = {
+    "probe": Question,
     "replay": Order,
     **dict.fromkeys(SINK_KINDS, SinkOrder),
 }
@@ -52,11 +52,12 @@ class Chores:
         self._engine = engine
         self._chance = chance
         self._group: anyio.abc.TaskGroup | None = None
-        self._questions: list[InboxItem] = []
+        self._questions: list[InboxItem] = []  # to be begun
+        self._begun: set[int] = set()  # inbox rows of those, and of what is being answered
+        self._digesting = anyio.Lock(fast_acquire=True)
         self._sink_orders = SinkOrders(
             engine.dispatchers,
             engine.store,
-            clock=engine.clock,
             reads=engine.read_as,
             holds=lambda account: engine.fleet is not None and account in engine.fleet.fences,
         )
@@ -97,58 +98,77 @@ class Chores:
             await self._engine.clock.sleep(seconds)
 
     async def digest_inbox(self) -> None:
-        if await self._engine.store.read(lambda tx: tx.inbox_waits()):
-            try:
-                await self._take_inbox(apart=False)
-            except (StoreError, LeaseLost):
-                raise
-            except Exception as fault:  # a late answer that cannot be recorded
-                self._engine.telemetry.debug(fault)
-                await self._take_inbox(apart=True)
+        async with self._digesting:
+            if await self._engine.store.read(lambda tx: tx.inbox_waits(self._begun)):
+                try:
+                    await self._take_inbox(apart=False)
+                except (StoreError, LeaseLost):
+                    raise
+                except Exception as fault:  # a late answer that cannot be recorded
+                    self._engine.telemetry.debug(fault)
+                    await self._take_inbox(apart=True)
         if self._group is not None:  # what came before it was there has waited for it
             while self._questions:
                 self._group.start_soon(self._answer, self._questions.pop())
 
     async def _answer(self, item: InboxItem) -> None:
+        """Whatever ends this worker meanwhile, the question stays in the inbox until its answer is
+        there: whoever has the account next answers it."""
+        engine = self._engine
+        question = msgspec.json.decode(item.payload, type=QUESTIONS[item.kind])
         answers = {"probe": self._probe, "replay": self._replay}
+        answer: bytes | None = None
+
+        def in_time() -> bool:
+            return engine.clock.now_ms() <= question.until_ms
+
+        def end(tx: Transaction) -> None:
+            if answer is not None and in_time():
+                tx.put_note(item.account, answer_note(item.kind, question.id), answer)
+            tx.drop_inbox([item.id])
+
         try:
-            await answers.get(item.kind, self._sink_orders.obey)(item)
+            if in_time():
+                answer = await answers.get(item.kind, self._sink_orders.obey)(item)
+                if answer is None:
+                    return
+            await engine.store.write(end)
         except LeaseLost as lost:
-            self._engine.lost(lost.account)
-            await self._engine.store.write(lambda tx: tx.put_inbox(item))
+            engine.lost(lost.account)
+        finally:
+            self._begun.discard(item.id)
 
     async def _take_inbox(self, *, apart: bool) -> None:
         engine, chance, now_ms = self._engine, self._chance(), self._engine.clock.now_ms()
-        accounts = {account.name: account for account in engine.config.accounts}
+        accounts, begun = {one.name: one for one in engine.config.accounts}, frozenset(self._begun)
         taken = await engine.store.write(
             lambda tx: digest_inbox(
-                tx, accounts, engine.redactors, now_ms, chance, QUESTIONS, apart=apart
+                tx, accounts, engine.redactors, now_ms, chance, QUESTIONS, begun, apart=apart
             )
         )
         for item in taken:
             if item.kind in QUESTIONS:
                 self._questions.append(item)
+                self._begun.add(item.id)
             elif poller := engine.pollers.get(item.account):
                 poller.wake()
                 poller.on_commit()
 
-    async def _probe(self, item: InboxItem) -> None:
-        """`check --connect` of another process, made inside this worker's limits."""
-        nonce = msgspec.json.decode(item.payload, type=Probe).id
+    async def _probe(self, item: InboxItem) -> bytes | None:
+        """`check --connect` of another process, made inside this worker's limits. None: the account
+        has gone to another worker, or is only just coming."""
         poller = self._engine.pollers.get(item.account)
-        if poller is None:  # the account has gone to another worker meanwhile
-            await self._engine.store.write(lambda tx: tx.put_inbox(item))
-            return
+        if poller is None:
+            return None
+        nonce = msgspec.json.decode(item.payload, type=Question).id
         passed, cause = await poller.probe(nonce)
-        note = orjson.dumps({"ok": passed, "cause": cause})
-        await self._engine.store.write(lambda tx: tx.put_note(item.account, f"probe:{nonce}", note))
+        return orjson.dumps({"ok": passed, "cause": cause})
 
-    async def _replay(self, item: InboxItem) -> None:
+    async def _replay(self, item: InboxItem) -> bytes | None:
         """`dlr-engine replay` of another process: what it brings goes to this worker's sinks."""
         engine, poller = self._engine, self._engine.pollers.get(item.account)
         if poller is None:
-            await engine.store.write(lambda tx: tx.put_inbox(item))
-            return
+            return None
         order = msgspec.json.decode(item.payload, type=Order)
         replayer = Replayer(
             poller.account,
@@ -158,10 +178,10 @@ class Chores:
             chance=self._chance,
             redactor=engine.redactors.get(item.account),
         )
-        note = msgspec.json.encode(await replayer.run(order))
+        lines = await replayer.run(order)
         poller.wake()
         poller.on_commit()
-        await engine.store.write(lambda tx: tx.put_note(item.account, f"replay:{order.id}", note))
+        return msgspec.json.encode(lines)
 
     async def note_status(self, account: str | None = None) -> None:
         """Leave for `stats` what only this process knows; or only what has become of an account:

@@ -24,7 +24,7 @@ from engine.core.work import Asked, Committed, Page, Work
 from engine.intake import Intake, Taken
 from engine.stores.kept import read_asked
 from engine.stores.ledger import REPLAY, commit
-from engine.stores.transaction import Piece, Store, Transaction
+from engine.stores.transaction import Piece, Question, Store, Transaction
 from engine.telemetry import Telemetry
 
 # Pieces that are in memory at once, and their bytes before the last one.
@@ -32,10 +32,9 @@ PORTION = 200
 PORTION_BYTES = 4 << 20
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What to replay. `id` names the note in which a worker leaves the result."""
+class Order(Question, frozen=True, kw_only=True):
+    """What to replay."""
 
-    id: str = ""
     since_ms: int = 0
     dry_run: bool = False
 

@@ -1,7 +1,6 @@
 """What other processes ask of a worker's sinks: to retry dead letters, to go back, to be forgotten.
 
-An order comes through the inbox; its answer is left in a note, named by the order's id and the
-sink, of the account that the order is for, if any.
+An order comes through the inbox of an account; one that is of no account, through that of any.
 """
 
 from __future__ import annotations
@@ -10,20 +9,17 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from engine.core.clock import Clock
 from engine.core.errors import SinkError
 from engine.dead_letters import Retried
 from engine.dispatcher import Dispatcher
 from engine.stores.burying import Gone, forget
-from engine.stores.transaction import InboxItem, Store
+from engine.stores.transaction import InboxItem, Question, Store
 
 
-class SinkOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of one sink. `id` names the note in which the answer is left."""
+class SinkOrder(Question, frozen=True, kw_only=True):
+    """What is asked of one sink."""
 
-    id: str
     sink: str
-    until_ms: int  # how long the answer is waited for: it is not begun later
     to_ms: int | None = None  # of a rewind; None: the oldest record kept
 
 
@@ -40,11 +36,6 @@ class SinkAnswer(msgspec.Struct, kw_only=True):
         return self.retried or Retried(sink=sink, left=letters, cause=self.cause)
 
 
-def answer_note(kind: str, order_id: str, sink: str) -> str:
-    """What the note is called in which the answer is left, under the order's account, if any."""
-    return f"{kind}:{order_id}:{sink}"
-
-
 class SinkOrders:
     """Obeys orders, with the sinks of this worker."""
 
@@ -53,7 +44,6 @@ class SinkOrders:
         dispatchers: Sequence[Dispatcher],
         store: Store,
         *,
-        clock: Clock,
         reads: Callable[[], str | None],
         holds: Callable[[str], bool],
     ) -> None:
@@ -61,29 +51,20 @@ class SinkOrders:
         `holds`: whether an account has been leased to this worker."""
         self._dispatchers = dispatchers
         self._store = store
-        self._clock = clock
         self._reads = reads
         self._holds = holds
 
-    async def obey(self, item: InboxItem) -> None:
-        """Do it, and leave word of what came of it; unless it is too late for anybody to know."""
+    async def obey(self, item: InboxItem) -> bytes | None:
+        """Do it, and say what came of it. None: the account was only just leased, and its log is
+        not yet read; to be done later."""
         order = msgspec.json.decode(item.payload, type=SinkOrder)
-        if self._clock.now_ms() > order.until_ms:
-            return
-        answer: SinkAnswer | None
         try:
             answer = await self._answer(item, order)
         except SinkError as error:
             answer = SinkAnswer(cause=str(error))
-        if answer is None:
-            await self._store.write(lambda tx: tx.put_inbox(item))
-            return
-        note = msgspec.json.encode(answer)
-        name = answer_note(item.kind, order.id, order.sink)
-        await self._store.write(lambda tx: tx.put_note(item.account, name, note))
+        return msgspec.json.encode(answer) if answer is not None else None
 
     async def _answer(self, item: InboxItem, order: SinkOrder) -> SinkAnswer | None:
-        """None: the account was only just leased, and its log is not yet read; to be done later."""
         dispatcher = next((one for one in self._dispatchers if one.name == order.sink), None)
         if item.kind == "forget":
             if dispatcher is not None or order.sink == self._reads():

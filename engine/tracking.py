@@ -7,7 +7,7 @@ own the store. Both end in `ledger.track`, with the ladder that their account ha
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -21,7 +21,7 @@ from engine.core.units import MS_MAX, MS_MIN
 from engine.core.work import Work
 from engine.redacting import redacted_item
 from engine.stores.tracked import Tracked, refit, track
-from engine.stores.transaction import SINK_KINDS, InboxItem, Store, Transaction
+from engine.stores.transaction import SINK_KINDS, InboxItem, Question, Store, Transaction
 
 # Items that one transaction takes out of the inbox.
 INBOX_MAX = 200
@@ -119,27 +119,31 @@ def digest_inbox(
     redactors: Mapping[str, Redactor],
     now_ms: int,
     chance: float,
-    questions: Mapping[str, type[msgspec.Struct]],
+    questions: Mapping[str, type[Question]],
+    begun: Collection[int] = (),
     *,
     apart: bool = False,
 ) -> list[InboxItem]:
-    """Take what other processes handed over. Returns the items, tracked ones in the books, and
-    late answers: these `apart` where something in them cannot be recorded.
+    """Take what other processes handed over, but for what was `begun` before. Returns the items,
+    tracked ones in the books, and late answers: these `apart` where something in them cannot be
+    recorded.
 
-    `questions` are the shapes of what is no tracked work, by kind. What cannot be taken is set
-    aside with its cause, and counted: a worker that ended over it would find it again at its start.
+    `questions` are the shapes of what is no tracked work, by kind; they stay in the inbox until
+    they are answered. What cannot be taken is set aside with its cause, and counted: a worker that
+    ended over it would find it again at its start.
     """
-    taken = []
-    for item in tx.take_inbox(INBOX_MAX):
+    items, taken, open_ids = tx.inbox(INBOX_MAX, begun), [], set()
+    for item in items:
         account = accounts.get(item.account)
         try:
-            if item.kind in SINK_KINDS:
+            if item.kind in questions and (account is not None or item.kind in SINK_KINDS):
                 msgspec.json.decode(item.payload, type=questions[item.kind])
+                open_ids.add(item.id)
                 taken.append(item)
                 continue
             if account is None:
                 raise ValueError("no such account in this worker's configuration")
-            tracked = _tracked(account, item, questions)
+            tracked = _tracked(account, item)
         except ValueError as error:
             flaw = Flaw(str(error)[:CAUSE_MAX], "inbox", item.payload)
             new = tx.put_flaws(item.account, f"inbox {item.kind}", [flaw], now_ms)
@@ -152,17 +156,13 @@ def digest_inbox(
             take_tracked(tx, account, tracked, redactor=redactor, now_ms=now_ms, chance=chance)
         elif item.kind == late.KIND:
             late.take_late(tx, account, item, apart=apart)
+    tx.drop_inbox([item.id for item in items if item.id not in open_ids])
     return taken
 
 
-def _tracked(
-    account: AccountConfig, item: InboxItem, questions: Mapping[str, type[msgspec.Struct]]
-) -> list[Tracked]:
-    """What an item tracks, none for a question or an answer. Raises ValueError where it cannot be
+def _tracked(account: AccountConfig, item: InboxItem) -> list[Tracked]:
+    """What an item tracks, nothing for a late answer. Raises ValueError where it cannot be
     taken."""
-    if item.kind in questions:
-        msgspec.json.decode(item.payload, type=questions[item.kind])
-        return []
     if item.kind == late.KIND:
         late.check(item)
         return []

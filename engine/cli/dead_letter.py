@@ -162,7 +162,7 @@ def print_json(value: object) -> None:
 
 
 async def _retry(config: Config, name: str | None) -> list[Retried]:
-    from .orders import ask_worker
+    from .orders import order_sinks
     from .owning import opened
 
     async with opened(config) as held:
@@ -175,8 +175,10 @@ async def _retry(config: Config, name: str | None) -> list[Retried]:
             print(f"dlr-engine: not in the configuration, left alone: {told}", file=sys.stderr)
         if held.owned:
             return [await _directly(config, store, one) for one in names]
-        found = await ask_worker(store, "retry", names, look="dlr-engine dead-letter list")
-    return [found[one].as_retried(one, counts[one].letters) for one in names]
+        asked = [(one, held.anybodys) for one in names]
+        answers = await order_sinks(store, "retry", asked, look="dlr-engine dead-letter list")
+    found = zip(names, answers, strict=True)
+    return [answer.as_retried(one, counts[one].letters) for one, answer in found]
 
 
 async def _directly(config: Config, store: Store, name: str) -> Retried:

@@ -32,6 +32,7 @@ class Opened(msgspec.Struct, frozen=True):
     store: Store
     owned: bool
     wall: Wall | None = None  # the clock that workers of several machines share
+    anybodys: str = ""  # an account that a worker has: who has it does what is of no account
 
 
 @asynccontextmanager
@@ -79,7 +80,8 @@ async def _leased(config: Config, store: Store) -> AsyncIterator[Opened]:
         taken = await book.claim(units) if seen.free >= set(names) else {}
         if taken.keys() != set(names):
             await book.leave()
-            yield Opened(store, False)
+            held = (account.name for account in config.accounts if account.name not in seen.free)
+            yield Opened(store, False, anybodys=next(held, names[0]))
             return
         store.fences = taken
         async with anyio.create_task_group() as group:

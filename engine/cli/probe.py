@@ -24,10 +24,11 @@ from engine.core.contracts import Kind, Poll
 from engine.kept_limits import KeptLimits
 from engine.limits import AccountLimiter
 from engine.redacting import redactors
-from engine.stores.transaction import InboxItem
+from engine.stores.transaction import Question
 from engine.telemetry import Telemetry
 from engine.transport import Transport
 
+from .orders import WORKER_MAX_S, ask_all
 from .owning import Opened, opened
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from engine.core.redact import Redactor
     from engine.stores.transaction import Store, Transaction
 
-WORKER_MAX_S = 60.0
-WORKER_LOOK_S = 0.2
 HOLD_MAX_S = 60.0
 GRACE_S = 15.0  # beyond the request's own limits: for a place in the limit
 
@@ -65,40 +64,20 @@ async def probe_all(config: Config) -> AsyncIterator[bool]:
 
 
 async def _through_worker(config: Config, opened: Opened) -> list[Verdict]:
-    found: dict[str, Verdict] = {}
-
-    async def ask(name: str) -> None:
-        found[name] = await _hand_over(opened.store, name)
-
-    async with anyio.create_task_group() as group:
-        for account in config.accounts:
-            group.start_soon(ask, account.name)
-    return [found[account.name] for account in config.accounts]
+    names = [account.name for account in config.accounts]
+    found = await ask_all(opened.store, "probe", [(name, Question()) for name in names])
+    return [_verdict(name, answer) for name, answer in zip(names, found, strict=True)]
 
 
-async def _hand_over(store: Store, account: str) -> Verdict:
-    """Let the running worker ask, and wait for what it notes."""
-    probe = str(uuid4())
-    note = f"probe:{probe}"
-    item = InboxItem(
-        account=account,
-        kind="probe",
-        payload=orjson.dumps({"id": probe}),
-        at_ms=RealClock().now_ms(),
+def _verdict(account: str, answer: bytes | None) -> Verdict:
+    if answer is None:
+        late = f"the running worker did not answer within {WORKER_MAX_S:g} s"
+        return Verdict(account, False, late)
+    said: dict[str, Any] = orjson.loads(answer)
+    ok, cause = bool(said.get("ok")), str(said.get("cause") or "")
+    return Verdict(
+        account, ok, "answered the running worker" if ok else cause or "no proper answer"
     )
-    await store.write(lambda tx: tx.put_inbox(item))
-    with anyio.move_on_after(WORKER_MAX_S):
-        while True:
-            answer = (await store.read(lambda tx: tx.notes(note))).get(account)
-            if answer is not None:
-                await store.write(lambda tx: tx.drop_note(account, note))
-                said: dict[str, Any] = orjson.loads(answer)
-                cause = str(said.get("cause") or "")
-                ok = bool(said.get("ok"))
-                asked = "answered the running worker"
-                return Verdict(account, ok, asked if ok else cause or "no proper answer")
-            await anyio.sleep(WORKER_LOOK_S)
-    return Verdict(account, False, f"the running worker did not answer within {WORKER_MAX_S:g} s")
 
 
 # On our own

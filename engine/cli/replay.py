@@ -11,9 +11,7 @@ import random
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
-import anyio
 import msgspec
 import orjson
 
@@ -27,10 +25,8 @@ if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
     from engine.core.redact import Redactor
     from engine.replaying import Line, Order
-    from engine.stores.transaction import Piece, Store, Transaction
+    from engine.stores.transaction import Piece, Store
 
-WORKER_MAX_S = 60.0
-WORKER_LOOK_S = 0.2
 
 # Pieces that are listed at most; the bytes that are shown of each.
 LISTED_MAX = 1000
@@ -81,7 +77,7 @@ async def _replay(
 
     from .owning import opened
 
-    order = Order(id=str(uuid4()), since_ms=since_ms, dry_run=dry_run)
+    order = Order(since_ms=since_ms, dry_run=dry_run)
     lines: list[Line] = []
     async with opened(config) as found:
         if not found.owned:
@@ -113,35 +109,21 @@ async def _directly(
 async def _through_worker(
     store: Store, accounts: Sequence[AccountConfig], order: Order
 ) -> list[Line]:
-    """Hand it over to the worker that owns the store, and wait for what it notes."""
-    from engine.clock import RealClock
+    """Hand it over to the workers that have the accounts."""
     from engine.replaying import Line
-    from engine.stores.transaction import InboxItem
 
-    payload, now_ms = msgspec.json.encode(order), RealClock().now_ms()
-    for account in accounts:
-        item = InboxItem(account=account.name, kind="replay", payload=payload, at_ms=now_ms)
-        await store.write(lambda tx, item=item: tx.put_inbox(item))  # type: ignore[misc]
-    note = f"replay:{order.id}"
-    found: dict[str, list[Line]] = {}
-    with anyio.move_on_after(WORKER_MAX_S):
-        while len(found) < len(accounts):
-            said = await store.read(lambda tx: tx.notes(note))
-            found = {n: msgspec.json.decode(one, type=list[Line]) for n, one in said.items()}
-            await anyio.sleep(WORKER_LOOK_S)
+    from .orders import WORKER_MAX_S, ask_all
 
-    def forget(tx: Transaction) -> None:
-        for name in found:
-            tx.drop_note(name, note)
-
-    await store.write(forget)
-    if len(found) < len(accounts):
-        waits = ", ".join(account.name for account in accounts if account.name not in found)
+    names = [account.name for account in accounts]
+    found = await ask_all(store, "replay", [(name, order) for name in names])
+    if None in found:
+        waits = ", ".join(name for name, one in zip(names, found, strict=True) if one is None)
         raise EngineError(
-            f"the running worker was not through within {WORKER_MAX_S:g} s ({waits}); it goes on,"
-            " `dlr-engine replay --list` shows what is left"
+            f"the running worker was not through within {WORKER_MAX_S:g} s ({waits}); what it has"
+            " begun it ends, `dlr-engine replay --list` shows what is left"
         )
-    return [line for account in accounts for line in found[account.name]]
+    lines = [msgspec.json.decode(one, type=list[Line]) for one in found if one is not None]
+    return [line for some in lines for line in some]
 
 
 def _table(lines: Sequence[Line], *, dry_run: bool) -> list[str]:

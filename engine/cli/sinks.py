@@ -215,7 +215,7 @@ async def _go_back(
 ) -> dict[str, int]:
     from engine.stores.burying import rewind
 
-    from .orders import ask_worker
+    from .orders import order_sinks
     from .owning import opened
 
     def back(tx: Transaction) -> dict[str, int]:
@@ -225,9 +225,9 @@ async def _go_back(
         if held.owned:
             return await held.store.write(back)
         look = "dlr-engine sinks list"
-        found = await ask_worker(
-            held.store, "rewind", [name], accounts=accounts, to_ms=to_ms, look=look
-        )
+        asked = [(name, account) for account in accounts]
+        answers = await order_sinks(held.store, "rewind", asked, to_ms=to_ms, look=look)
+    found = dict(zip(accounts, answers, strict=True))
     causes = [f"{account}: {one.cause}" for account, one in found.items() if one.cause is not None]
     if causes:
         raise EngineError(f"sink {name} was not put back: {'; '.join(causes)}")
@@ -260,7 +260,7 @@ async def _let_go(config: Config, name: str) -> Any:
     from engine.chores import sink_note
     from engine.stores.burying import forget
 
-    from .orders import ask_worker
+    from .orders import order_sinks
     from .owning import opened
 
     async with opened(config) as held:
@@ -271,10 +271,11 @@ async def _let_go(config: Config, name: str) -> Any:
         if held.owned:
             gone = await store.write(lambda tx: forget(tx, name))
         else:
-            found = await ask_worker(store, "forget", [name], look="dlr-engine sinks list")
-            if found[name].cause is not None:
-                raise EngineError(f"sink {name} was not forgotten: {found[name].cause}")
-            gone = found[name].gone
+            asked, look = [(name, held.anybodys)], "dlr-engine sinks list"
+            (answer,) = await order_sinks(store, "forget", asked, look=look)
+            if answer.cause is not None:
+                raise EngineError(f"sink {name} was not forgotten: {answer.cause}")
+            gone = answer.gone
         notes = [sink_note(name, worker) for worker in await _workers(config)]
         await store.write(lambda tx: _drop_notes(tx, notes))
     return gone

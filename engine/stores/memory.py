@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from heapq import nsmallest
@@ -577,12 +577,16 @@ class _MemoryTransaction:
         self._tables.set(self._tables.inbox, kept.id, kept)
         return kept.id
 
-    def inbox_waits(self) -> bool:
-        return bool(self._tables.inbox)
+    def inbox_waits(self, besides: Collection[int] = ()) -> bool:
+        return bool(self._tables.inbox.keys() - besides)
 
-    def take_inbox(self, limit: int) -> list[InboxItem]:
-        oldest = nsmallest(limit, self._tables.inbox)
-        return [copy(self._tables.drop(self._tables.inbox, item_id)) for item_id in oldest]
+    def inbox(self, limit: int, besides: Collection[int] = ()) -> list[InboxItem]:
+        oldest = nsmallest(limit, self._tables.inbox.keys() - besides)
+        return [copy(self._tables.inbox[item_id]) for item_id in oldest]
+
+    def drop_inbox(self, ids: Collection[int]) -> None:
+        for item_id in self._tables.inbox.keys() & ids:
+            self._tables.drop(self._tables.inbox, item_id)
 
     def put_note(self, account: str, name: str, value: bytes) -> None:
         self._tables.set(self._tables.notes, (name, account), bytes(value))

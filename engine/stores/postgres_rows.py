@@ -5,7 +5,7 @@ Each method is a statement or none: what can wait goes with other writes (`postg
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -60,14 +60,11 @@ _BACKLOG = """
         AND log.seq = greatest(place.seq, account.log_start)
     ), account.log_bytes), 0) FROM place LEFT JOIN account ON account.name = place.account
 """
-_TAKE_INBOX = """
-    WITH taken AS (
-        DELETE FROM inbox WHERE id IN (
-            SELECT id FROM inbox WHERE $2::text[] IS NULL OR account = ANY($2) OR account = ''
-            ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
-        ) RETURNING account, kind, payload, at_ms, id
-    )
-    SELECT * FROM taken ORDER BY id
+_OUR_INBOX = "($1::text[] IS NULL OR account = ANY($1)) AND id <> ALL($2::bigint[])"
+_INBOX_WAITS = f"SELECT 1 FROM inbox WHERE {_OUR_INBOX} LIMIT 1"
+_INBOX = f"""
+    SELECT account, kind, payload, at_ms, id FROM inbox WHERE {_OUR_INBOX}
+    ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED
 """
 
 
@@ -319,22 +316,21 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles, PostgresDeadLetter
         )
         return int(rows[0][0])
 
-    def inbox_waits(self) -> bool:
-        return bool(
-            self._session.fetch(
-                "SELECT 1 FROM inbox WHERE $1::text[] IS NULL OR account = ANY($1) LIMIT 1",
-                self._ours_or_anybodys(),
-            )
-        )
+    def inbox_waits(self, besides: Collection[int] = ()) -> bool:
+        return bool(self._session.fetch(_INBOX_WAITS, self._ours(), list(besides)))
 
-    def take_inbox(self, limit: int) -> list[InboxItem]:
-        """Of the accounts whose leases are held, where there are leases, and of no account."""
-        self._write_now()
-        rows = self._session.fetch(_TAKE_INBOX, limit, self._ours_or_anybodys())
+    def inbox(self, limit: int, besides: Collection[int] = ()) -> list[InboxItem]:
+        """Of the accounts whose leases are held, where there are leases."""
+        rows = self._session.fetch(_INBOX, self._ours(), list(besides), limit)
         return [
             InboxItem(account=row[0], kind=row[1], payload=row[2], at_ms=row[3], id=row[4])
             for row in rows
         ]
+
+    def drop_inbox(self, ids: Collection[int]) -> None:
+        if ids:
+            self._write_now()
+            self._session.execute("DELETE FROM inbox WHERE id = ANY($1::bigint[])", list(ids))
 
     def _of_ours(self, query: str, account: str) -> list[Any]:
         """Rows of the accounts whose leases are held, where there are leases: of ten thousand
@@ -343,10 +339,6 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles, PostgresDeadLetter
         if ours is None:
             return self._session.fetch(query)
         return self._session.fetch(f"{query} WHERE {account} = ANY($1::text[])", ours)
-
-    def _ours_or_anybodys(self) -> list[str] | None:
-        """What is of no account, an order to a sink, is done by whoever takes it."""
-        return None if self._fences is None else ["", *self._fences]
 
     def _ours(self) -> list[str] | None:
         return list(self._fences) if self._fences is not None else None

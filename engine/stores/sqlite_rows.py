@@ -6,7 +6,7 @@ Each method is a statement or two. Lists go in as one JSON array (`json_each`), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -22,6 +22,7 @@ from .sqlite_messages import SqliteMessages
 from .sqlite_troubles import SqliteTroubles
 from .transaction import NOTHING, InboxItem, Place
 
+_BESIDES = "WHERE id NOT IN (SELECT value FROM json_each(?))"
 _WORK = "account, kind, key, due_ms, start_ms, answered_ms, data, id"
 _PUT_WORK = """
 INSERT INTO work (account, kind, key, due_ms, start_ms, answered_ms, data)
@@ -307,18 +308,22 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles, SqliteDeadLetters):
         ).fetchone()
         return int(row[0])
 
-    def inbox_waits(self) -> bool:
-        return self._db.execute("SELECT 1 FROM inbox LIMIT 1").fetchone() is not None
+    def inbox_waits(self, besides: Collection[int] = ()) -> bool:
+        row = self._db.execute(f"SELECT 1 FROM inbox {_BESIDES} LIMIT 1", (_ids(besides),))
+        return row.fetchone() is not None
 
-    def take_inbox(self, limit: int) -> list[InboxItem]:
+    def inbox(self, limit: int, besides: Collection[int] = ()) -> list[InboxItem]:
         rows = self._db.execute(
-            "SELECT account, kind, payload, at_ms, id FROM inbox ORDER BY id LIMIT ?", (limit,)
+            f"SELECT account, kind, payload, at_ms, id FROM inbox {_BESIDES} ORDER BY id LIMIT ?",
+            (_ids(besides), limit),
         ).fetchall()
-        self._db.executemany("DELETE FROM inbox WHERE id = ?", [(row[4],) for row in rows])
         return [
             InboxItem(account=row[0], kind=row[1], payload=row[2], at_ms=row[3], id=row[4])
             for row in rows
         ]
+
+    def drop_inbox(self, ids: Collection[int]) -> None:
+        self._db.executemany("DELETE FROM inbox WHERE id = ?", [(item_id,) for item_id in ids])
 
     def put_note(self, account: str, name: str, value: bytes) -> None:
         self._db.execute(
@@ -333,3 +338,7 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles, SqliteDeadLetters):
 
     def drop_note(self, account: str, name: str) -> None:
         self._db.execute("DELETE FROM note WHERE account = ? AND name = ?", (account, name))
+
+
+def _ids(ids: Collection[int]) -> str:
+    return orjson.dumps(list(ids)).decode()

@@ -7,7 +7,7 @@ drivers; a driver only reads and writes rows, in lists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
@@ -29,18 +29,31 @@ NOTHING: Mapping[int, int] = MappingProxyType({})
 Place = tuple[int, int]  # in an account's log: (row, index in the row) of the next record
 
 
-# What is asked of a sink; `retry` and `forget` are of no account: any owner may do them.
+# What is asked of a sink; `retry` and `forget` are of no account: any worker may do them.
 SINK_KINDS = frozenset({"retry", "rewind", "forget"})
 
 
 class InboxItem(msgspec.Struct, kw_only=True):
     """Something handed over by a process that does not own the account."""
 
-    account: str  # "" for what is of no account
-    kind: str  # "track", "probe", "replay", or one of SINK_KINDS
+    account: str
+    kind: str  # "track", "late", or a question's: "probe", "replay", or one of SINK_KINDS
     payload: bytes
     at_ms: int
     id: int = 0
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process asks of the worker that has an account. The answer is left in a note of the
+    account's, which the kind and the id name (`answer_note`)."""
+
+    id: str = ""
+    until_ms: int = 0  # how long the answer is waited for: it is not begun later
+
+
+def answer_note(kind: str, question_id: str) -> str:
+    """What the note is called in which an answer is left."""
+    return f"{kind}:{question_id}"
 
 
 class Trouble(msgspec.Struct, kw_only=True):
@@ -305,11 +318,16 @@ class Transaction(Protocol):
 
     def put_inbox(self, item: InboxItem) -> int: ...
 
-    def inbox_waits(self) -> bool: ...
-
-    def take_inbox(self, limit: int) -> list[InboxItem]:
-        """Oldest first. They are removed: digest them in the same transaction."""
+    def inbox_waits(self, besides: Collection[int] = ()) -> bool:
+        """Whether there is any but these."""
         ...
+
+    def inbox(self, limit: int, besides: Collection[int] = ()) -> list[InboxItem]:
+        """The oldest, in order, but for these. Nobody else gets them meanwhile: what is digested
+        is to be dropped in the same transaction."""
+        ...
+
+    def drop_inbox(self, ids: Collection[int]) -> None: ...
 
     def put_note(self, account: str, name: str, value: bytes) -> None:
         """A small durable value of an account, such as a limiter's state."""

@@ -131,7 +131,7 @@ def everything(tx: Transaction) -> None:
     tx.drop_dead_letters([tx.dead_letters("s", 0, 1, bytes_max=1)[0].id])
     tx.trim_dead_letters("t", 0, 0)
     tx.drop_places("t")
-    tx.take_inbox(1)
+    tx.drop_inbox([tx.inbox(1)[0].id])
     tx.put_inbox(InboxItem(account="a", kind="track", payload=b"2", at_ms=T0))
     tx.put_note("a", "limit", b"2")
     tx.drop_note("a", "gone")
@@ -163,7 +163,7 @@ async def test_a_job_that_fails_leaves_no_trace(store: Store) -> None:
     assert await store.read(lambda tx: picture(tx, ["m1", "m2", "new"])) == before
     fresh = {name: (await tallies(store, name)).get("known") for name in ("y", "z", "never-seen")}
     assert fresh == {"y": 1, "z": 2, "never-seen": None}
-    items = await store.write(lambda tx: tx.take_inbox(9))
+    items = await store.write(lambda tx: tx.inbox(9))
     assert [item.payload for item in items] == [b"0", b"1", b"2"]
     assert (await commit(store, report("m3"))).last_seq == 3
 
@@ -240,16 +240,21 @@ async def test_a_store_of_an_older_release_is_brought_up_to_date(tmp_path: Path)
         await store.close()
 
 
-async def test_the_inbox_is_taken_once_and_in_order(store: Store) -> None:
+async def test_the_inbox_is_read_in_order_and_keeps_what_is_not_dropped(store: Store) -> None:
     items = [
         InboxItem(account="a", kind="track", payload=b"%d" % n, at_ms=T0 - n) for n in range(5)
     ]
     ids = [await store.write(lambda tx, item=item: tx.put_inbox(item)) for item in items]
     assert ids == sorted(set(ids))
     assert await store.read(lambda tx: tx.inbox_waits())
-    first = await store.write(lambda tx: tx.take_inbox(2))
+    first = await store.write(lambda tx: tx.inbox(2))
     assert [(item.payload, item.id) for item in first] == [(b"0", ids[0]), (b"1", ids[1])]
-    rest = await store.write(lambda tx: tx.take_inbox(9))
-    assert [item.payload for item in rest] == [b"2", b"3", b"4"]
-    assert await store.write(lambda tx: tx.take_inbox(9)) == []
+    assert await store.write(lambda tx: tx.inbox(2)) == first  # they stay until they are dropped
+    rest = await store.write(lambda tx: tx.inbox(9, [*ids[:2], ids[3]]))
+    assert [item.payload for item in rest] == [b"2", b"4"]
+    await store.write(lambda tx: tx.drop_inbox([ids[0], *ids[2:], 1 << 40]))
+    assert [item.payload for item in await store.write(lambda tx: tx.inbox(9))] == [b"1"]
+    assert await store.read(lambda tx: tx.inbox_waits([ids[0]]))
+    assert not await store.read(lambda tx: tx.inbox_waits([ids[1]]))
+    await store.write(lambda tx: tx.drop_inbox(ids))
     assert not await store.read(lambda tx: tx.inbox_waits())

@@ -500,7 +500,7 @@ async def test_an_order_that_comes_too_late_is_not_begun(desk: Desk, receiver: R
     async with desk.worker(through=False) as poller:
         await until(lambda: len(receiver.taken) >= 2 * len(STEPS))
         late, timely = await poller.store.read(
-            lambda tx: [tx.notes(f"rewind:{ms}:crm") for ms in (now_ms - 1, now_ms + 60_000)]
+            lambda tx: [tx.notes(f"rewind:{ms}") for ms in (now_ms - 1, now_ms + 60_000)]
         )
         assert late == {}
         assert msgspec.json.decode(timely["bulk"])["again"] == len(STEPS)

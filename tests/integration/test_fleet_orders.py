@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
+import asyncpg
 import orjson
 import pytest
 
@@ -28,6 +31,14 @@ async def patiently(look: Callable[[], Awaitable[Any]], wanted: object) -> None:
     with anyio.fail_after(PATIENCE_S):
         while await look() != wanted:  # noqa: ASYNC110 - it is other processes that make it so
             await anyio.sleep(0.1)
+
+
+async def rows(url: str, query: str) -> list[tuple[Any, ...]]:
+    db = await asyncpg.connect(url)
+    try:
+        return [tuple(row) for row in await db.fetch(query)]
+    finally:
+        await db.close()
 
 
 class Fleet:
@@ -68,6 +79,11 @@ class Fleet:
         accounts = (await self.told("stats"))["accounts"].values()
         holders = [one["lease"]["worker"] if one["lease"] else None for one in accounts]
         return 0 if None in holders else len(set(holders))
+
+    async def retrying(self, database: str) -> int:
+        """The process that is offering dead letters: the one of which the receiver holds a call."""
+        query = "SELECT pid FROM worker JOIN lease ON worker.id = worker WHERE account = 'i0'"
+        return int((await rows(database, query))[0][0])
 
     async def letters(self) -> dict[str, int]:
         """Dead letters by sink."""
@@ -114,3 +130,30 @@ async def test_sinks_of_a_fleet_obey_for_the_accounts_of_all_workers(
     fleet.configure()  # and no worker runs
     gone = await fleet.told("sinks", "forget", "--sink", "crm")
     assert gone == {"sink": "crm", "accounts": ACCOUNTS, "dead_letters": 0}
+
+
+async def test_an_order_in_the_hands_of_a_killed_worker_is_done_by_the_next(
+    fleet: Fleet, receiver: Receiver, database: str
+) -> None:
+    receiver.refuse = {"delivered"}
+    async with fleet.run("crm"):
+        await patiently(fleet.letters, {"crm": ACCOUNTS})
+        receiver.refuse, receiver.hold = set(), anyio.Event()
+        outcome: list[Any] = []
+
+        async def retry() -> None:
+            outcome.append(await fleet.told("dead-letter", "retry", "--sink", "crm"))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(retry)
+            await until(lambda: bool(receiver.taken), PATIENCE_S)
+            os.kill(await fleet.retrying(database), signal.SIGKILL)
+            receiver.hold.set()
+            receiver.hold = None
+        (done,) = outcome[0]["sinks"]
+        assert (done["accepted"], done["refused"], done["left"]) == (ACCOUNTS, 0, 0)
+        assert await fleet.letters() == {}
+        taken = Counter(record["event_id"] for record in receiver.taken)
+        assert len(taken) == ACCOUNTS
+        assert await rows(database, "SELECT count(*) FROM inbox") == [(0,)]
+        assert await rows(database, "SELECT count(*) FROM note WHERE name LIKE 'retry%'") == [(0,)]

@@ -305,7 +305,7 @@ async def test_what_another_process_hands_over_is_redacted_before(tmp_path: Path
         track = ["track", "--config", str(file), "--account", "bulk", "--batch-id", "1"]
         command = [*track, "--recipients", NUMBER, "--reference", f"r {NUMBER}"]
         assert await anyio.to_thread.run_sync(main, command) == 0
-        (item,) = await owner.read(lambda tx: tx.take_inbox(10))
+        (item,) = await owner.read(lambda tx: tx.inbox(10))
     finally:
         await owner.close()
     assert not found_in(item.payload)

@@ -15,6 +15,7 @@ import orjson
 from engine import idle
 from engine.config import Config
 from engine.core.errors import StoreTrouble
+from engine.core.units import MS_MAX
 from engine.sim.account import Account
 from engine.sim.messages import Sent
 from engine.sim.profile import AccountProfile
@@ -184,7 +185,7 @@ class Run:
         for plan in self.scenario.accounts:
             if plan.logs_in:
                 probe = f"life {self.lives}"
-                payload = orjson.dumps({"id": probe})
+                payload = orjson.dumps({"id": probe, "until_ms": MS_MAX})
                 row = InboxItem(account=plan.name, kind="probe", payload=payload, at_ms=0)
                 self.checks.truth.probes[plan.name][probe] = self._put_inbox(row)
 

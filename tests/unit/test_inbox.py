@@ -21,7 +21,7 @@ NOT_TAKEN = {
     "a time far out": ("track", orjson.dumps([{**GOOD[0], "sent_ms": 1 << 62}])),
     "columns that differ": ("track", orjson.dumps([{**GOOD[0], "references": ["a", "b"]}])),
     "half of it good": ("track", orjson.dumps([*GOOD, {"message_id": 7}])),
-    "no nonce": ("probe", b"{}"),
+    "no nonce": ("probe", b'{"id": 7}'),
     "no order": ("replay", b'{"since_ms": "soon"}'),
     "an unknown kind": ("dance", b"{}"),
 }
@@ -34,7 +34,9 @@ async def digest(parts: Parts, *rows: tuple[str, bytes], account: str = "a") -> 
         for kind, payload in rows:
             tx.put_inbox(InboxItem(account=account, kind=kind, payload=payload, at_ms=T0))
         taken = digest_inbox(tx, {"a": parts.account}, {}, T0, 0.0, QUESTIONS)
-        assert not tx.inbox_waits()
+        assert [item.kind for item in tx.inbox(9)] == [
+            item.kind for item in taken if item.kind in QUESTIONS
+        ]  # they stay until they are answered
         return [item.kind for item in taken]
 
     return await parts.store.write(work)

@@ -408,7 +408,7 @@ async def test_a_sender_tracks_what_the_accounts_can_follow(
     await held.close()
     assert worker.troubles == []
     await store.open(own=True)
-    waiting = await store.write(lambda tx: tx.take_inbox(1000))
+    waiting = await store.write(lambda tx: tx.inbox(1000))
     works = await store.read(lambda tx: tx.works_due(commanded, 1 << 50, 1000))
     await store.close()
     followed = {member.name for member in setting.MEMBERS if member.tracked}

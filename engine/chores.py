@@ -195,6 +195,10 @@ class Chores:
             for sink in self._engine.dispatchers if account is None else ():
                 sink.look()
                 statuses[sink_note(sink.name, worker)] = orjson.dumps({"trouble": sink.dead})
+            if account is None and worker is not None and self._engine.config.http is not None:
+                counts = self._engine.telemetry.counts.items()
+                rows = [[name, subject, count] for (name, subject), count in counts]
+                statuses[counts_note(worker)] = orjson.dumps(rows)
             known = self._statuses
             changed = {key: note for key, note in statuses.items() if note != known.get(key)}
             if changed:
@@ -255,6 +259,11 @@ def sink_note(sink: str, worker: str | None) -> tuple[str, str]:
     """Whose note it is how a sink does, and what that is called: in a fleet each worker has its
     own, and none of them is an account's."""
     return (sink, "sink") if worker is None else ("", f"sink {sink} {worker}")
+
+
+def counts_note(worker: str) -> tuple[str, str]:
+    """Likewise of a worker's counters, for whoever answers for all of a fleet."""
+    return "", f"counts {worker}"
 
 
 def _put_statuses(tx: Transaction, statuses: dict[tuple[str, str], bytes]) -> None:

@@ -157,6 +157,11 @@ class Fleet:
             return False
         return self.idle and all(peer.idle for peer in self.peers if peer.id != self.id)
 
+    @property
+    def all_taken(self) -> bool:
+        """Whether every account had its worker, as of the last look."""
+        return bool(self.name) and not self._free and not self._opening
+
     def leaving(self) -> None:
         """Take nothing more; what is held is given back in the end."""
         self._leaving = True

@@ -7,14 +7,15 @@ own the store. Both end in `ledger.track`, with the ladder that their account ha
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from engine import late
-from engine.config.model import AccountConfig, tracking_ladder
+from engine.config.model import AccountConfig, Config, tracking_ladder
 from engine.core.contracts import Flaw
-from engine.core.errors import ConfigError
+from engine.core.errors import ConfigError, LeaseLost
 from engine.core.redact import Redactor, spells
 from engine.core.schedule import Ladder
 from engine.core.units import MS_MAX, MS_MIN
@@ -27,6 +28,10 @@ from engine.stores.transaction import SINK_KINDS, InboxItem, Question, Store, Tr
 INBOX_MAX = 200
 
 CAUSE_MAX = 300  # characters of why one was set aside
+
+# By account the works that are new or have grown; None where it is not ours: whoever has it takes
+# from the inbox what was handed over.
+Handed = dict[str, list[Work] | None]
 
 
 async def fit_schedule(
@@ -111,6 +116,45 @@ def take_tracked(
         now_ms=now_ms,
         chance=chance,
     )
+
+
+async def hand_over(
+    store: Store,
+    config: Config,
+    items: Mapping[str, Sequence[Tracked]],
+    *,
+    owned: Container[str],
+    redactors: Mapping[str, Redactor],
+    now_ms: int,
+    chance: float,
+) -> Handed:
+    """Make durable what was sent, by account: all of it, or nothing.
+
+    Raises ConfigError where there is no such account, or it cannot follow such an item.
+    """
+    accounts = {name: config.account(name) for name in items}
+    known = {name: account for name, account in accounts.items() if account is not None}
+    if faults := [f"there is no account {name!r}" for name in accounts if name not in known]:
+        raise ConfigError(faults)
+    for name, account in known.items():
+        check_tracked(account, items[name])
+
+    def take(tx: Transaction, owned: Container[str]) -> Handed:
+        done: Handed = {}
+        for name, account in known.items():
+            redactor = redactors.get(name)
+            if name in owned:
+                done[name] = take_tracked(
+                    tx, account, items[name], redactor=redactor, now_ms=now_ms, chance=chance
+                )
+            else:
+                tx.put_inbox(inbox_item(name, items[name], now_ms, redactor))
+                done[name] = None
+        return done
+
+    with suppress(LeaseLost):
+        return await store.write(lambda tx: take(tx, owned))
+    return await store.write(lambda tx: take(tx, frozenset()))
 
 
 def digest_inbox(

@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 import random
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -34,12 +33,13 @@ from engine.redacting import redactors
 from engine.reports import REPORTS_NAME, Reports
 from engine.room import Room
 from engine.roster import Roster
+from engine.serving import surface_of
 from engine.stores.opening import make_store
 from engine.stores.patient import PatientStore
 from engine.stores.tracked import Tracked
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
-from engine.tracking import check_tracked, inbox_item, take_tracked
+from engine.tracking import Handed, hand_over
 from engine.transport import Transport
 
 if TYPE_CHECKING:
@@ -67,9 +67,10 @@ class Engine:
         store: Store | None = None,
         disk_usage: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage,
         transport: Transport | None = None,
+        serve: bool = True,
     ) -> None:
         """`clock`, `rand`, `store` and `transport`: instead of the machine's, the configured
-        store and one HTTP client for each `ca_file`."""
+        store and one HTTP client for each `ca_file`. `serve`: open the port of `[http]`."""
         self.config = config
         self.clock: Clock = clock or RealClock()
         self.telemetry = Telemetry()
@@ -108,6 +109,8 @@ class Engine:
         self.note_status = self._chores.note_status
         self.hear_inbox = self._chores.hear_inbox
         self._sinks_ended = anyio.Event()
+        self.ending = False
+        self.surface = surface_of(self) if serve else None
 
     # Life
 
@@ -126,6 +129,8 @@ class Engine:
             await self._build()
             await self._chores.digest_inbox()
             await self._chores.look_for_room()
+            if self.surface is not None:
+                await self.surface.open()
             self._group = anyio.create_task_group()
             await self._group.__aenter__()
         except BaseException:
@@ -195,6 +200,7 @@ class Engine:
 
     async def _stop(self) -> None:
         """No new polls, those in flight end, sinks are flushed; all within the grace."""
+        self.ending = True
         grace_s = self.config.shutdown_grace_s
         ending_s = min(ENDING_S, grace_s / 2)
         if self.fleet is not None:
@@ -228,6 +234,8 @@ class Engine:
             await self._sinks_ended.wait()
 
     async def _close(self) -> None:
+        if self.surface is not None:
+            await self.surface.close()
         if self.fleet is not None:
             await self.fleet.leave()
         await self.roster.close()
@@ -344,25 +352,23 @@ class Engine:
 
     async def track_all(self, account: str, items: Sequence[Tracked]) -> None:
         """Hand over many at once; they are durable when this returns."""
-        configured = self.config.account(account)
-        if configured is None:
-            raise ConfigError([f"there is no account {account!r}"])
-        check_tracked(configured, items)
-        now_ms, chance = self.clock.now_ms(), self._rand.random()
-        redactor = self.redactors.get(account)
-        poller = self.pollers.get(account)
-        with suppress(LeaseLost):
-            if poller is not None:
-                works = await self._store.write(
-                    lambda tx: take_tracked(
-                        tx, configured, items, redactor=redactor, now_ms=now_ms, chance=chance
-                    )
-                )
+        await self.track_many({account: items})
+
+    async def track_many(self, items: Mapping[str, Sequence[Tracked]]) -> Handed:
+        """The same for several accounts, in one transaction: see `tracking.hand_over`."""
+        done = await hand_over(
+            self._store,
+            self.config,
+            items,
+            owned=self.pollers,
+            redactors=self.redactors,
+            now_ms=self.clock.now_ms(),
+            chance=self._rand.random(),
+        )
+        for name, works in done.items():
+            if works is not None and (poller := self.pollers.get(name)):
                 poller.accept(works)
-                return
-        # Whoever holds its lease takes it from the inbox.
-        item = inbox_item(account, items, now_ms, redactor)
-        await self._store.write(lambda tx: tx.put_inbox(item))
+        return done
 
     def read_as(self) -> str | None:
         """The name under which the program around the engine reads the log, where it does."""

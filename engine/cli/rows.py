@@ -13,33 +13,17 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-import msgspec
-
-from engine.config.values import printable
 from engine.core.errors import ConfigError
-from engine.core.units import time_ms
+from engine.sent import COLUMNS, Row, json_row, row_of, unknown_column
 
-COLUMNS = ("batch_id", "message_id", "recipient", "reference", "sent_at")
 CHUNK_ROWS = 10_000
 CHUNK_ROWS_MAX = 200_000  # for one batch without end
 FAULTS_MAX = 100
 LINE_MAX = 16 << 20
-SHOWN_MAX = 40
-
-
-class Row(msgspec.Struct, frozen=True, gc=False):
-    """One row: a message, or a batch or a part of it."""
-
-    batch_id: str | None
-    message_id: str | None
-    recipients: tuple[str, ...]
-    reference: str | None
-    sent_ms: int | None
 
 
 Chunk = list[Row]
@@ -100,10 +84,11 @@ class Source:
 
     def _rows(self, faults: _Faults) -> Iterator[Row]:
         lines = _lines(self._stream, faults)
-        tables = _csv(lines, faults) if self.kind == ".csv" else _jsonl(lines, faults)
+        cells = self.kind == ".csv"
+        tables = _csv(lines, faults) if cells else _jsonl(lines, faults)
         for number, table in tables:
             try:
-                yield _row(table)
+                yield row_of(table) if cells else json_row(table)
             except ValueError as error:
                 faults.add(number, str(error))
 
@@ -181,7 +166,7 @@ def _csv(lines: Iterator[tuple[int, str]], faults: _Faults) -> Iterator[tuple[in
 def _bad_header(header: list[str], number: int, faults: _Faults) -> bool:
     unknown = [name for name in header if name not in COLUMNS]
     for name in unknown:
-        faults.add(number, _unknown(name, COLUMNS))
+        faults.add(number, unknown_column(name, COLUMNS))
     twice = {name for name in header if header.count(name) > 1 and name in COLUMNS}
     for name in sorted(twice):
         faults.add(number, f"the column {name} is there twice")
@@ -205,81 +190,4 @@ def _jsonl(
         if not isinstance(table, dict):
             faults.add(number, "expected a JSON object")
             continue
-        unknown = [name for name in table if name not in (*COLUMNS, "recipients")]
-        if unknown:
-            faults.add(number, _unknown(unknown[0], (*COLUMNS, "recipients")))
-            continue
-        yield number, {key: value for key, value in table.items() if value not in (None, "")}
-
-
-def _unknown(name: str, known: tuple[str, ...]) -> str:
-    near = get_close_matches(name[:64], known, n=1, cutoff=0.0)
-    hint = f', did you mean "{near[0]}"?' if near else f"; there are {', '.join(known)}"
-    return f"unknown column {_shown(name)}{hint}"
-
-
-def _row(table: dict[str, Any]) -> Row:
-    """A row's values. Raises ValueError with the fault."""
-    batch_id, message_id = _word(table, "batch_id"), _word(table, "message_id")
-    if batch_id is None and message_id is None:
-        raise ValueError("expected a batch_id or a message_id")
-    if batch_id is not None and message_id is not None:
-        raise ValueError("expected a batch_id or a message_id, not both")
-    recipient = _word(table, "recipient")
-    recipients = _words(table.get("recipients"))
-    if recipient is not None and recipients:
-        raise ValueError("expected recipient or recipients, not both")
-    if message_id is not None and len(recipients) > 1:
-        raise ValueError("a message has one recipient")
-    return Row(
-        batch_id=batch_id,
-        message_id=message_id,
-        recipients=recipients if recipient is None else (recipient,),
-        reference=_word(table, "reference"),
-        sent_ms=_sent(table.get("sent_at")),
-    )
-
-
-def _word(table: dict[str, Any], name: str) -> str | None:
-    value = table.get(name)
-    if value is None:
-        return None
-    if isinstance(value, str) and value.strip():
-        try:
-            value.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair, as JSON can escape it
-            raise ValueError(f"{name}: is not Unicode text: {_shown(value)}") from None
-        return value.strip()
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise ValueError(f"{name}: expected a text, got {_shown(value)}")
-
-
-def _words(value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise ValueError(f"recipients: expected an array, got {_shown(value)}")
-    found = (_word({"recipients": item}, "recipients") for item in value)
-    words = tuple(word for word in found if word is not None)
-    if len(words) != len(value):
-        raise ValueError("recipients: expected texts")
-    return words
-
-
-def _sent(value: object) -> int | None:
-    if value is None:
-        return None
-    try:
-        return time_ms(value)
-    except (ValueError, OverflowError):
-        raise ValueError(
-            "sent_at: expected epoch seconds or a time with an offset such as"
-            f" 2026-11-21T12:00:00Z, got {_shown(value)}"
-        ) from None
-
-
-def _shown(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    cut = text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"
-    return printable(json.dumps(cut, ensure_ascii=False), 4 * SHOWN_MAX)
+        yield number, table

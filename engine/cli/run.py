@@ -36,7 +36,7 @@ def command(args: argparse.Namespace) -> int:
     config = process.load_config(args.config)
     supervise.check(args, config)
     if args.workers > 1:
-        return supervise.command(args)
+        return supervise.command(args, config)
     stuck = process.with_signals(lambda stop: _work(config, args, stop))
     for line in stuck:
         print(line, file=sys.stderr)
@@ -49,7 +49,9 @@ async def _work(config: Config, args: argparse.Namespace, stop: process.Stop) ->
 
     from .live import watching
 
-    async with Engine(config, once=args.once) as engine:
+    # What is done once is over too soon for a port; of several workers the parent has it.
+    serve = not args.once and not supervise.is_child()
+    async with Engine(config, once=args.once, serve=serve) as engine:
         log.info(
             "worker%s: running, %s and %s",
             f" {engine.fleet.name}" if engine.fleet is not None else "",

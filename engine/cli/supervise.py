@@ -1,9 +1,10 @@
 """`dlr-engine run --workers N`: one process that keeps N workers running.
 
 The workers share the accounts among themselves, with those of other machines, by leases in the
-store; this process only starts them, starts one again that has died, passes signals on, and ends
-with what they come to. Each is the same command for itself, in a process group of its own, so that
-a terminal's Ctrl-C reaches it once: from here. One whose parent has gone ends, too.
+store; this process only starts them, starts one again that has died, passes signals on, has the
+port of `[http]` (`parent`), and ends with what they come to. Each is the same command for itself,
+in a process group of its own, so that a terminal's Ctrl-C reaches it once: from here. One whose
+parent has gone ends, too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from . import process
 
 if TYPE_CHECKING:
     from engine.config.model import Config
+
+    from .parent import ParentHost
 
 log = logging.getLogger("dlr_engine")
 
@@ -83,15 +86,16 @@ def check(args: argparse.Namespace, config: Config) -> None:
         raise ConfigError(faults)
 
 
-def command(args: argparse.Namespace) -> int:
+def command(args: argparse.Namespace, config: Config) -> int:
     """Keep `args.workers` workers running; their exit status."""
-    return process.start(lambda: Supervisor(args).run())
+    return process.start(lambda: Supervisor(args, config).run())
 
 
 class Supervisor:
     """The parent of N workers."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, config: Config) -> None:
+        self._config = config
         self._argv = _argv(args)
         self._count: int = args.workers
         self._ends = bool(args.until_idle)  # they end by themselves
@@ -101,14 +105,26 @@ class Supervisor:
         self._status = 0
 
     async def run(self) -> int:
+        from .parent import serving
+
         async with anyio.create_task_group() as group:
             await group.start(self._listen)
-            async with anyio.create_task_group() as children:
+            async with (
+                serving(self._config, lambda: len(self._children)) as host,
+                anyio.create_task_group() as children,
+            ):
+                if host is not None:
+                    children.start_soon(self._tell, host)
                 for number in range(self._count):
                     children.start_soon(self._keep, number)
                 log.info("run: %d workers", self._count)
             group.cancel_scope.cancel()
         return self._status
+
+    async def _tell(self, host: ParentHost) -> None:
+        """Who asks for health is to know that it ends."""
+        await self._stopping.wait()
+        host.ending = True
 
     async def _listen(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from engine.core.errors import ConfigError
 
 from . import process
-from .rows import Chunk, Faulty, Row, Source
+from .rows import Faulty, Source
 
 if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
@@ -127,50 +127,10 @@ def _one(args: argparse.Namespace, now_ms: int) -> Tracked:
 
 def _read(source: Source, now_ms: int) -> Iterator[list[Tracked]]:
     """The file's items, a bounded number at a time. Raises Faulty at the end of a faulty file."""
+    from engine.sent import items_of
+
     for chunk in source.chunks():
-        yield _items(chunk, now_ms)
-
-
-def _items(chunk: Chunk, now_ms: int) -> list[Tracked]:
-    """A chunk's messages, and its batches put together: a recipient that stands twice in one is
-    two messages."""
-    from engine.stores.tracked import Tracked
-
-    items: list[Tracked] = []
-    batches: dict[str, list[Row]] = {}
-    for row in chunk:
-        if row.batch_id is not None:
-            batches.setdefault(row.batch_id, []).append(row)
-        else:
-            items.append(
-                Tracked(
-                    message_id=row.message_id,
-                    recipients=list(row.recipients),
-                    reference=row.reference,
-                    sent_ms=now_ms if row.sent_ms is None else row.sent_ms,
-                )
-            )
-    items.extend(_batch(batch_id, rows, now_ms) for batch_id, rows in batches.items())
-    return items
-
-
-def _batch(batch_id: str, rows: list[Row], now_ms: int) -> Tracked:
-    from engine.stores.tracked import Tracked
-
-    pairs = [(recipient, row.reference) for row in rows for recipient in row.recipients]
-    times = [row.sent_ms for row in rows if row.sent_ms is not None]
-    told = {row.reference for row in rows}
-    shared = told.pop() if len(told) == 1 else None
-    return Tracked(
-        batch_id=batch_id,
-        recipients=[recipient for recipient, _ in pairs],
-        references=[reference for _, reference in pairs] if told else [],
-        times_ms=[row.sent_ms for row in rows for _ in row.recipients]
-        if len(set(times)) > 1
-        else [],
-        reference=shared,
-        sent_ms=min(times, default=now_ms),
-    )
+        yield items_of(chunk, now_ms)
 
 
 async def _hand_over(

@@ -20,10 +20,12 @@ from engine.windows import Rate
 
 from .accounts import read_accounts
 from .describe import describe
+from .http import read_http
 from .model import (
     AccountConfig,
     BatchConfig,
     Config,
+    HttpConfig,
     LimitsConfig,
     RequestConfig,
     ScheduleConfig,
@@ -40,6 +42,7 @@ __all__ = [
     "AccountConfig",
     "BatchConfig",
     "Config",
+    "HttpConfig",
     "LimitsConfig",
     "Rate",
     "RequestConfig",
@@ -118,8 +121,7 @@ def _read(
     grace_s = top.take("shutdown_grace", Span(), 10.0)
     redact_key = top.take("redact_key", reading.strong_secret, None)
     store = read_store(top.table("store", hidden=True), plugins.store_schemes)
-    if top.has("http"):
-        faults.add("http", "this build has no HTTP surface; remove the section")
+    http = read_http(top.table("http", hidden=True)) if top.has("http") else None
     accounts, names = read_accounts(top, plugins.providers)
     targets = read_sinks(top, plugins.sinks, names)
     top.close()
@@ -131,6 +133,7 @@ def _read(
         shutdown_grace_s=grace_s,
         redact_key=redact_key,
         store=store,
+        http=http,
         accounts=accounts,
         sinks=targets,
     )

@@ -18,8 +18,8 @@ import msgspec
 from engine.core.secret import Secret
 from engine.core.units import iso, spell_duration, spell_size
 
-from .model import WORKER, AccountConfig, Config, SinkConfig, StoreConfig
-from .values import listed, printable
+from .model import WORKER, AccountConfig, Config, HttpConfig, SinkConfig, StoreConfig
+from .values import STRONG_MIN, listed, printable
 
 _DAY_S = 86_400.0
 _USERINFO = re.compile(r"(?<=://)[^/\s]*@")
@@ -41,6 +41,8 @@ def describe(config: Config) -> list[str]:
         lines.append(f"  a power cut: synchronous = {store.synchronous}")
     if warning := unsafe(store):
         lines.append(f"  WARNING: {warning}")
+    if config.http is not None:
+        lines += _http(config.http)
     for account in config.accounts:
         lines += _account(account)
     for sink in config.sinks:
@@ -99,6 +101,26 @@ def _account(account: AccountConfig) -> list[str]:
         lines.append(f"  redacted: {listed(sorted(account.redact))}")
     lines.extend(f"  header {name}: ***" for name in sorted(account.headers))
     return lines + _options(account.options)
+
+
+def _http(http: HttpConfig) -> list[str]:
+    opens = "asks for the token ***" if http.token is not None else "is shut: there is no token"
+    lines = [f"http: listens on {http.shown}; /v1/* {opens}"]
+    return lines + [f"  WARNING: {warning}" for warning in http_warnings(http)]
+
+
+def http_warnings(http: HttpConfig) -> list[str]:
+    """What is to be said of a port that others can reach, and of a token that can be guessed."""
+    warnings = []
+    if not _loopback(http.host):
+        warnings.append(
+            f"{http.shown} can be reached from other machines, and nothing is encrypted: the token,"
+            " the secrets in push URLs, counts and reports can be read on their way. Listen on"
+            " 127.0.0.1 behind a proxy with TLS"
+        )
+    if http.token is not None and len(http.token.reveal()) < STRONG_MIN:
+        warnings.append(f"token has fewer than {STRONG_MIN} characters: it can be guessed")
+    return warnings
 
 
 def _tls(account: AccountConfig) -> str:

@@ -24,6 +24,7 @@ LOG_MAX = 10 << 30
 LOG_MAX_MEMORY = 256 << 20  # of a store that is not on disk
 WORKER = "{worker}"  # in a sink's path: the name of the worker that writes it
 ALONE = "worker"  # what that is where one worker owns the store
+HTTP_LISTEN = "127.0.0.1:9464"  # of an `[http]` that says nothing else
 SinkClass = type[Sink]  # inside SinkConfig the word `type` is a field
 
 
@@ -53,6 +54,19 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
         return f"StoreConfig({fields})"
+
+
+class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the HTTP surface listens."""
+
+    host: str  # an address without brackets, or a name
+    port: int  # 0: one that the system chooses
+    token: Secret | None = None  # what `/v1/*` asks for; None: it is shut
+
+    @property
+    def shown(self) -> str:
+        """The place as it is written."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,6 +182,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_grace_s: float = 10.0
     redact_key: Secret | None = None  # None: one that the store keeps
     store: StoreConfig
+    http: HttpConfig | None = None  # None: no port is opened
     accounts: tuple[AccountConfig, ...]
     sinks: tuple[SinkConfig, ...] = ()
 

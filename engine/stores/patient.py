@@ -54,6 +54,11 @@ class PatientStore:
         """The present one, for people."""
         return self._writing.trouble or self._reading.trouble
 
+    def check(self) -> None:
+        """For whoever would rather come again than wait: raises StoreTrouble while there is any."""
+        if self.trouble is not None:
+            raise StoreTrouble(self.trouble)
+
     async def open(self, *, own: bool) -> None:
         await self._store.open(own=own)
 

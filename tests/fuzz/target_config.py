@@ -76,6 +76,10 @@ ACCOUNT: dict[str, Any] = {
     "content": FLAGS, "timezone": ("UTC", "Europe/Madrid", "../x", "Nowhere", ""), "start": TIMES,
     "lookback": DURATIONS, "end": TIMES, "overlap": DURATIONS, "ca_file": ("no.pem", ""),
 }  # fmt: skip
+HTTP: dict[str, Any] = {
+    "listen": ("127.0.0.1:0", "[::1]:80", "h:65536", ":1", "u@h:1", "1.2.3:4"),
+    "token": SECRET,
+}
 SINK: dict[str, Any] = {
     "name": NAMES, "type": ("jsonl", "stdout", "sqlite", "kafka", "x"),
     "path": ("out.jsonl", "", "a\0b"), "rotate": ("day", "1MiB", "x"), "compress": ("gzip", "x"),
@@ -185,6 +189,8 @@ def _tables(draw: Draw, *, loose: bool) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     if draw.flag():
         tables["store"] = _table(draw, STORE, 3, loose=loose)
+    if draw.flag():
+        tables["http"] = _table(draw, HTTP, 2, loose=loose)
     if draw.chance(6):
         tables[draw.pick(("shutdown_grace", "http", "acounts", "x y"))] = draw.pick(DURATIONS)
     tables["accounts"] = [_account(draw, loose=loose) for _ in range(1 + draw.below(2))]

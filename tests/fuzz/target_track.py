@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from engine.cli.rows import COLUMNS, FAULTS_MAX, Faulty, Row, Source
-from engine.cli.track import _items
+from engine.cli.rows import FAULTS_MAX, Faulty, Source
 from engine.core.units import iso
+from engine.sent import COLUMNS, Row, items_of
 from engine.stores.tracked import Tracked
 from tests.fuzz.draw import Draw, damaged
 
@@ -181,7 +181,7 @@ def _plain(body: bytes) -> list[Row]:
 
 def _grouped(rows: list[Row]) -> None:
     """Put together for tracking, nothing is lost and nothing is doubled."""
-    items = _items(rows, NOW_MS)
+    items = items_of(rows, NOW_MS)
     assert msgspec.json.decode(msgspec.json.encode(items), type=list[Tracked]) == items
     batches = [item for item in items if item.batch_id is not None]
     assert len(batches) == len({row.batch_id for row in rows if row.batch_id is not None})

@@ -282,10 +282,66 @@ def test_store_paths_and_schemes(tmp_path: Path) -> None:
         assert HIDDEN not in repr(found)
 
 
-def test_http_is_refused_and_not_ignored() -> None:
-    assert faults({"accounts": [account()], "http": {"listen": "x", "token": HIDDEN}}) == [
-        "http: this build has no HTTP surface; remove the section"
+@pytest.mark.parametrize(
+    ("listen", "place"),
+    [
+        ("127.0.0.1:9464", ("127.0.0.1", 9464)),
+        ("[::1]:0", ("::1", 0)),
+        ("localhost:80", ("localhost", 80)),
+        ("dlr-1.example.com:65535", ("dlr-1.example.com", 65535)),
+    ],
+)
+def test_http_says_where_to_listen(listen: str, place: tuple[str, int]) -> None:
+    found = parse({"accounts": [account()], "http": {"listen": listen}}).http
+    assert found is not None
+    assert ((found.host, found.port), found.shown, found.token) == (place, listen, None)
+
+
+def test_http_has_a_place_by_default_and_absent_there_is_none() -> None:
+    found = parse({"accounts": [account()], "http": {"token": HIDDEN}})
+    assert found.http is not None
+    assert found.http.shown == "127.0.0.1:9464"
+    assert found.http.token is not None
+    assert found.http.token.reveal() == HIDDEN
+    assert HIDDEN not in repr(found)
+    assert parse({"accounts": [account()]}).http is None
+
+
+@pytest.mark.parametrize(
+    "listen",
+    ["9464", ":9464", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "1.2.3:80", "::1:80",
+     "[::1]", "[1.2.3.4]:80", "a b:80", "http://x:80", "u@h:80", "-a:1", "", 9464, ["x:1"]],
+)  # fmt: skip
+def test_http_says_what_is_no_place(listen: Any) -> None:
+    (found,) = faults({"accounts": [account()], "http": {"listen": listen}})
+    assert found.startswith('http.listen: expected a host and a port such as "127.0.0.1:9464"')
+
+
+def test_http_faults() -> None:
+    assert faults({"accounts": [account()], "http": {"lisen": "x", "token": [HIDDEN]}}) == [
+        "http.token: expected a string, { env = … } or { file = … }",
+        'http.lisen: unknown key; did you mean "listen"?',
     ]
+    assert faults({"accounts": [account()], "http": HIDDEN}) == ["http: expected a table"]
+    assert faults({"accounts": [account()], "http": {"token": ""}}) == ["http.token: is empty"]
+
+
+def test_http_is_described_with_what_is_to_be_said_of_it() -> None:
+    def described(**http: Any) -> list[str]:
+        lines = config.describe(parse({"accounts": [account()], "http": http}))
+        return lines[1 : next(n for n, line in enumerate(lines) if line.startswith("account"))]
+
+    long = HIDDEN * 16
+    assert described(token=long) == [
+        "http: listens on 127.0.0.1:9464; /v1/* asks for the token ***"
+    ]
+    assert described() == ["http: listens on 127.0.0.1:9464; /v1/* is shut: there is no token"]
+    assert "can be guessed" in described(token="short")[1]
+    for place in ("0.0.0.0:1", "[::]:1", "10.0.0.1:1", "dlr.example.com:1"):
+        assert "WARNING" in described(listen=place)[1]
+        assert "nothing is encrypted" in described(listen=place)[1]
+    for place in ("127.0.0.2:1", "[::1]:1", "localhost:1"):
+        assert len(described(listen=place)) == 1
 
 
 def test_no_accounts_and_wrong_shapes() -> None:

@@ -158,9 +158,10 @@ def test_store_faults(url: Any, line: str) -> None:
 
 
 WORDS = (
-    "accounts sinks store http shutdown_grace url name provider base_url limits requests per also"
-    " schedule ladder rescan interval idle_interval from jitter request max_body headers start end"
-    " lookback timezone username password keys cert type path states batch env file group"
+    "accounts sinks store http listen token shutdown_grace url name provider base_url limits"
+    " requests per also schedule ladder rescan interval idle_interval from jitter request"
+    " max_body headers start end lookback timezone username password keys cert type path states"
+    " batch env file group"
 )
 KEYS = st.sampled_from(WORDS.split()) | st.text(max_size=5)
 LEAVES = (

@@ -1,0 +1,71 @@
+"""A worker behind its HTTP surface: what it answers from memory, and from its store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from engine.stores.tracked import Tracked
+from engine.stores.transaction import Transaction
+from engine.tracking import Handed
+from engine.web.host import Look
+
+if TYPE_CHECKING:
+    from engine.web.surface import Surface
+    from engine.worker import Engine
+
+T = TypeVar("T")
+
+
+def surface_of(engine: Engine) -> Surface | None:
+    """The HTTP surface, where one is configured; it is not open yet."""
+    if engine.config.http is None:
+        return None
+    from engine.web.surface import Surface  # a server takes a while to load
+
+    return Surface(WorkerHost(engine))
+
+
+class WorkerHost:
+    """`web.host.Host` of one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.config = engine.config
+        self.telemetry = engine.telemetry
+        self.clock = engine.clock
+
+    def ailing(self) -> str | None:
+        if self._engine.ending:
+            return "the worker is ending"
+        trouble = self._engine.store.trouble
+        return f"nothing can be stored: {trouble}" if trouble is not None else None
+
+    async def unready(self) -> str | None:
+        engine = self._engine
+        if engine.fleet is not None:
+            return None if engine.fleet.all_taken else "an account has no worker yet"
+        missing = [one.name for one in engine.config.accounts if one.name not in engine.pollers]
+        return f"not polled yet: {', '.join(missing)}" if missing else None
+
+    async def look(self) -> Look:
+        """In a fleet, of the accounts that this worker has: others answer for theirs."""
+        engine, now_ms = self._engine, self.clock.now_ms()
+        engine.store.check()
+        look = await engine.store.read(lambda tx: Look.at(tx, now_ms))
+        look.accounts = tuple(engine.pollers)
+        look.statuses = {name: engine.status(name) for name in look.accounts}
+        for sink in engine.dispatchers:
+            sink.look()
+            look.sinks[sink.name] = sink.dead
+        worker = engine.fleet.name if engine.fleet is not None else ""
+        look.counts = {worker: dict(engine.telemetry.counts)}
+        return look
+
+    async def read(self, job: Callable[[Transaction], T]) -> T:
+        self._engine.store.check()
+        return await self._engine.store.read(job)
+
+    async def track(self, items: Mapping[str, Sequence[Tracked]]) -> Handed:
+        self._engine.store.check()
+        return await self._engine.track_many(items)

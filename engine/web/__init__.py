@@ -1,0 +1,1 @@
+"""The HTTP surface: health, metrics, what was sent, messages, pushed reports, the live page."""

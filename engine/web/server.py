@@ -1,0 +1,193 @@
+"""The port: connections, requests and their bounds; who answers is handed in.
+
+A connection serves one request and has one deadline for all of it, from the first byte to the
+last, so a slow or hostile client costs a place among CONNECTIONS_MAX for that long and nothing
+else. What aiohttp would log is thrown away: URLs hold push secrets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import anyio
+import orjson
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from engine.config.model import HttpConfig
+from engine.core.errors import EngineError
+from engine.telemetry import Telemetry
+
+# Connections at a time; a further one is closed at once.
+CONNECTIONS_MAX = 128
+
+# For all of a connection, and within it for finding the answer.
+CONNECTION_S = 60.0
+ANSWER_S = 30.0
+LOOK_S = 1.0  # how often deadlines are looked at
+
+# Bytes of all bodies that are in memory at a time; what would be more is told to come again.
+BODIES_MAX = 64 << 20
+
+# For answers that are under way when the port is closed.
+CLOSE_S = 2.0
+
+HEADERS = {
+    "Server": "dlr-engine",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
+
+_silent = logging.Logger("dlr_engine.web.unheard", logging.CRITICAL + 1)
+_silent.addHandler(logging.NullHandler())
+
+
+class Refusal(Exception):
+    """An answer that ends a request at once."""
+
+    def __init__(self, status: int, *errors: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(str(status))
+        self.status = status
+        self.errors = errors
+        self.headers = headers or {}
+
+    def response(self) -> web.Response:
+        return answer({"errors": list(self.errors)}, self.status, self.headers)
+
+
+def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """JSON, a line of it."""
+    body = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    return web.Response(
+        body=body, status=status, content_type="application/json", headers=headers or {}
+    )
+
+
+class Port:
+    """Listens where the configuration says."""
+
+    def __init__(self, config: HttpConfig, handler: Handler, telemetry: Telemetry) -> None:
+        self._config = config
+        self._handler = handler
+        self._telemetry = telemetry
+        self._server: web.Server | None = None
+        self._listening: asyncio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._bodies = 0
+        self.address = ("", 0)
+
+    async def open(self, source: str) -> None:
+        """Raises EngineError, headed with `source`, where it cannot listen there."""
+        loop, http = asyncio.get_running_loop(), self._config
+        self._server = web.Server(
+            self._serve, access_log=None, logger=_silent, debug=False, auto_decompress=False
+        )
+        try:
+            self._listening = await loop.create_server(self._connection, http.host, http.port)
+        except OSError as error:
+            # What asyncio says of it repeats the place and the number of the error.
+            of_name = isinstance(error, socket.gaierror)
+            why = error.strerror if of_name or error.errno is None else os.strerror(error.errno)
+            raise EngineError(
+                f"{source}: http.listen: cannot listen on {http.shown}: {why}"
+            ) from None
+        self.address = self._listening.sockets[0].getsockname()[:2]
+        self._watching = loop.create_task(self._watch(self._server))
+        host, port = self.address
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._telemetry.event(logging.INFO, "http", f"listening on {place}")
+
+    async def close(self) -> None:
+        """Take no more; what is being answered gets CLOSE_S to end."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        if self._listening is not None:
+            self._listening.close()
+        if self._server is not None:
+            self._server.pre_shutdown()
+            await self._server.shutdown(CLOSE_S)
+
+    # Connections
+
+    def _connection(self) -> asyncio.BaseProtocol:
+        assert self._server is not None
+        if len(self._server.connections) >= CONNECTIONS_MAX:
+            return _Closed()
+        return self._server()
+
+    async def _watch(self, server: web.Server) -> None:
+        """End what has been open for too long, whatever it does."""
+        since: dict[Any, float] = {}
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now = asyncio.get_running_loop().time()
+            since = {one: since.get(one, now) for one in server.connections}
+            for connection, began in since.items():
+                if now - began >= CONNECTION_S and connection.transport is not None:
+                    connection.transport.abort()
+
+    # Requests
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = Refusal(503, "no answer was found in time; try again").response()
+        try:
+            with anyio.move_on_after(ANSWER_S):
+                response = await self._handler(request)
+        except Refusal as refusal:
+            response = refusal.response()
+        except (ConnectionError, web.RequestPayloadError, HttpProcessingError):
+            response = Refusal(400, "the body did not come whole").response()
+        except Exception as fault:  # its text may hold what the request held
+            self._telemetry.count("faults", "")
+            self._telemetry.debug(fault)
+            response = Refusal(500, "a fault in the program: please report it").response()
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        response.force_close()
+        return response
+
+    async def pieces(self, request: web.BaseRequest, most: int) -> AsyncIterator[bytes]:
+        """A body of at most so many bytes, as it comes. Raises Refusal."""
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise Refusal(415, "a compressed body is not taken")
+        size = most if request.content_length is None else request.content_length
+        if size > most:
+            raise Refusal(413, f"the body is longer than {most:,} bytes")
+        with self._room(size):
+            if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+                request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            came = 0
+            async for piece in request.content.iter_any():
+                came += len(piece)
+                if came > most:
+                    raise Refusal(413, f"the body is longer than {most:,} bytes")
+                yield piece
+
+    @contextmanager
+    def _room(self, size: int) -> Any:
+        """A place among all bodies."""
+        if self._bodies + size > BODIES_MAX:
+            raise Refusal(503, "too much at a time; try again", headers={"Retry-After": "1"})
+        self._bodies += size
+        try:
+            yield
+        finally:
+            self._bodies -= size
+
+
+class _Closed(asyncio.Protocol):
+    """One connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()

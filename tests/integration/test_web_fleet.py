@@ -1,0 +1,161 @@
+"""The HTTP surface of a fleet: the parent of several workers has the port, and answers for all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import pytest
+
+import engine
+from engine.worker import Engine
+from tests.integration.harness import until
+from tests.integration.standin import Standin
+from tests.integration.test_infobip import page, report
+from tests.integration.test_workers import (
+    ENGINE,
+    PATIENCE_S,
+    records,
+    until_workers,
+    workers,
+    written,
+)
+from tests.integration.webbing import TOKEN, Asker, asking
+from tests.services import own_schema
+from tests.unit.test_web_metrics import read
+
+
+@pytest.fixture
+async def database() -> AsyncIterator[str]:
+    async with own_schema() as url:
+        yield url
+
+
+def with_port(config: Path, listen: str = "127.0.0.1:0") -> Path:
+    text = config.read_text()
+    config.write_text(f'[http]\nlisten = "{listen}"\ntoken = "{TOKEN}"\n\n{text}')
+    return config
+
+
+@asynccontextmanager
+async def parent(config: Path, count: int) -> AsyncIterator[tuple[anyio.abc.Process, Asker]]:
+    """`run --workers`, and whoever asks its port."""
+    command = [*ENGINE, "run", "--config", str(config), "--workers", str(count)]
+    process = await anyio.open_process(command, stdout=None)
+    assert process.stderr is not None
+    try:
+        said = b""
+        with anyio.fail_after(PATIENCE_S):
+            while b"listening on " not in said or b"\n" not in said.partition(b"listening on ")[2]:
+                said += await process.stderr.receive()
+        place = said.partition(b"listening on ")[2].split()[0].decode()
+        async with anyio.create_task_group() as group:
+            group.start_soon(drain, process.stderr)
+            async with asking(f"http://{place}") as asker:
+                yield process, asker
+            group.cancel_scope.cancel()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            with anyio.fail_after(PATIENCE_S):
+                await process.wait()
+        await process.stderr.aclose()
+
+
+async def drain(stream: anyio.abc.ByteReceiveStream) -> None:
+    async for piece in stream:
+        sys.stderr.write(piece.decode())
+
+
+async def ready(web: Asker) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        while (await web.ask("/readyz"))[0] != 200:  # noqa: ASYNC110 - it is another process
+            await anyio.sleep(0.1)
+
+
+async def test_the_parent_has_the_port(tmp_path: Path, database: str, standin: Standin) -> None:
+    urls = [standin.answer(f"i{n}", [page(report(f"m{n}")), b'{"results":[]}']) for n in range(4)]
+    config = with_port(written(tmp_path, database, *urls))
+    async with parent(config, 2) as (process, web):
+        there = await until_workers(database, 2)
+        await ready(web)
+        assert (await web.ask("/healthz"))[0] == 200
+        await until(lambda: len(records(tmp_path)) == 4, PATIENCE_S)
+        names = {row["name"] for row in there}
+        with anyio.fail_after(PATIENCE_S):
+            while True:
+                said = read((await web.ask("/metrics"))[1])
+                made = {
+                    f'dlr_records_total{{worker="{name}",account="i{n}"}}'
+                    for name in names
+                    for n in range(4)
+                }
+                if sum(said.get(key, 0) for key in made) == 4:
+                    break
+                await anyio.sleep(0.2)
+        assert [said[f'dlr_messages_known{{account="i{n}"}}'] for n in range(4)] == [1] * 4
+        assert said['dlr_limit_requests{account="i0",per="1"}'] == 100
+        # What is handed over here is taken by whoever has the account.
+        status, taken = await web.track(
+            [{"account": f"i{n}", "message_id": f"t{n}"} for n in range(4)]
+        )
+        assert (status, taken["handed_over"]) == (202, ["i0", "i1", "i2", "i3"])
+        with anyio.fail_after(PATIENCE_S):
+            for n in range(4):
+                while (await web.message(f"i{n}", f"t{n}"))[0] != 200:  # noqa: ASYNC110
+                    await anyio.sleep(0.05)
+        # One that is killed comes again, and the port has stayed.
+        os.kill(there[0]["pid"], signal.SIGKILL)
+        assert (await web.ask("/healthz"))[0] == 200
+        await until_workers(database, 2, without=there[0]["pid"])
+        await ready(web)
+        process.terminate()
+        with anyio.fail_after(PATIENCE_S):
+            assert await process.wait() == 0
+    assert await workers(database) == []
+
+
+async def test_a_parent_that_cannot_listen_starts_nobody(
+    tmp_path: Path, database: str, standin: Standin
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        config = with_port(written(tmp_path, database, "http://127.0.0.1:9/i"), place)
+        with anyio.fail_after(PATIENCE_S):
+            done = await anyio.run_process(
+                [*ENGINE, "run", "--config", str(config), "--workers", "2"], check=False
+            )
+    assert done.returncode == 1
+    assert f"cannot listen on {place}: Address already in use".encode() in done.stderr
+    assert await workers(database) == []
+
+
+async def test_a_worker_of_a_fleet_answers_for_its_own(
+    tmp_path: Path, database: str, standin: Standin
+) -> None:
+    urls = [standin.answer(f"i{n}", b'{"results":[]}') for n in range(2)]
+    config = engine.open(with_port(written(tmp_path, database, *urls))).config
+    async with Engine(config) as first, Engine(config) as second:
+        assert first.surface is not None
+        assert second.surface is not None
+        ports = [one.surface.port.address[1] for one in (first, second) if one.surface]
+        await until(lambda: len(first.pollers) == len(second.pollers) == 1, PATIENCE_S)
+        for port, worker in zip(ports, (first, second), strict=True):
+            async with asking(f"http://127.0.0.1:{port}") as web:
+                await ready(web)
+                said = read((await web.ask("/metrics"))[1])
+                (own,) = worker.pollers
+                shown = {key for key in said if key.startswith("dlr_messages_known")}
+                assert shown == {f'dlr_messages_known{{account="{own}"}}'}
+                (other,) = {"i0", "i1"} - {own}
+                status, taken = await web.track({"account": other, "message_id": f"to {other}"})
+                assert (status, taken["handed_over"]) == (202, [other])
+                status, taken = await web.track({"account": own, "message_id": f"by {own}"})
+                assert (status, taken["new"], taken["handed_over"]) == (202, 1, [])

@@ -4,7 +4,8 @@ Why not through aiohttp's session. What a session does around a request (URLs bu
 redirects, proxies, tracing, a second try on a new connection) is either forbidden here or costs
 more than the request itself: 160 us of processor time a small answer against 45. So the pool, TLS,
 name look-up and the parser are aiohttp's; the request's bytes, the patience and the end of an
-exchange are ours. What is used of aiohttp beside its documented interface is used in this file.
+exchange are ours. What is used of aiohttp beside its documented interface is used in this file and
+in `lenient`.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from urllib.parse import quote_plus, urlencode
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.http import RawResponseMessage
+from aiohttp.http import HttpResponseParser, RawResponseMessage
 from yarl import URL
 
 from engine.core.contracts import Request
+from engine.lenient import LenientParser
 
 KEEPALIVE_S = 15.0  # shorter than common servers', so that an idle connection is seldom a dead one
 DNS_CACHE_S = 60  # a provider that moves is found again within a minute
 HEAD_LINE_MAX = 16 * 1024  # one header, or the status line
 HEADERS_MAX = 128
-HEAD_END = b"\r\n\r\n"
 LAST_LOOK_S = 0.05  # what has arrived by the end of the patience is read before it ends
 BODY_PIECE = 64 * 1024  # of a request's body, written at a time
 PLACES_MAX = 4096  # URLs that are kept as the wire has them; more than accounts have paths
@@ -40,29 +41,37 @@ _plain_in_a_query = re.compile(r"[0-9A-Za-z_.~?/:@!$'()*,-]*").fullmatch
 
 
 class _Protocol(ResponseHandler):
-    """aiohttp's, which looks once more before its patience ends, and tells who reads a body."""
+    """aiohttp's, with a parser that throws less away; it looks once more before its patience ends,
+    and tells who reads a body."""
 
-    _headless = True  # of an answer no head has come yet
+    _parser: LenientParser | None  # type: ignore[assignment]  # it is asked for no more than that
 
-    def set_response_params(self, **params: Any) -> None:
-        self._headless = True
-        super().set_response_params(**params)
+    def begin(self, patience_s: float) -> None:
+        """An answer is to come."""
+        self.read_timeout = patience_s
+        self._parser = LenientParser(self._fresh_parser, self.force_close)
 
-    def data_received(self, data: bytes) -> None:
-        # The parser gives out nothing of a piece that it takes offence at. A head goes in alone,
-        # so that bytes too many or a bad chunk behind it do not take the whole answer along.
-        if self._headless and (end := data.find(HEAD_END)) >= 0:
-            self._headless = False
-            end += len(HEAD_END)
-            if end < len(data):
-                super().data_received(data[:end])
-                data = data[end:]
-        super().data_received(data)
+    def _fresh_parser(self) -> HttpResponseParser:
+        return HttpResponseParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            payload_exception=aiohttp.ClientPayloadError,
+            read_until_eof=True,
+            auto_decompress=False,
+            max_line_size=HEAD_LINE_MAX,
+            max_field_size=HEAD_LINE_MAX,
+            max_headers=HEADERS_MAX,
+        )
 
     def _on_read_timeout(self) -> None:
         # A process that stood still (suspended, starved) may find its patience over before it has
         # read what came meanwhile: uvloop runs timers first. So the socket is looked at once more.
-        self._read_timeout_handle = self._loop.call_later(LAST_LOOK_S, super()._on_read_timeout)
+        self._read_timeout_handle = self._loop.call_later(LAST_LOOK_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._parser is None or not self._parser.end():
+            super()._on_read_timeout()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         # Each piece that is taken asks for this. What was not held up needs no parsing once more.
@@ -205,14 +214,7 @@ class Exchange:
         """
         protocol, loop = self._protocol, asyncio.get_running_loop()
         self._deadline = loop.call_later(total_s, self._expire)
-        protocol.set_response_params(
-            read_until_eof=True,
-            auto_decompress=False,
-            read_timeout=patience_s,
-            max_line_size=HEAD_LINE_MAX,
-            max_field_size=HEAD_LINE_MAX,
-            max_headers=HEADERS_MAX,
-        )
+        protocol.begin(patience_s)
         transport = protocol.transport
         if transport is None:
             raise aiohttp.ServerDisconnectedError

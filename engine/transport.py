@@ -230,7 +230,7 @@ class Answer:
             failure = None
             try:
                 data = await self._content.read(READ)
-            except (aiohttp.ClientError, OSError, ValueError) as error:
+            except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
                 failure = error
             if failure is not None:
                 for data in list(self._left()):  # at once: one that goes on would never end

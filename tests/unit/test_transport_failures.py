@@ -45,14 +45,16 @@ __all__ = ["one_context"]
     [
         b"SSH-2.0-OpenSSH\r\n\r\n",
         b"HTTP/1.1 abc\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: " + CANARY.encode() + b"\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 2000 OK\r\nX: " + CANARY.encode() + b"\r\n\r\nab",
+        b'{"results": []}',
+        b"\x15\x03\x01\x00\x02\x02",
     ],
 )
-async def test_what_is_not_http(data: bytes) -> None:
-    error, _ = await fails(answer(data))
+async def test_what_is_not_http_is_handed_on_as_it_is(data: bytes) -> None:
+    error, got = await fails(answer(data))
     assert type(error) is BadAnswer
     assert error.cause == "answer is not valid HTTP"
+    assert got == data
 
 
 @pytest.mark.parametrize(

@@ -136,21 +136,19 @@ class JsonlSink:
 
     def _append(self, lines: Sequence[bytes]) -> None:
         self._compress_pending()  # before the batch: cancelled here, nothing of it was written
-        if list(lines[: len(self._kept)]) != self._kept:  # it is not the batch that failed
-            self._kept = []
-        rest = lines[len(self._kept) :]
-        while rest:
+        kept = self._kept
+        if list(lines[: len(kept)]) != kept:
+            kept.clear()  # it is not the batch that failed
+        while rest := lines[len(kept) :]:
             self._acquire()
             today = time.strftime("%Y-%m-%d", time.gmtime(self._clock()))
-            count = self._room(rest, today)
-            if count:
+            if count := self._room(rest, today):
                 self._put(rest[:count])
                 self._day = today
-                self._kept += rest[:count]
-                rest = rest[count:]
+                kept += rest[:count]
             else:
                 self._rotate()
-        self._kept = []
+        kept.clear()
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _room(self, lines: Sequence[bytes], today: str) -> int:

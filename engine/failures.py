@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import ssl
+from collections.abc import Mapping
 
 import msgspec
 
@@ -78,7 +79,17 @@ _OS_CAUSES = {
 }
 
 
+def kind_cause(error: BaseException, words: Mapping[type[BaseException], str]) -> str | None:
+    """The words for the first kind that the error is of."""
+    return next((said for kind, said in words.items() if isinstance(error, kind)), None)
+
+
 def os_cause(error: BaseException, otherwise: str) -> str:
+    """Of a connection; `otherwise` is for an error that says nothing."""
+    if isinstance(error, ssl.SSLError):  # its number is one of TLS, and that of a name one of DNS
+        return tls_cause(error)
+    if isinstance(error, socket.gaierror):
+        return dns_cause(error)
     number = getattr(error, "errno", None)
     if not isinstance(number, int):
         return "connection reset" if isinstance(error, ConnectionResetError) else otherwise

@@ -6,12 +6,9 @@ password or a value. The words are chosen by SQLSTATE, by its class, or by the k
 
 from __future__ import annotations
 
-import socket
-import ssl
-
 import asyncpg
 
-from engine.failures import dns_cause, os_cause, tls_cause
+from engine.failures import os_cause
 
 ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError)
 NOT_OURS = "a table of this name is not ours; set table_prefix"
@@ -61,10 +58,6 @@ def cause(error: BaseException) -> str:
             return f"{known} ({state})"
         case TimeoutError():
             return "the server does not answer"
-        case ssl.SSLError():
-            return tls_cause(error)
-        case socket.gaierror():
-            return dns_cause(error)
         case OSError():
             return os_cause(error, "cannot connect, or the server has no TLS")
         case ValueError():

@@ -70,4 +70,4 @@ class PartialWrite(SinkError):
 
     def __init__(self, rejected: dict[int, str]) -> None:
         super().__init__(f"{len(rejected)} records were refused for good")
-        self.rejected = rejected
+        self.rejected = dict(sorted(rejected.items()))

@@ -9,14 +9,13 @@ while the others of the batch, confirmed already, are not sent a second time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import ClassVar
 from urllib.parse import urlsplit
 
 import aio_pika
-import anyio
 import msgspec
 from aio_pika.abc import AbstractConnection, AbstractExchange
 from aiormq import exceptions
@@ -24,17 +23,18 @@ from pamqp.commands import Basic
 
 from ..core.cloudevents import Envelope
 from ..core.contracts import Batch
-from ..core.errors import PartialWrite, SinkError
+from ..core.errors import PartialWrite
 from ..core.messages import Message, Naming, content_type, messages
 from ..core.secret import Secret
-from ..failures import os_cause
+from ..failures import kind_cause
+from ..targets.line import Line, lost
 
 CONNECT_S = 10.0
 ANSWER_S = 30.0  # for a confirmation
-CLOSE_S = 2.0
 IN_FLIGHT_MAX = 1000  # messages that the broker has not confirmed
 KEY_MAX = 255  # bytes of a routing key: the protocol's
 
+_FAILURES = (exceptions.AMQPError, OSError, RuntimeError)
 _KINDS: dict[type[BaseException], str] = {
     exceptions.ProbableAuthenticationError: "the user name or password is wrong",
     exceptions.AuthenticationError: "the user name or password is wrong",
@@ -68,19 +68,19 @@ class AmqpSink:
         if urlsplit(options.url.reveal()).scheme not in ("amqp", "amqps"):
             raise ValueError("url: expected amqp:// or amqps://")
         self._key = Naming("routing_key", options.routing_key)
-        self._url = options.url
-        self._exchange_name = options.exchange
-        self._envelope = options.envelope
+        self._options = options
         self._connection: AbstractConnection | None = None
-        self._exchange: AbstractExchange | None = None
+        self._line = Line(
+            "cannot write to RabbitMQ", self._connect, _FAILURES, self._cause, self._is_open
+        )
         self._size_max: int | None = None  # known once the broker has refused a larger one
         self._confirmed: set[str] = set()  # event ids of a batch that was not taken as a whole
 
     async def open(self) -> None:
-        await self._send([])
+        await self._line.use(self._publish, [])
 
     async def write(self, batch: Batch) -> None:
-        found, rejected = messages(batch.lines, self._envelope)
+        found, rejected = messages(batch.lines, self._options.envelope)
         self._confirmed &= {message.about.event_id for message in found}
         fitting = []
         for message in found:
@@ -89,13 +89,16 @@ class AmqpSink:
             elif message.about.event_id not in self._confirmed:
                 fitting.append(message)
         if fitting:
-            await self._send(fitting)
+            await self._line.use(self._publish, fitting)
         self._confirmed.clear()
         if rejected:
-            raise PartialWrite(dict(sorted(rejected.items())))
+            raise PartialWrite(rejected)
 
     async def close(self) -> None:
-        await self._drop()
+        await self._line.drop()
+
+    def _is_open(self, _: AbstractExchange) -> bool:
+        return self._connection is not None and not self._connection.is_closed
 
     def _refuses(self, message: Message) -> str | None:
         if self._size_max is not None and len(message.body) > self._size_max:
@@ -104,61 +107,36 @@ class AmqpSink:
             return f"its routing key would be longer than {KEY_MAX} bytes"
         return None
 
-    async def _send(self, found: Sequence[Message]) -> None:
-        try:
-            exchange = await self._connected()
-            for start in range(0, len(found), IN_FLIGHT_MAX):
-                await self._publish(exchange, found[start : start + IN_FLIGHT_MAX])
-        except (exceptions.AMQPError, OSError, RuntimeError) as exc:
-            await self._drop()
-            raise SinkError(f"cannot write to RabbitMQ: {self._cause(exc)}") from None
-        except BaseException:
-            await self._drop()
-            raise
-
-    async def _publish(self, exchange: AbstractExchange, some: Sequence[Message]) -> None:
-        outcomes = await asyncio.gather(
-            *(
-                exchange.publish(
-                    aio_pika.Message(
-                        message.body,
-                        content_type=content_type(self._envelope),
-                        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-                        message_id=message.about.event_id,
-                    ),
-                    self._key.of(message.about),
-                    mandatory=True,
-                    timeout=ANSWER_S,
+    async def _publish(self, exchange: AbstractExchange, found: Sequence[Message]) -> None:
+        for start in range(0, len(found), IN_FLIGHT_MAX):
+            some = found[start : start + IN_FLIGHT_MAX]
+            # One deadline for all: of its own, one that is given up lets the next overtake it.
+            async with asyncio.timeout(ANSWER_S):
+                outcomes = await asyncio.gather(
+                    *(self._publish_one(exchange, message) for message in some),
+                    return_exceptions=True,
                 )
-                for message in some
-            ),
-            return_exceptions=True,
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+
+    async def _publish_one(self, exchange: AbstractExchange, message: Message) -> None:
+        body = aio_pika.Message(
+            message.body,
+            content_type=content_type(self._options.envelope),
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            message_id=message.about.event_id,
         )
-        for message, outcome in zip(some, outcomes, strict=True):
-            if not isinstance(outcome, BaseException):
-                self._confirmed.add(message.about.event_id)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        await exchange.publish(body, self._key.of(message.about), mandatory=True)
+        self._confirmed.add(message.about.event_id)
 
-    async def _connected(self) -> AbstractExchange:
-        if self._connection is not None and self._connection.is_closed:
-            await self._drop()
-        if self._exchange is None:
-            self._connection = await aio_pika.connect(self._url.reveal(), timeout=CONNECT_S)
-            channel = await self._connection.channel(on_return_raises=True)
-            self._exchange = (
-                await channel.get_exchange(self._exchange_name)
-                if self._exchange_name
-                else channel.default_exchange
-            )
-        return self._exchange
-
-    async def _drop(self) -> None:
-        connection, self._connection, self._exchange = self._connection, None, None
-        if connection is not None:
-            with anyio.move_on_after(CLOSE_S, shield=True), contextlib.suppress(Exception):
-                await connection.close()
+    async def _connect(self, closing: AsyncExitStack) -> AbstractExchange:
+        url = self._options.url.reveal()
+        self._connection = connection = await aio_pika.connect(url, timeout=CONNECT_S)
+        closing.push_async_callback(connection.close)
+        channel = await connection.channel(on_return_raises=True)
+        name = self._options.exchange
+        return await channel.get_exchange(name) if name else channel.default_exchange
 
     def _cause(self, error: BaseException) -> str:
         """For people: never the error's own words, which may hold an address or a record."""
@@ -169,7 +147,4 @@ class AmqpSink:
         if precondition and (size := re.search(r"max size (\d+)", str(error.args))) is not None:
             self._size_max = int(size[1])
             return f"a record is larger than max_message_size, {self._size_max} bytes"
-        for kind, words in _KINDS.items():
-            if isinstance(error, kind):
-                return words
-        return os_cause(error, "the connection failed")
+        return kind_cause(error, _KINDS) or lost(error)

@@ -8,12 +8,11 @@ was cancelled is dropped with whatever it still had to say; the next batch opens
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import Annotated, ClassVar
 
-import anyio
 import msgspec
 from redis import exceptions
 from redis.asyncio import Redis
@@ -23,19 +22,19 @@ from redis.backoff import NoBackoff
 
 from ..core.cloudevents import Envelope
 from ..core.contracts import Batch
-from ..core.errors import PartialWrite, SinkError
+from ..core.errors import PartialWrite
 from ..core.messages import Message, messages
 from ..core.secret import Secret
-from ..failures import os_cause
+from ..failures import kind_cause
+from ..targets.line import Line, lost
 
 CONNECT_S = 10.0
 ANSWER_S = 30.0  # for each piece of an answer
-CLOSE_S = 2.0
 ENTRIES_MAX = 1000  # in one MULTI: while it runs Redis serves nobody else
 FIELD = b"record"
 BODY_MAX = 512 << 20  # `proto-max-bulk-len` where the server does not tell: its default
 
-_KINDS: dict[type[Exception], str] = {
+_KINDS: dict[type[BaseException], str] = {
     exceptions.AuthenticationError: "the user name or password is wrong",
     exceptions.NoPermissionError: "this user may not write the stream; allow XADD, MULTI, EXEC",
     exceptions.OutOfMemoryError: "it is out of memory; raise maxmemory or set maxlen",
@@ -75,76 +74,61 @@ class RedisSink:
         self._stream = options.stream
         self._maxlen = options.maxlen
         self._envelope = options.envelope
-        self._redis: Redis | None = None
         self._body_max = BODY_MAX
+        self._line = Line(
+            "cannot write to Redis", self._connect, (exceptions.RedisError, OSError), _cause
+        )
 
     async def open(self) -> None:
-        await self._send([])
+        await self._line.use(self._append, [])
 
     async def write(self, batch: Batch) -> None:
         found, rejected = messages(batch.lines, self._envelope)
         if found:
-            rejected |= await self._send(found)
+            rejected |= await self._line.use(self._append, found)
         if rejected:
-            raise PartialWrite(dict(sorted(rejected.items())))
+            raise PartialWrite(rejected)
 
     async def close(self) -> None:
-        await self._drop()
+        await self._line.drop()
 
-    async def _send(self, found: Sequence[Message]) -> dict[int, str]:
-        try:
-            redis = await self._connected()
-            large = {
-                message.index: f"too large for Redis: {len(message.body)} bytes,"
-                f" proto-max-bulk-len is {self._body_max}"
-                for message in found
-                if len(message.body) > self._body_max
-            }
-            bodies = [message.body for message in found if message.index not in large]
-            for start in range(0, len(bodies), ENTRIES_MAX):
-                await self._append(redis, bodies[start : start + ENTRIES_MAX])
-        except (exceptions.RedisError, OSError) as exc:
-            await self._drop()
-            raise SinkError(f"cannot write to Redis: {_cause(exc)}") from None
-        except BaseException:
-            await self._drop()
-            raise
+    async def _append(self, redis: Redis, found: Sequence[Message]) -> dict[int, str]:
+        """The causes of what is too large, by index."""
+        large = {
+            message.index: f"too large for Redis: {len(message.body)} bytes,"
+            f" proto-max-bulk-len is {self._body_max}"
+            for message in found
+            if len(message.body) > self._body_max
+        }
+        bodies = [message.body for message in found if message.index not in large]
+        for start in range(0, len(bodies), ENTRIES_MAX):
+            async with redis.pipeline(transaction=True) as pipe:
+                for body in bodies[start : start + ENTRIES_MAX]:
+                    pipe.xadd(self._stream, {FIELD: body}, maxlen=self._maxlen, approximate=True)
+                await pipe.execute()
         return large
 
-    async def _append(self, redis: Redis, bodies: Sequence[bytes]) -> None:
-        async with redis.pipeline(transaction=True) as pipe:
-            for body in bodies:
-                pipe.xadd(self._stream, {FIELD: body}, maxlen=self._maxlen, approximate=True)
-            await pipe.execute()
-
-    async def _connected(self) -> Redis:
-        if self._redis is None:
-            self._redis = redis = Redis.from_url(
-                self._url.reveal(),
-                socket_connect_timeout=CONNECT_S,
-                socket_timeout=ANSWER_S,
-                retry=Retry(NoBackoff(), 0),  # the dispatcher's to do
-            )
-            await redis.ping()
-            with contextlib.suppress(exceptions.ResponseError):  # not everybody may ask
-                told = await redis.config_get("proto-max-bulk-len")
-                self._body_max = int(told.get("proto-max-bulk-len") or BODY_MAX)
-        return self._redis
-
-    async def _drop(self) -> None:
-        redis, self._redis = self._redis, None
-        if redis is not None:
-            with anyio.move_on_after(CLOSE_S, shield=True), contextlib.suppress(Exception):
-                await redis.aclose()
+    async def _connect(self, closing: AsyncExitStack) -> Redis:
+        redis = Redis.from_url(
+            self._url.reveal(),
+            socket_connect_timeout=CONNECT_S,
+            socket_timeout=ANSWER_S,
+            retry=Retry(NoBackoff(), 0),  # the dispatcher's to do
+        )
+        closing.push_async_callback(redis.aclose)
+        await redis.ping()
+        with suppress(exceptions.ResponseError):  # not everybody may ask
+            told = await redis.config_get("proto-max-bulk-len")
+            self._body_max = int(told.get("proto-max-bulk-len") or BODY_MAX)
+        return redis
 
 
 def _cause(error: Exception) -> str:
     """For people: never the error's own words, which may hold an address or a record."""
-    for kind, words in _KINDS.items():
-        if isinstance(error, kind):
-            return words
+    if (words := kind_cause(error, _KINDS)) is not None:
+        return words
     if isinstance(error, exceptions.ResponseError):
         said = re.search("[A-Z]{3,}", str(error).rpartition("caused error: ")[2])
         code = said[0] if said else "an error"
         return _WORDS.get(code, f"it answers {code}; see its documentation")
-    return os_cause(error.__cause__ or error, "the connection failed")
+    return lost(error)

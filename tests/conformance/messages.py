@@ -263,7 +263,7 @@ MESSAGES = [
     Case(
         "engine.sinks.kafka:KafkaSink", kafka_topic, "kafka", envelope=True,
         refuses=lambda n: record(n, content="x" * 4_000_000), keeps=4000, resends=True,
-        patience="engine.sinks.kafka.ANSWER_S",
+        patience="engine.targets.kafka_producer.ANSWER_S",
     ),
     Case(
         "engine.sinks.redis:RedisSink", redis_stream, "redis", envelope=True,
@@ -272,7 +272,7 @@ MESSAGES = [
     Case(
         "engine.sinks.nats:NatsSink", nats_stream, "nats", once=True, envelope=True,
         refuses=lambda n: record(n, content="x" * (1 << 20)), long=900_000,
-        patience="engine.sinks.nats.ANSWER_S",
+        patience="engine.targets.jetstream.ANSWER_S",
     ),
     Case(
         "engine.sinks.amqp:AmqpSink", amqp_queue, "amqp", envelope=True,

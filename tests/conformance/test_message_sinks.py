@@ -194,7 +194,7 @@ async def test_nothing_is_said_of_where_and_with_which_password(
     caplog.set_level("DEBUG", "dlr_engine")
     known = BY_ID[kind]
     if kind == "kafka":
-        monkeypatch.setattr("engine.sinks.kafka.CONNECT_S", 1.5)
+        monkeypatch.setattr("engine.targets.kafka_producer.CONNECT_S", 1.5)
     async with known.place() as place:
         away: dict[str, Any] = {"url": place.options.get("url")}
         if kind == "kafka":

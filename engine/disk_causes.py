@@ -60,6 +60,13 @@ def file_cause(error: OSError) -> str:
     return f"{error.strerror or error}; {_HINTS.get(error.errno or 0, 'look at the disk')}"
 
 
+def write_cause(error: BaseException) -> str | None:
+    """Of either; None for another error."""
+    if isinstance(error, sqlite3.Error):
+        return cause(error)
+    return file_cause(error) if isinstance(error, OSError) else None
+
+
 def passing(error: BaseException) -> bool:
     """Whether it may mend without a change to the database: a full disk, a lock, rights."""
     return code(error) in _PASSING

@@ -29,27 +29,37 @@ COLUMNS: dict[str, Kind] = {field: _KINDS.get(field, "text") for field in FIELDS
 EVENT_ID, OBSERVED_AT = FIELDS.index("event_id"), FIELDS.index("observed_at")
 
 
-class _Typed(Report, frozen=True, gc=False, kw_only=True):
+class _Bounded(Report, frozen=True, gc=False, kw_only=True):
     revision: _Integer
     parts: _Integer | None = None
-    sent_at: _Time | None = None  # type: ignore[assignment]
-    done_at: _Time | None = None  # type: ignore[assignment]
-    observed_at: _Time  # type: ignore[assignment]
     extra: msgspec.Raw = msgspec.Raw(b"{}")  # type: ignore[assignment]
 
 
-_decode = msgspec.json.Decoder(_Typed).decode
+class _Timed(_Bounded, frozen=True, gc=False, kw_only=True):
+    sent_at: _Time | None = None  # type: ignore[assignment]
+    done_at: _Time | None = None  # type: ignore[assignment]
+    observed_at: _Time  # type: ignore[assignment]
+
+
+_bounded = msgspec.json.Decoder(_Bounded).decode
+_timed = msgspec.json.Decoder(_Timed).decode
 _values = attrgetter(*(field for field in FIELDS if field != "extra"))
 assert FIELDS[-1] == "extra"
 
 
-def read_rows(lines: Sequence[bytes]) -> tuple[dict[int, Row], dict[int, str]]:
-    """The rows by their index in the batch, and the causes of what is none."""
+def read_rows(
+    lines: Sequence[bytes], *, timed: bool = True
+) -> tuple[dict[int, Row], dict[int, str]]:
+    """The rows by their index in the batch, and the causes of what is none.
+
+    Not `timed`, for a database without a type for it, times stay the text that they are.
+    """
+    decode = _timed if timed else _bounded
     rows: dict[int, Row] = {}
     rejected: dict[int, str] = {}
     for index, line in enumerate(lines):
         try:
-            typed = _decode(line)
+            typed = decode(line)
             rows[index] = (*_values(typed), bytes(typed.extra).decode())
         except (msgspec.DecodeError, UnicodeError) as error:
             rejected[index] = f"not a record: {error}"

@@ -14,35 +14,26 @@ import contextlib
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Sequence
-from operator import attrgetter
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
 from ..core.contracts import Batch
 from ..core.errors import PartialWrite, SinkError
-from ..core.report import FIELDS, decode
-from ..disk_causes import cause, file_cause
-from ..offload import Offload
+from ..core.rows import COLUMNS, Kind, Row, read_rows
+from ..core.two_tables import TwoTables
+from ..disk_causes import write_cause
 from ..private import make_database, make_folder
+from ..targets.own_thread import OwnThread
 
 BUSY_S = 5.0  # how long a write waits for another program's transaction
 PREFIX_MAX = 40
 
-_INTEGERS = frozenset({"revision", "final", "error_permanent", "parts"})
-_TYPES = {field: "INTEGER" if field in _INTEGERS else "TEXT" for field in FIELDS}
-_COLUMNS = ", ".join(FIELDS)
-_MARKS = ", ".join("?" * len(FIELDS))
-_KEY = ("account", "message_id", "direction")
-_NEWER = ", ".join(f"{field} = excluded.{field}" for field in FIELDS if field not in _KEY)
-_PLAIN = tuple(field for field in FIELDS if field != "extra")
-_plain = attrgetter(*_PLAIN)
-_key = attrgetter(*_KEY)
-_encode = msgspec.json.Encoder().encode
-
-Row = tuple[object, ...]
+_TYPES: dict[Kind, str] = {"text": "TEXT", "flag": "INTEGER", "integer": "INTEGER", "time": "TEXT"}
+_VALUES = f"VALUES ({', '.join('?' * len(COLUMNS))})"
+_ONES_OWN = (sqlite3.DataError, sqlite3.IntegrityError)  # of a row, not of the moment
 
 
 class SqliteOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,91 +61,55 @@ class SqliteSink:
 
     def __init__(self, options: SqliteOptions) -> None:
         self._path = options.path
-        self._reports = reports = f"{options.table_prefix}reports"
-        self._messages = messages = f"{options.table_prefix}messages"
-        # The prefix holds identifier characters alone, and no other text is put in.
-        self._insert = (
-            f"INSERT INTO {reports} ({_COLUMNS}) VALUES ({_MARKS})"
-            " ON CONFLICT (event_id) DO NOTHING"
+        self._tables = TwoTables(options.table_prefix, _TYPES)
+        self._take = self._tables.take_once(_VALUES)
+        self._keep = self._tables.keep_newest(_VALUES)
+        self._thread = OwnThread(
+            "dlr-sqlite-sink", f"cannot write {self._path}", self._drop, write_cause
         )
-        self._upsert = (
-            f"INSERT INTO {messages} ({_COLUMNS}) VALUES ({_MARKS})"
-            f" ON CONFLICT ({', '.join(_KEY)}) DO UPDATE SET {_NEWER}"
-            f" WHERE excluded.revision > {messages}.revision"
-        )
-        self._offload = Offload("dlr-sqlite-sink")
         self._db: sqlite3.Connection | None = None
         self._file: os.stat_result | None = None
 
     async def open(self) -> None:
-        await self._run(self._connected)
+        await self._thread.run(self._connected)
 
     async def write(self, batch: Batch) -> None:
-        if batch.lines:
-            await self._run(self._store, batch.lines)
+        if batch.lines and (rejected := await self._thread.run(self._store, batch.lines)):
+            raise PartialWrite(rejected)
 
     async def close(self) -> None:
-        try:
-            await self._run(self._drop)
-        finally:
-            await self._offload.close()
+        await self._thread.close()
 
-    async def _run(self, work: Callable[..., object], *args: Any) -> None:
-        try:
-            await self._offload.run(self._guarded, work, *args)
-        except sqlite3.Error as exc:
-            raise SinkError(f"cannot write {self._path}: {cause(exc)}") from exc
-        except OSError as exc:
-            raise SinkError(f"cannot write {self._path}: {file_cause(exc)}") from exc
+    # All below runs on its thread; whatever it raises drops the connection, which rolls back.
 
-    # All below runs in a worker thread, under the guard.
-
-    def _guarded(self, work: Callable[..., object], *args: Any) -> None:
-        try:
-            work(*args)
-        except PartialWrite:
-            raise  # the others were taken
-        except BaseException:
-            self._drop()  # rolls back
-            raise
-
-    def _store(self, lines: Sequence[bytes]) -> None:
-        rejected: dict[int, str] = {}
-        rows: dict[int, Row] = {}
-        newest: dict[Row, tuple[int, int]] = {}
-        for index, line in enumerate(lines):
-            try:
-                report = decode(line)
-                extra = _encode(report.extra).decode()
-            except (msgspec.DecodeError, UnicodeError) as exc:
-                rejected[index] = f"not a record: {exc}"
-                continue
-            rows[index] = (*_plain(report), extra)
-            key = _key(report)
-            if key not in newest or report.revision > newest[key][0]:
-                newest[key] = (report.revision, index)
+    def _store(self, lines: Sequence[bytes]) -> dict[int, str]:
+        rows, rejected = read_rows(lines, timed=False)
         db = self._connected()
         db.execute("BEGIN IMMEDIATE")
         try:
-            db.executemany(self._insert, rows.values())
-            db.executemany(self._upsert, (rows[index] for _, index in newest.values()))
-        except (OverflowError, UnicodeError, sqlite3.DataError, sqlite3.InterfaceError):
+            self._put(db, rows.values())
+        except _ONES_OWN:
             db.execute("ROLLBACK")
             db.execute("BEGIN IMMEDIATE")
-            rejected |= self._one_by_one(db, rows)
+            rejected |= self._put_one_by_one(db, rows)
         db.execute("COMMIT")
-        if rejected:
-            raise PartialWrite(dict(sorted(rejected.items())))
+        return rejected
 
-    def _one_by_one(self, db: sqlite3.Connection, rows: dict[int, Row]) -> dict[int, str]:
-        """Store what SQLite can take; the causes of what it cannot. Values fail before a change."""
+    def _put(self, db: sqlite3.Connection, rows: Collection[Row]) -> None:
+        db.executemany(self._take, rows)
+        db.executemany(self._keep, rows)
+
+    def _put_one_by_one(self, db: sqlite3.Connection, rows: dict[int, Row]) -> dict[int, str]:
+        """Store what can be; the causes of what cannot."""
         rejected = {}
         for index, row in rows.items():
+            db.execute("SAVEPOINT one")
             try:
-                db.execute(self._insert, row)
-                db.execute(self._upsert, row)
-            except (OverflowError, UnicodeError, sqlite3.DataError, sqlite3.InterfaceError) as exc:
-                rejected[index] = f"SQLite cannot hold a value of it: {exc}"
+                self._put(db, [row])
+            except _ONES_OWN as exc:
+                db.execute("ROLLBACK TO one")
+                rejected[index] = f"SQLite cannot take it: {exc}"
+            db.execute("RELEASE one")
         return rejected
 
     def _connected(self) -> sqlite3.Connection:
@@ -177,25 +132,16 @@ class SqliteSink:
         return db
 
     def _make_tables(self, db: sqlite3.Connection) -> None:
-        for table, unique in ((self._reports, ("event_id",)), (self._messages, _KEY)):
-            columns = ", ".join(f"{field} {kind}" for field, kind in _TYPES.items())
-            db.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+        for table, key in self._tables.keys.items():
             present = {row[1].lower() for row in db.execute(f"PRAGMA table_info({table})")}
-            if not present.issuperset(unique):
+            if not self._tables.owns(table, present):
                 raise SinkError(
                     f"cannot write {self._path}: its table {table} is not this sink's; set"
                     " table_prefix"
                 )
-            for field, kind in _TYPES.items():
-                if field not in present:
-                    db.execute(f"ALTER TABLE {table} ADD COLUMN {field} {kind}")
-            db.execute(
-                f"CREATE UNIQUE INDEX IF NOT EXISTS {table}_key ON {table} ({', '.join(unique)})"
-            )
-        db.execute(
-            f"CREATE INDEX IF NOT EXISTS {self._reports}_message"
-            f" ON {self._reports} (account, message_id)"
-        )
+            for statement in self._tables.making(table, present):
+                db.execute(statement)
+            db.execute(f"CREATE UNIQUE INDEX IF NOT EXISTS {table}_key ON {table} ({key})")
 
     def _drop(self) -> None:
         db, self._db = self._db, None

@@ -218,8 +218,8 @@ async def test_a_connection_that_the_server_ends(database: Database, schema: str
     sink = make(schema)
     await stored(sink, record("e1"))
     end = "SELECT pg_terminate_backend($1, 5000)"
-    assert await database.fetchval(end, sink._db.get_server_pid())
-    await until(sink._db.is_closed)
+    assert await database.fetchval(end, sink._line.held.get_server_pid())
+    await until(sink._line.held.is_closed)
     assert await stored(sink, record("e2")) == {}  # idle, it does no harm
     async with database.transaction():
         await database.execute("LOCK TABLE reports")
@@ -227,9 +227,9 @@ async def test_a_connection_that_the_server_ends(database: Database, schema: str
         waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = $1"
         for _ in range(500):
             await asyncio.sleep(0.01)
-            if await database.fetchval(waits, sink._db.get_server_pid()):
+            if await database.fetchval(waits, sink._line.held.get_server_pid()):
                 break
-        assert await database.fetchval(end, sink._db.get_server_pid())
+        assert await database.fetchval(end, sink._line.held.get_server_pid())
         with pytest.raises(SinkError, match=r"the (server is stopping|connection was lost)"):
             await writing
     assert await stored(sink, record("e3")) == {}
@@ -304,7 +304,7 @@ async def test_settings_of_the_server(schema: str, setting: str, cause: str) -> 
             await sink.open()
     else:
         await sink.open()
-        assert await sink._db.fetchval("SHOW synchronous_commit") == "on"
+        assert await sink._line.held.fetchval("SHOW synchronous_commit") == "on"
     await sink.close()
 
 

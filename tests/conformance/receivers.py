@@ -156,6 +156,6 @@ RECEIVERS = [
     ),
     Case(
         "engine.sinks.webhook:WebhookSink", receiver, "webhook", envelope=True,
-        refuses=lambda n: record(n, subject=REFUSED), patience="engine.sinks.webhook.PATIENCE_S",
+        refuses=lambda n: record(n, subject=REFUSED), patience="engine.targets.endpoint.PATIENCE_S",
     ),
 ]  # fmt: skip

@@ -264,7 +264,7 @@ async def test_a_failure_in_the_middle_offers_the_same_again(hook: Hook) -> None
 
 
 async def test_an_answer_is_read_only_so_far(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook, "ANSWER_MAX", 1000)
+    monkeypatch.setattr("engine.targets.endpoint.ANSWER_MAX", 1000)
     hook.rule = lambda _hook, _body: web.Response(body=b"x" * 50_000_000)
     assert await sent(hook, batch(0, 1), batch(1, 1)) == [{}, {}]
 
@@ -302,7 +302,7 @@ async def test_the_certificate_is_verified(tmp_path: Path) -> None:
             await sent(hook, batch(0, 1), ca_file=tmp_path / "ca.pem")
     finally:
         await runner.cleanup()
-    with pytest.raises(SinkError, match="ca_file cannot be read: No such file or directory"):
+    with pytest.raises(SinkError, match="ca_file cannot be read: no such file or directory"):
         await sent(hook, batch(0, 1), ca_file=tmp_path / "none.pem")
 
 

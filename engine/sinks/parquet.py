@@ -31,7 +31,7 @@ from ..core.errors import PartialWrite, SinkError
 from ..core.rows import COLUMNS, EVENT_ID, OBSERVED_AT, Row, read_rows
 from ..disk_causes import file_cause
 from ..offload import Offload
-from ..private import make_folder
+from ..private import make_folder, sync_folder
 
 SLICE = 2000  # rows turned into columns at once: as Python objects they take much more room
 UNFINISHED = ".unfinished-"
@@ -81,7 +81,7 @@ class ParquetSink:
 
     def _prepare(self) -> None:
         make_folder(self._path)
-        _sync(self._path.parent)
+        sync_folder(self._path.parent)
         for left in self._path.glob(f"{UNFINISHED}*"):
             with contextlib.suppress(OSError), left.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,8 +117,8 @@ class ParquetSink:
             with contextlib.suppress(OSError):
                 os.unlink(unfinished)
             raise
-        _sync(path.parent)
-        _sync(self._path)
+        sync_folder(path.parent)
+        sync_folder(self._path)
 
 
 class _Day:
@@ -140,11 +140,3 @@ class _Day:
 
     def name(self) -> str:
         return f"{self._first:%H%M%S}-{self._digest.hexdigest()}.parquet"
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

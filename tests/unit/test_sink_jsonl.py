@@ -23,7 +23,6 @@ import zstandard
 
 from engine.core.contracts import Batch
 from engine.core.errors import SinkError
-from engine.sinks import jsonl
 from engine.sinks.jsonl import JsonlOptions, JsonlSink
 
 DAY_S = 86400.0
@@ -259,13 +258,14 @@ async def test_a_failed_compression_holds_nothing_up(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(jsonl, "_compress", full)
+    monkeypatch.setattr("engine.targets.rotated.compress", full)
     sink = make(tmp_path / "r.jsonl", rotate="1B", compress="gzip")
     with caplog.at_level(logging.WARNING):
         await sink.write(batch(1))
         await sink.write(batch(2))
         await sink.close()
-    assert "cannot compress" in caplog.text
+    said = {(each.name, each.getMessage().partition(": ")[2]) for each in caplog.records}
+    assert said == {("dlr_engine", "No space left on device; free some space")}
     assert (tmp_path / "r-2030-05-01.jsonl").read_bytes() == text(1)
     monkeypatch.undo()
     again = make(tmp_path / "r.jsonl", rotate="1B", compress="gzip")
@@ -277,7 +277,7 @@ async def test_a_failed_compression_holds_nothing_up(
 async def test_a_cancelled_compression_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonl, "CHUNK", 64)
+    monkeypatch.setattr("engine.targets.rotated.CHUNK", 64)
     path = tmp_path / "r.jsonl"
     path.write_bytes(b"")
     plain = tmp_path / "r-2030-01-01.jsonl"
@@ -285,7 +285,7 @@ async def test_a_cancelled_compression_loses_nothing(
     (tmp_path / ".r-2030-01-01.jsonl.tmp").write_bytes(b"")
     sink = make(path, rotate="day", compress="gzip")
     await sink.open()
-    check = sink._offload.check
+    check = sink._thread.check
 
     def dawdle() -> None:
         """Between two chunks, until nobody waits any more: it is never through before that."""
@@ -293,7 +293,7 @@ async def test_a_cancelled_compression_loses_nothing(
             check()
             time.sleep(0.001)
 
-    monkeypatch.setattr(sink._offload, "check", dawdle)
+    monkeypatch.setattr(sink._thread, "check", dawdle)
     with anyio.move_on_after(0.02) as scope:
         await sink.write(batch(1))
     assert scope.cancelled_caught
@@ -386,7 +386,7 @@ async def test_moved_truncated_or_shared(tmp_path: Path) -> None:
 
 
 async def test_a_held_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr("engine.targets.append_file.LOCK_WAIT_S", 0.05)
     path = tmp_path / "r.jsonl"
     one, two = make(path), make(path)
     await one.open()

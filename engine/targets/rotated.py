@@ -1,0 +1,120 @@
+"""The files that a live file was before: `<stem>-<day>[.N]<suffix>`, compressed if asked for.
+
+A file that is to be compressed has a mark from before it is renamed until its compressed copy has
+taken its place, so a crash anywhere between is gone on from. The copy grows in the mark.
+
+It must never overwrite a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from ..disk_causes import file_cause
+from ..private import open_file, sync_folder
+from ..telemetry import log
+from .framing import CHUNK, GZIP_LEVEL, ZSTD_LEVEL, Compression
+
+_ENDINGS: dict[Compression, str] = {"gzip": ".gz", "zstd": ".zst"}
+
+
+class Rotated:
+    """What `path` was before; `kind` is how it is compressed, None: not at all."""
+
+    def __init__(self, path: Path, kind: Compression | None) -> None:
+        self._path = path
+        self._kind = kind
+        self._named = re.compile(
+            rf"{re.escape(path.stem)}-\d{{4}}-\d\d-\d\d(\.\d+)?{re.escape(path.suffix)}"
+        )
+        self._pending: list[Path] = []
+
+    def rotate(self, day: str) -> None:
+        """Rename the live file. It is compressed once `find` has found it."""
+        stem, suffix, count = f"{self._path.stem}-{day}", self._path.suffix, 0
+        target = self._path.with_name(stem + suffix)
+        while any(os.path.lexists(f"{target}{end}") for end in ("", *_ENDINGS.values())):
+            count += 1
+            target = self._path.with_name(f"{stem}.{count}{suffix}")
+        if self._kind:
+            os.close(open_file(_mark(target), os.O_WRONLY | os.O_CREAT))
+        os.rename(self._path, target)
+        sync_folder(self._path.parent)
+
+    def find(self) -> None:
+        """Those that are still to be compressed; what a crash left over is removed."""
+        names = set(os.listdir(self._path.parent))
+        self._pending = []
+        for name in sorted(filter(self._named.fullmatch, names)):
+            plain = self._path.with_name(name)
+            if any(name + ending in names for ending in _ENDINGS.values()):
+                plain.unlink(missing_ok=True)  # its compressed copy is whole
+            elif self._kind and _mark(plain).name in names:
+                self._pending.append(plain)
+        for name in names:
+            if name.startswith(".") and name.endswith(".tmp"):
+                plain = self._path.with_name(name[1:-4])
+                if self._named.fullmatch(plain.name) and plain not in self._pending:
+                    _mark(plain).unlink(missing_ok=True)
+
+    def leave(self, size_max: int) -> None:
+        """Leave larger ones to the next `find`. Raises OSError."""
+        self._pending = [each for each in self._pending if each.stat().st_size <= size_max]
+
+    def compress(self, check: Callable[[], None]) -> None:
+        """`check` is called between two chunks, and may raise."""
+        while self._pending and self._kind:
+            plain = self._pending[0]
+            try:
+                compress(self._kind, plain, check)
+            except OSError as exc:  # the records are safe as they are, and matter more
+                if exc.errno != errno.ENOENT:  # else another worker has done it
+                    why = file_cause(exc)
+                    log.warning("cannot compress %s, it stays plain for now: %s", plain, why)
+            del self._pending[0]
+
+
+def compress(kind: Compression, plain: Path, check: Callable[[], None]) -> None:
+    """Put a compressed copy in the place of a file; at no moment is there neither."""
+    mark = _mark(plain)
+    with open(plain, "rb") as source:
+        try:
+            fcntl.flock(source, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # another worker is at it
+        if not plain.exists():
+            return  # another worker was at it
+        packer: Any = zstandard.ZstdCompressor(ZSTD_LEVEL, write_checksum=True).compressobj()
+        if kind == "gzip":
+            packer = zlib.compressobj(GZIP_LEVEL, wbits=16 + zlib.MAX_WBITS)
+        opened = open_file(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            with open(opened, "wb") as target:
+                while chunk := source.read(CHUNK):
+                    check()
+                    target.write(packer.compress(chunk))
+                target.write(packer.flush())
+                target.flush()
+                os.fsync(target.fileno())
+            os.rename(mark, f"{plain}{_ENDINGS[kind]}")
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.truncate(mark, 0)
+            raise
+        sync_folder(plain.parent)
+        plain.unlink(missing_ok=True)
+        sync_folder(plain.parent)
+
+
+def _mark(plain: Path) -> Path:
+    return plain.with_name(f".{plain.name}.tmp")

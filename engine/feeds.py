@@ -141,7 +141,6 @@ class Feed:
             data["opened"] = visit.opened_ms = joined(data.get("opened"), visit.opened_ms)
             data["spans"] = reading.dump()
             data["shown"] = stand.server.first_ms  # of spans that no later process reads again
-            data["total_ignored"] = reading.total_ignored
             if not reading.spans:
                 self._finish(work, data, page, stand.server, visit)
             else:
@@ -175,7 +174,7 @@ class Feed:
             if plan is None:
                 return None
             data.update(plan)
-        reading = Reading.load(data["spans"], total_ignored=bool(data.get("total_ignored")))
+        reading = Reading.load(data["spans"])
         server = ServerClock(data.get("shown"))
         return _Kept(stand=Stand(reading=reading, server=server), data=data, stored=work.data)
 

@@ -16,7 +16,17 @@ from engine.ahead import Ahead, ask_with
 from engine.asking import Asker, Reply, joined
 from engine.behind import Behind
 from engine.core.contracts import Kind, Outcome, Poll, Verb
-from engine.core.reading import ROWS_MAX, Next, Progress, Reading, Span, decide, divide_short
+from engine.core.reading import (
+    ROWS_MAX,
+    SHORT_WINDOW,
+    TOTAL_IGNORED,
+    Next,
+    Progress,
+    Reading,
+    Span,
+    decide,
+    divide_short,
+)
 from engine.core.work import Page, Work
 from engine.limits import Slot
 
@@ -98,7 +108,8 @@ class WindowReader:
         self._traits = asker.traits
         self._slow: tuple[int, int, str | None] | None = None  # the span that timed out last
         self.stopping = False
-        self._total_ignored = False  # what one reading has found out holds for all of the account
+        # What one reading has found out holds for all of the account. None: nobody has looked yet.
+        self._total_ignored: bool | None = None
 
     @property
     def halts(self) -> bool:
@@ -118,6 +129,9 @@ class WindowReader:
         Returns the reply that failed, or None when all was read or the account halts. As long as
         spans are left, `stand` says where to go on.
         """
+        if self._total_ignored is None:
+            told = await self._asker.store.read(lambda tx: tx.notes(TOTAL_IGNORED))
+            self._total_ignored = self._asker.account.name in told
         one_time = self._asker.traits.one_time  # then who asks is who commits
         width = 0 if one_time else self._asker.account.limits.concurrency - 1
 
@@ -148,10 +162,16 @@ class WindowReader:
     ) -> Reply | None:
         reading = stand.reading
         while reading.spans:
-            reading.total_ignored = reading.total_ignored or self._total_ignored
-            if divide_short(reading, self._traits) is not None:
-                continue
+            reading.total_ignored = bool(self._total_ignored)
             span, progress = reading.spans[0], stand.progress
+            if (short := divide_short(reading, self._traits)) is not None:
+                if short.incidents:
+                    await behind.settle()
+                    page = self._asker.page()
+                    self._note(span, short, page, stand)
+                    moved(page)
+                    await self._asker.commit(page)
+                continue
             question = self._question(kind, span, progress.page)
             ahead.ask(self._later(kind, reading, progress))
             reply = await ahead.take(question)
@@ -185,10 +205,11 @@ class WindowReader:
                 keys=reply.keys,
                 sent_ms=reply.sent_ms,
             )
+            if span.tests is not None:  # what is in it is read in its own turn
+                reply.page = self._asker.page()
             self._total_ignored = reading.total_ignored
-            self._tell(span, step)
-            reply.page.incidents = step.incidents
-            stand.doubts += reply.flaws + sum(one.kind == "short_window" for one in step.incidents)
+            self._note(span, step, reply.page, stand)
+            stand.doubts += reply.flaws
             visit.opened_ms = joined(visit.opened_ms, reply.opened_ms)
             if step.same_span and not self._traits.one_time:
                 await behind.put(reply)
@@ -209,7 +230,7 @@ class WindowReader:
         for page in range(progress.page + 1, (progress.pages or 0) + 1):
             yield self._question(kind, span, page)
         for other in reading.spans[1:]:
-            if not other.short:
+            if other.received is None:
                 yield self._question(kind, other, 1)
 
     def _question(self, kind: Kind, span: Span, page: int) -> Poll:
@@ -230,7 +251,9 @@ class WindowReader:
         again, self._slow = self._slow == this, this
         return again
 
-    def _tell(self, span: Span, step: Next) -> None:
+    def _note(self, span: Span, step: Next, page: Page, stand: Stand) -> None:
+        page.incidents = step.incidents
+        stand.doubts += sum(one.kind == SHORT_WINDOW for one in step.incidents)
         tell = self._asker.telemetry.event
         for incident in step.incidents:
             tell(logging.ERROR, self._asker.account.name, incident.text)

@@ -9,7 +9,8 @@ Where an answer says how many rows there are, that is the proof of completeness.
 be split no further and is still short is an incident. A total that does not follow the window at
 all (both halves claim what the whole claimed) proves nothing: it is reported once, then ignored.
 Halves share the instant between them, so that no row falls through: a burst at that instant is
-claimed by both honestly, and is told from a false total by where its rows are.
+claimed by both honestly, and is told from a false total by where its rows are. Where a span has no
+halves, its total is put to the test: in a window beside it, and in one that holds them both.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ ROWS_MAX = 50_000
 # How often the pages of one span are read, where their total goes on moving.
 PASSES_MAX = 3
 
+# Kinds of incidents.
+SHORT_WINDOW = "short_window"
+TOTAL_IGNORED = "total_ignored"
+
 
 class Span(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A window, both ends included, in epoch ms."""
@@ -40,7 +45,8 @@ class Span(msgspec.Struct, kw_only=True, omit_defaults=True):
     parent_total: int | None = None  # what the whole claimed; of a short one, what it claims
     sibling_total: int | None = None  # what the other half claimed, where it was the same
     burst_ms: int | None = None  # the instant between, where all rows of the other half were on it
-    short: bool = False  # read already, and short: only to be split
+    received: int | None = None  # read already, and short: so many rows came. Only to be split
+    tests: int | None = None  # asked only for its total, to be held against that of others
 
     @property
     def width_ms(self) -> int:
@@ -48,10 +54,12 @@ class Span(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Reading(msgspec.Struct, kw_only=True):
-    """What is still to be read. Durable as JSON, so that a restart goes on where it stood."""
+    """What is still to be read. The spans are durable as JSON, so that a restart goes on where it
+    stood."""
 
     spans: list[Span] = []
-    total_ignored: bool = False
+    total_ignored: bool = False  # it is known not to follow the window
+    total_tested: bool = False  # it was found to follow it
 
     @staticmethod
     def of(from_ms: int, to_ms: int, traits: Traits) -> Reading:
@@ -70,8 +78,8 @@ class Reading(msgspec.Struct, kw_only=True):
         return [msgspec.to_builtins(span) for span in self.spans]
 
     @staticmethod
-    def load(spans: list[dict[str, Any]], *, total_ignored: bool) -> Reading:
-        return Reading(spans=msgspec.convert(spans, list[Span]), total_ignored=total_ignored)
+    def load(spans: list[dict[str, Any]]) -> Reading:
+        return Reading(spans=msgspec.convert(spans, list[Span]))
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -114,6 +122,8 @@ def decide(
     """What to do after an answer to the first span with `rows` rows (`flaws` of them unusable),
     whose messages hash to `keys` and were sent between the two times `sent_ms`."""
     span = reading.spans[0]
+    if span.tests is not None:
+        return _tested(reading, span.tests, outcome.total)
     progress.rows += rows
     progress.flaws += flaws
     progress.fresh = len(keys - progress.seen) + flaws
@@ -199,20 +209,22 @@ def _judge_total(reading: Reading, span: Span, progress: Progress) -> list[Incid
         and _claims_all(span.sibling_total, span.parent_total)
         and not _on_instant(progress, span.burst_ms)
     ):
-        reading.total_ignored = True
-        # The other half waits to be split for its missing rows; there is no telling any more.
-        reading.spans = [other for other in reading.spans if not other.short]
-        return [
-            Incident(
-                kind="total_ignored",
-                text=(
-                    f"the provider says {progress.total} rows whatever the window is: its total"
-                    " cannot prove completeness and is ignored"
-                ),
-                expected=progress.total,
-            )
-        ]
+        return [_ignore_total(reading, progress.total)]
     return []
+
+
+def _ignore_total(reading: Reading, total: int) -> Incident:
+    reading.total_ignored = True
+    # Some wait to be split for their missing rows; there is no telling any more.
+    reading.spans = [span for span in reading.spans if span.received is None]
+    return Incident(
+        kind=TOTAL_IGNORED,
+        text=(
+            f"the provider says {total} rows whatever the window is: its total cannot prove"
+            " completeness and is ignored"
+        ),
+        expected=total,
+    )
 
 
 def _claims_all(total: int | None, whole: int | None) -> bool:
@@ -232,7 +244,7 @@ def _untold_half(reading: Reading, progress: Progress) -> Span | None:
     span, other = reading.spans[0], reading.spans[1] if len(reading.spans) > 1 else None
     if (
         other is not None
-        and not other.short
+        and other.received is None
         and other.sibling_total is None
         and other.parent_total == span.parent_total
         and _claims_all(progress.total, span.parent_total)
@@ -249,33 +261,66 @@ def _on_instant(progress: Progress, instant_ms: int | None) -> bool:
 def _short(reading: Reading, traits: Traits, progress: Progress, received: int) -> Next:
     """The span holds fewer rows than the provider says there are."""
     span = reading.spans[0]
+    assert progress.total is not None
     cause = f"{received} of {progress.total} rows came"
-    halves = _halves(span, traits)
-    if halves:
+    if _halves(span, traits):
         other = _untold_half(reading, progress)
         if other is not None:
-            span.short, span.parent_total = True, progress.total
+            span.received, span.parent_total = received, progress.total
             other.sibling_total = progress.total
             between_ms = other.from_ms
             other.burst_ms = between_ms if _on_instant(progress, between_ms) else None
             reading.spans[0], reading.spans[1] = other, span
             return Next(cause=cause)
-        return _divide(reading, traits, cause, total=progress.total)
-    if _channels(span, traits):
-        return _divide(reading, traits, cause, total=progress.total)
-    reading.spans.pop(0)
-    return Next(incidents=[_incident(span, cause, progress.total, received)], cause=cause)
+    elif not _channels(span, traits) and not reading.total_tested:
+        span.received, span.parent_total = received, progress.total
+        step = traits.window_min_ms
+        reading.spans.insert(0, _test(span, span.to_ms + 2 * step, step, progress.total))
+        return Next(cause=cause)
+    return _divide(reading, traits, cause, total=progress.total, received=received)
+
+
+def _tested(reading: Reading, tests: int, total: int | None) -> Next:
+    """What has become of a test of the short span's total, which stands behind it.
+
+    Beside it there may be rows as well. Then both together have as many as the two, or nearly, as
+    some come and go meanwhile; a total that does not follow the window is half of that.
+    """
+    span = reading.spans.pop(0)
+    short = reading.spans[0]
+    beside = span.from_ms > short.to_ms
+    if beside and total:
+        reading.spans.insert(
+            0, _test(short, short.from_ms, span.to_ms - short.from_ms, tests + total)
+        )
+    elif total is not None and not beside and 4 * total < 3 * tests:
+        return Next(incidents=[_ignore_total(reading, total)])
+    else:
+        reading.total_tested = True
+    return Next()
+
+
+def _test(short: Span, from_ms: int, width_ms: int, tests: int) -> Span:
+    return Span(from_ms=from_ms, to_ms=from_ms + width_ms, channel=short.channel, tests=tests)
 
 
 def divide_short(reading: Reading, traits: Traits) -> Next | None:
     """Before asking: a span that is known to be short is split without being read again."""
-    if reading.spans and reading.spans[0].short:
-        span = reading.spans[0]
-        return _divide(reading, traits, "rows were missing", total=span.parent_total)
-    return None
+    span = reading.spans[0]
+    if span.received is None:
+        return None
+    cause = f"{span.received} of {span.parent_total} rows came"
+    return _divide(reading, traits, cause, total=span.parent_total, received=span.received)
 
 
-def _divide(reading: Reading, traits: Traits, cause: str, total: int | None = None) -> Next:
+def _divide(
+    reading: Reading,
+    traits: Traits,
+    cause: str,
+    *,
+    total: int | None = None,
+    received: int | None = None,
+) -> Next:
     """Put parts in the place of the first span; where there are none, that is an incident."""
     span = reading.spans.pop(0)
     halves = _halves(span, traits)
@@ -290,7 +335,7 @@ def _divide(reading: Reading, traits: Traits, cause: str, total: int | None = No
             Span(from_ms=span.from_ms, to_ms=span.to_ms, channel=channel) for channel in channels
         ]
         return Next(cause=cause)
-    return Next(incidents=[_incident(span, cause, total, None)], cause=cause)
+    return Next(incidents=[_incident(span, cause, total, received)], cause=cause)
 
 
 def _halves(span: Span, traits: Traits) -> list[Span]:
@@ -318,7 +363,7 @@ def _incident(span: Span, cause: str, expected: int | None, received: int | None
     if span.channel is not None:
         where += f", channel {span.channel}"
     return Incident(
-        kind="short_window",
+        kind=SHORT_WINDOW,
         text=f"{where}: {cause}, and the window can be split no further",
         from_ms=span.from_ms,
         to_ms=span.to_ms,

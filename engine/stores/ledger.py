@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from engine.core.contracts import Kind
 from engine.core.discovery import Discovery
+from engine.core.reading import TOTAL_IGNORED
 from engine.core.reconcile import Known, fold, marks_of
 from engine.core.report import Report
 from engine.core.units import iso, iso_ms
@@ -90,6 +91,8 @@ def _note_troubles(post: Posting) -> None:
     for incident in page.incidents:
         if tx.put_incident(page.account, incident, page.observed_ms):
             change.add(f"incident:{incident.kind}")
+        if incident.kind == TOTAL_IGNORED:
+            tx.put_note(page.account, TOTAL_IGNORED, b"1")
 
 
 def _take_reports(post: Posting) -> None:

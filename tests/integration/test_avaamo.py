@@ -236,22 +236,25 @@ async def test_an_overlap_longer_than_a_window(tmp_path: Path, standin: Standin)
     assert max(spans) <= 7 * 86_400
 
 
+class Global(Report):
+    """Its totals are of all messages of the agent."""
+
+    def __init__(self, *entries: dict[str, Any], all_ever: int, growth: int = 0) -> None:
+        super().__init__(*entries)
+        self.all_ever, self.growth = all_ever, growth
+
+    def give(self, found: list[dict[str, Any]], page: int, size: int) -> Answer:
+        self.all_ever += self.growth
+        return self.page(found[(page - 1) * size : page * size], page, size, self.all_ever)
+
+
 @pytest.mark.parametrize(("all_ever", "growth"), [(5000, 0), (60_000, 0), (60_000, 3)])
 async def test_a_global_total_is_said_once_and_ignored(
     tmp_path: Path, standin: Standin, all_ever: int, growth: int
 ) -> None:
     """Of all messages of the agent, also of more than a window may hold, also as it grows."""
-
-    class Global(Report):
-        asked = 0
-
-        def give(self, found: list[dict[str, Any]], page: int, size: int) -> Answer:
-            self.asked += 1
-            total = all_ever + growth * self.asked
-            return self.page(found[(page - 1) * size : page * size], page, size, total)
-
     rows = [*hourly(40), entry("open", BEGIN + 1, "sent")]
-    answer = standin.answer("bot", Global(*rows))
+    answer = standin.answer("bot", Global(*rows, all_ever=all_ever, growth=growth))
     account = avaamo(
         answer,
         start="2024-06-01T00:00:00Z",
@@ -267,6 +270,65 @@ async def test_a_global_total_is_said_once_and_ignored(
     assert [one["verdict"] for one in still_open] == [None, "last_known"]
     each_once([one for one in records if one not in still_open], 40)
     assert len(standin.asked["bot"]) < 20
+
+
+@pytest.mark.parametrize(("all_ever", "growth"), [(1, 0), (5000, 0), (5000, 3), (60_000, 3)])
+async def test_a_global_total_is_found_out_where_no_window_can_be_split(
+    tmp_path: Path, standin: Standin, all_ever: int, growth: int
+) -> None:
+    """Each is of a second at most, and beside the first one nothing was ever sent."""
+    answer = standin.answer("bot", Global(all_ever=all_ever, growth=growth))
+    account = avaamo(answer, lookback="200ms", overlap="0s")
+    async with hasty(configured(tmp_path, account)) as poller:
+        await until(lambda: len(standin.asked["bot"]) >= 12)
+        assert [kind for kind, _ in await causes(poller)] == ["total_ignored"]
+        assert poller.telemetry.of("incidents", "bot") == 1
+
+
+@pytest.mark.parametrize("beside", [[], [entry("next", BEGIN + 3)]])
+async def test_a_true_total_of_a_second_stays_an_incident(
+    tmp_path: Path, standin: Standin, beside: list[dict[str, Any]]
+) -> None:
+    """A row is never given. It is at the very end of the second, so that it is in the next, too."""
+
+    class Hiding(Report):
+        def give(self, found: list[dict[str, Any]], page: int, size: int) -> Answer:
+            rows = [one for one in found if one["uuid"] != "hidden"]
+            return self.page(rows, page, size, len(found))
+
+    answer = Hiding(entry("u000", BEGIN), entry("hidden", BEGIN + 1), *beside)
+    records, troubles = await read_once(
+        tmp_path, standin, answer, start="2024-06-01T00:00:00Z", end="2024-06-01T00:00:01Z"
+    )
+    each_once(records, 1)  # and nothing that lies beyond the end
+    ((kind, cause),) = troubles
+    assert (kind, cause.partition(": ")[2]) == (
+        "short_window",
+        "1 of 2 rows came, and the window can be split no further",
+    )
+    pages = 2  # of the second itself; then beside it, and where there is a row, over both
+    assert len(standin.asked["bot"]) == pages + 1 + len(beside)
+
+
+async def test_a_global_total_that_a_rescan_found_is_known_after_a_restart(
+    tmp_path: Path, standin: Standin
+) -> None:
+    """The feed is at its end, and finds out nothing any more."""
+    report = Report(entry("open", BEGIN + 10, "sent"))
+    url = standin.answer("bot", report)
+    schedule = {"interval": "50ms", "rescan": ["100ms", "1s", "2s"]}
+    config = configured(tmp_path, avaamo(url, **HOUR, schedule=schedule))
+    async with hasty(config) as poller:
+        await until(lambda: lines(tmp_path))
+        standin.answer("bot", Global(*report.entries, all_ever=5000))
+        await until(lambda: poller.telemetry.of("incidents", "bot"))
+    asked = len(standin.asked["bot"])
+    async with hasty(config) as poller:
+        assert await until_idle(poller, 10) == []
+        assert poller.telemetry.of("incidents", "bot") == 0
+        assert [kind for kind, _ in await causes(poller)] == ["total_ignored"]
+    after = standin.asked["bot"][asked:]
+    assert {one.query["to_timetoken"] for one in after} == {str(BEGIN + 3600)}  # nothing is split
 
 
 @pytest.mark.parametrize("store", STORES)

@@ -55,12 +55,16 @@ async def visit(parts: Parts) -> Work | None:
     return left[0] if left else None
 
 
-@pytest.mark.parametrize("doubtful", [UNREADABLE, SHORT], ids=["unreadable", "short"])
+@pytest.mark.parametrize(
+    "doubtful",
+    [[UNREADABLE], [SHORT, page()]],  # the second: beside it, to see whether its total is true
+    ids=["unreadable", "short"],
+)
 async def test_an_end_that_could_not_be_read_is_read_in_time(
-    doubtful: tuple[int, dict[str, Any]],
+    doubtful: list[tuple[int, dict[str, Any]]],
 ) -> None:
     async with Parts(
-        "avaamo", page(entry("sent")), doubtful, page(entry("delivered")), limits=LIMITS
+        "avaamo", page(entry("sent")), *doubtful, page(entry("delivered")), limits=LIMITS
     ) as parts:
         await begun(parts)
         window = await visit(parts)

@@ -167,10 +167,7 @@ class WindowReader:
             if (short := divide_short(reading, self._traits)) is not None:
                 if short.incidents:
                     await behind.settle()
-                    page = self._asker.page()
-                    self._note(span, short, page, stand)
-                    moved(page)
-                    await self._asker.commit(page)
+                    await self._leave(span, short, stand, moved)
                 continue
             question = self._question(kind, span, progress.page)
             ahead.ask(self._later(kind, reading, progress))
@@ -223,6 +220,15 @@ class WindowReader:
                 visit.more = True
                 return None
         return None
+
+    async def _leave(
+        self, span: Span, step: Next, stand: Stand, moved: Callable[[Page], None]
+    ) -> None:
+        """A span stays short: an incident, and the end of it."""
+        page = self._asker.page()
+        self._note(span, step, page, stand)
+        moved(page)
+        await self._asker.commit(page)
 
     def _later(self, kind: Kind, reading: Reading, progress: Progress) -> Iterator[Poll]:
         """What will be asked after this: the pages there are said to be, then the next spans."""

@@ -42,6 +42,8 @@ _HINTS = {
     errno.EROFS: "the file system is mounted read-only",
     errno.ENOTDIR: "a part of the path is not a folder",
     errno.EISDIR: "name a file, not a folder",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "the system has no more open files to give",
     errno.ETIMEDOUT: "look at the disk, or at whoever reads there",
 }
 

@@ -36,7 +36,8 @@ class Reports:
         self._ended = False
         self._portion = Portion()
         self._lines: deque[bytes] = deque()
-        self._given = 0  # of the portion; all but the last are acknowledged
+        self._given = 0  # of the portion
+        self._acknowledged = 0  # of these: the last one is not until the next is asked for
         self._news = anyio.Event()
 
     async def take(self, accounts: Sequence[str]) -> None:
@@ -64,8 +65,15 @@ class Reports:
                 self._before = None
             await self._reader.open()
             self._open = True
+        self._acknowledged = self._given
         while not self._lines:
-            await self._next_portion()
+            try:
+                await self._next_portion()
+            except StoreError:
+                if not self._ended:
+                    raise
+            if self._ended:  # the block was left while this waited for news
+                raise StopAsyncIteration
         self._given += 1
         return decode(self._lines.popleft())
 
@@ -74,7 +82,7 @@ class Reports:
         self._news = anyio.Event()
         self._portion = await self._reader.read(PORTION_MAX, PORTION_BYTES_MAX)
         self._lines = deque(self._portion.lines)
-        self._given = 0
+        self._given = self._acknowledged = 0
         if not self._lines and not self._portion.more:
             with anyio.move_on_after(LOOK_S):
                 await self._news.wait()
@@ -85,8 +93,8 @@ class Reports:
             self._ended = True
             return
         self._ended = True
-        acknowledged = max(0, self._given - 1)
+        self._news.set()
         try:
-            await self._reader.move(self._portion.places_after(acknowledged))
+            await self._reader.move(self._portion.places_after(self._acknowledged))
         except StoreError:
             return  # what was given since the last position comes again

@@ -249,7 +249,11 @@ class SqliteStore:
     async def open(self, *, own: bool) -> None:
         if own:
             await self._take_lock()
-        trouble = await self._prepare()
+        try:
+            trouble = await self._prepare()
+        except BaseException:  # cancelled: nobody closes what was never opened
+            self._drop_lock()
+            raise
         if trouble is not None:
             self._drop_lock()
             raise trouble
@@ -317,7 +321,11 @@ class SqliteStore:
             if waited_s >= LOCK_PATIENCE_S:
                 os.close(lock)
                 raise StoreBusy(f"the store {self._shown} belongs to a worker that is running")
-            await anyio.sleep(LOCK_STEP_S)
+            try:
+                await anyio.sleep(LOCK_STEP_S)
+            except BaseException:
+                os.close(lock)
+                raise
             waited_s += LOCK_STEP_S
 
     def _drop_lock(self) -> None:

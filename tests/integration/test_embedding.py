@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import anyio
 import pytest
 
 import engine
+from engine.stores import sqlite
 from engine.stores.memory import MemoryStore
 from engine.worker import Engine
 from tests.integration.harness import (
@@ -169,6 +172,64 @@ async def test_two_engines_in_one_loop(tmp_path: Path, standin: Standin) -> None
         stopped = len(standin.asked["two"])
     assert len(standin.asked["two"]) == stopped
     await around.same()
+
+
+async def test_cancelled_while_it_is_opened(
+    tmp_path: Path, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store belongs to nobody then."""
+    around = Around()
+    config = configured(tmp_path, infobip(standin.answer("info", [EMPTY])))
+    began, prepare = threading.Event(), sqlite.prepare
+
+    def slowly(path: Path) -> None:
+        began.set()
+        time.sleep(0.1)
+        prepare(path)
+
+    monkeypatch.setattr(sqlite, "prepare", slowly)
+
+    async def work() -> None:
+        async with engine.open(config):
+            await anyio.sleep_forever()
+
+    opening = asyncio.create_task(work())
+    await until(began.is_set)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    monkeypatch.setattr(sqlite, "prepare", prepare)
+    async with engine.open(config):
+        waiting = asyncio.create_task(work())  # for the store, which has an owner
+        await anyio.sleep(0.05)
+        files = len(os.listdir("/proc/self/fd"))
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert len(os.listdir("/proc/self/fd")) == files - 1
+    await around.same()
+
+
+async def test_reports_end_with_the_block(tmp_path: Path, standin: Standin) -> None:
+    """Also for a task of the caller's that waits for the next one meanwhile."""
+    config = configured(tmp_path, infobip(standin.answer("info", [reports(2), EMPTY])))
+    got: list[str] = []
+
+    async def read(poller: Engine) -> None:
+        async for one in poller.reports():
+            got.append(one.message_id)
+            assert not one.verdict
+
+    async with hasty(config) as poller:
+        reading = asyncio.create_task(read(poller))
+        await until(lambda: len(got) == 2)
+        await anyio.sleep(0.05)  # it waits for the third
+    with anyio.fail_after(2):
+        await reading
+    async with hasty(config) as poller:
+        with anyio.move_on_after(0.2):
+            await read(poller)
+    assert got == ["m0", "m1"]
 
 
 async def test_reports_are_acknowledged_when_the_next_is_asked_for(

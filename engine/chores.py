@@ -12,6 +12,7 @@ import msgspec
 import orjson
 
 from engine.core.errors import LeaseLost, StoreError
+from engine.core.work import Committed
 from engine.replaying import Order, Replayer
 from engine.reports import REPORTS_NAME
 from engine.room import Consumer, Disk
@@ -141,9 +142,10 @@ class Chores:
     async def _take_inbox(self, *, apart: bool) -> None:
         engine, chance, now_ms = self._engine, self._chance(), self._engine.clock.now_ms()
         accounts, begun = {one.name: one for one in engine.config.accounts}, frozenset(self._begun)
+        done: dict[int, Committed] = {}
         taken = await engine.store.write(
             lambda tx: digest_inbox(
-                tx, accounts, engine.redactors, now_ms, chance, QUESTIONS, begun, apart=apart
+                tx, accounts, engine.redactors, now_ms, chance, QUESTIONS, begun, done, apart=apart
             )
         )
         for item in taken:
@@ -151,8 +153,15 @@ class Chores:
                 self._questions.append(item)
                 self._begun.add(item.id)
             elif poller := engine.pollers.get(item.account):
-                poller.wake()
-                poller.on_commit()
+                poller.took(self._counted(item.account, done.get(item.id, Committed())))
+
+    def _counted(self, account: str, done: Committed) -> Committed:
+        """What others have handed over counts as what was read here."""
+        counts = {"records": done.records, "repeated": done.repeated, "superseded": done.lost}
+        for name, count in counts.items():
+            if count:
+                self._engine.telemetry.count(name, account, count)
+        return done
 
     async def _probe(self, item: InboxItem) -> bytes | None:
         """`check --connect` of another process, made inside this worker's limits. None: the account

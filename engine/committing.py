@@ -41,6 +41,10 @@ _PRIVATE = re.compile("auth|cookie|token|secret|session|key|sign|location", re.I
 # When the engine is stopped with an answer in hand: for the store to take it.
 LAST_COMMIT_S = 5.0
 
+# The note of an account's `timezone`, and what stands there once it was another one.
+ZONE = "zone"
+MOVED = b"moved"
+
 # Values nested deeper than this are left out where a report is kept as a set-aside piece.
 DEPTH_MAX = 64
 
@@ -107,6 +111,23 @@ class Committer:
         self._count(page, done)
         return done
 
+    async def take_pushed(self, page: Page) -> Committed:
+        """The same for what was pushed: trouble is raised, since its sender tries again. Raises
+        StoreError, LeaseLost."""
+        if page.flaws:
+            page.asked = self._without_secrets(page.asked)
+        try:
+            done = await self._store_page(page)
+        except (StoreError, LeaseLost):
+            raise
+        except Exception as fault:
+            if not page.reports:
+                raise
+            page = await self._salvage(page, fault)
+            done = await self._store_page(page)
+        self._count(page, done)
+        return done
+
     async def _hand_over(self, page: Page) -> None:
         """The account is another worker's: what a one-time provider gave goes to its inbox."""
         item = late_answer(page, self._clock.now_ms())
@@ -150,7 +171,7 @@ class Committer:
 
     async def _store_page(self, page: Page) -> Committed:
         # What can be read again is not lost with a power cut: the cursor goes back as well.
-        lazy = not page.traits.one_time
+        lazy = not page.once
         return await self._store.write(lambda tx: commit(tx, page), lazy=lazy)
 
     async def _salvage(self, page: Page, fault: Exception) -> Page:
@@ -168,6 +189,8 @@ class Committer:
                 self._count(single, await self._store_page(single))
             except LeaseLost:
                 await self._hand_over(page)
+                raise
+            except StoreError:
                 raise
             except Exception as error:
                 cause = f"cannot be recorded ({type(error).__name__})"
@@ -226,7 +249,7 @@ class Committer:
         """What the provider says of the question, which is logged and noted."""
         if not outcome.cause:
             return outcome
-        cause = self._mask.text(outcome.cause, cut=True)
+        cause = self._clean_cause(outcome.cause)
         if self._redactor is not None:
             cause = self._redactor.prose(cause)
         return outcome if cause == outcome.cause else replace(outcome, cause=cause)
@@ -235,11 +258,16 @@ class Committer:
         """A set-aside piece: an answer may repeat what was asked, a password included. `watch`
         has looked at all of it."""
         raw = self._data_mask.raw(flaw.raw, cut=flaw.truncated, watch=watch)
-        cause = self._mask.text(flaw.cause, cut=True)
+        cause = self._clean_cause(flaw.cause)
         if self._redactor is not None:
             raw = self._redactor.raw(raw, truncated=flaw.truncated)
             cause = self._redactor.prose(cause)
         return replace(flaw, cause=cause, raw=raw)
+
+    def _clean_cause(self, cause: str) -> str:
+        """It may end with what an answer begins with, and a secret be cut off in the quotation."""
+        quote = cause[-1:] if cause.endswith(("'", '"')) else ""
+        return self._mask.text(cause.removesuffix(quote), cut=True) + quote
 
     def _without_secrets(self, asked: Asked | None) -> Asked | None:
         """A question as it may be kept: of the answer's headers nothing that lets anybody in."""

@@ -24,6 +24,7 @@ from engine.core.contracts import (
     Form,
     Framing,
     Head,
+    Kind,
     Outcome,
     Parser,
     Poll,
@@ -125,7 +126,7 @@ class Digestion:
         self._poll, self._head, self._taken = poll, head, taken
         self._asked = Asked(poll=poll, head=head)
         self._careful = careful or intake.careful
-        self._one_time = intake.traits.one_time
+        self._one_time = intake.traits.one_time or poll.kind is Kind.PUSH
         self._held: list[bytes] = []
         self._room = ONE_TIME_MAX if self._one_time else BEGINNING_MAX
         self._beyond = False  # there was more than is held

@@ -34,8 +34,13 @@ class Late(msgspec.Struct, kw_only=True):
 
 def late_answer(page: Page, now_ms: int) -> InboxItem | None:
     """What is to be handed over of a page; None where the provider can be asked again."""
-    if not page.traits.one_time or not (page.reports or page.flaws):
+    if not page.once or not (page.reports or page.flaws):
         return None
+    return late_item(page, now_ms)
+
+
+def late_item(page: Page, now_ms: int) -> InboxItem:
+    """A page's reports, and what could not be read, for whoever has the account."""
     late = Late(
         observed_ms=page.observed_ms,
         reports=page.reports,

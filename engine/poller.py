@@ -109,6 +109,13 @@ class AccountPoller:
         self._near.look_again()
         self._alarm.ring()
 
+    def took(self, done: Committed) -> None:
+        """Another hand has committed something of the account: what is over is not asked for."""
+        self._near.enter(done)
+        self._watch.ended(done.ended)
+        self.wake()
+        self.on_commit()
+
     def accept(self, works: Sequence[Work]) -> None:
         """Work that another hand has put into the schedule."""
         self._near.enter(Committed(put=list(works)))

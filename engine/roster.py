@@ -17,6 +17,7 @@ import anyio.abc
 import msgspec
 
 from engine.asking import Asker
+from engine.committing import MOVED, ZONE
 from engine.config.describe import in_the_clear
 from engine.config.model import AccountConfig
 from engine.core.errors import ConfigError, LeaseLost, StoreError
@@ -28,11 +29,6 @@ from engine.transport import Transport
 
 if TYPE_CHECKING:
     from engine.worker import Engine
-
-
-# The note of an account's `timezone`, and what stands there once it was another one.
-ZONE = "zone"
-MOVED = b"moved"
 
 
 class Roster:

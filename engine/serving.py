@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from engine.config.model import AccountConfig
+from engine.core.errors import StoreTrouble
+from engine.core.work import Page
+from engine.pushing import Pusher
 from engine.stores.tracked import Tracked
 from engine.stores.transaction import Transaction
 from engine.tracking import Handed
@@ -65,6 +69,30 @@ class WorkerHost:
     async def read(self, job: Callable[[Transaction], T]) -> T:
         self._engine.store.check()
         return await self._engine.store.read(job)
+
+    async def pusher(self, account: AccountConfig) -> Pusher:
+        engine = self._engine
+        engine.store.check()
+        pusher = Pusher(
+            account,
+            engine.store,
+            telemetry=engine.telemetry,
+            clock=engine.clock,
+            redactor=engine.redactors.get(account.name),
+        )
+        await pusher.open()
+        return pusher
+
+    async def keep_pushed(self, pusher: Pusher, page: Page) -> None:
+        """What is committed here ends the polls of what is final by it; in a fleet what is
+        another worker's goes to its inbox."""
+        engine, name = self._engine, pusher.account.name
+        engine.store.check()
+        if engine.room.short:
+            raise StoreTrouble("too little disk is free")
+        done = await pusher.keep(page, ours=name in engine.pollers)
+        if done is not None and (poller := engine.pollers.get(name)):
+            poller.took(done)
 
     async def track(self, items: Mapping[str, Sequence[Tracked]]) -> Handed:
         self._engine.store.check()

@@ -19,7 +19,7 @@ from engine.core.errors import ConfigError, LeaseLost
 from engine.core.redact import Redactor, spells
 from engine.core.schedule import Ladder
 from engine.core.units import MS_MAX, MS_MIN
-from engine.core.work import Work
+from engine.core.work import Committed, Work
 from engine.redacting import redacted_item
 from engine.stores.tracked import Tracked, refit, track
 from engine.stores.transaction import SINK_KINDS, InboxItem, Question, Store, Transaction
@@ -165,6 +165,7 @@ def digest_inbox(
     chance: float,
     questions: Mapping[str, type[Question]],
     begun: Collection[int] = (),
+    done: dict[int, Committed] | None = None,
     *,
     apart: bool = False,
 ) -> list[InboxItem]:
@@ -173,8 +174,9 @@ def digest_inbox(
     recorded.
 
     `questions` are the shapes of what is no tracked work, by kind; they stay in the inbox until
-    they are answered. What cannot be taken is set aside with its cause, and counted: a worker that
-    ended over it would find it again at its start.
+    they are answered. `done` is told what has become of late answers, by the items' ids. What
+    cannot be taken is set aside with its cause, and counted: a worker that ended over it would find
+    it again at its start.
     """
     items, taken, open_ids = tx.inbox(INBOX_MAX, begun), [], set()
     for item in items:
@@ -199,7 +201,9 @@ def digest_inbox(
             redactor = redactors.get(account.name)
             take_tracked(tx, account, tracked, redactor=redactor, now_ms=now_ms, chance=chance)
         elif item.kind == late.KIND:
-            late.take_late(tx, account, item, apart=apart)
+            committed = late.take_late(tx, account, item, apart=apart)
+            if done is not None:
+                done[item.id] = committed
     tx.drop_inbox([item.id for item in items if item.id not in open_ids])
     return taken
 

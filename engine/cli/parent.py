@@ -18,6 +18,7 @@ from engine.chores import counts_note, sink_note
 from engine.clock import RealClock
 from engine.core.clock import Clock
 from engine.core.redact import Redactor
+from engine.pushing import Pusher
 from engine.redacting import redactors
 from engine.stores.opening import make_store
 from engine.stores.patient import PatientStore
@@ -29,7 +30,8 @@ from engine.web.host import Counts, Look
 from engine.web.surface import FRESH_S, Surface
 
 if TYPE_CHECKING:
-    from engine.config.model import Config
+    from engine.config.model import AccountConfig, Config
+    from engine.core.work import Page
     from engine.stores.postgres_leases import Survey
 
 T = TypeVar("T")
@@ -106,6 +108,22 @@ class ParentHost:
     async def read(self, job: Callable[[Transaction], T]) -> T:
         self._store.check()
         return await self._store.read(job)
+
+    async def pusher(self, account: AccountConfig) -> Pusher:
+        self._store.check()
+        pusher = Pusher(
+            account,
+            self._store,
+            telemetry=self.telemetry,
+            clock=self.clock,
+            redactor=self._redactors.get(account.name),
+        )
+        await pusher.open()
+        return pusher
+
+    async def keep_pushed(self, pusher: Pusher, page: Page) -> None:
+        self._store.check()
+        await pusher.keep(page, ours=False)
 
     async def track(self, items: Mapping[str, Sequence[Tracked]]) -> Handed:
         self._store.check()

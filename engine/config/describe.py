@@ -44,7 +44,7 @@ def describe(config: Config) -> list[str]:
     if config.http is not None:
         lines += _http(config.http)
     for account in config.accounts:
-        lines += _account(account)
+        lines += [*_account(account), *_pushes(config, account)]
     for sink in config.sinks:
         lines += _sink(sink)
         if store.scheme == "postgresql" and sink.is_shared_file:
@@ -107,6 +107,21 @@ def _http(http: HttpConfig) -> list[str]:
     opens = "asks for the token ***" if http.token is not None else "is shut: there is no token"
     lines = [f"http: listens on {http.shown}; /v1/* {opens}"]
     return lines + [f"  WARNING: {warning}" for warning in http_warnings(http)]
+
+
+def _pushes(config: Config, account: AccountConfig) -> list[str]:
+    """Where the provider's pushes are taken, or why they are not."""
+    if account.push_secret is None:
+        return []
+    if not account.provider.traits.pushes:
+        return [f"  pushes: none, {account.provider_name} has none that say which message is meant"]
+    if config.http is None:
+        return ["  pushes: none: there is no [http], so no port is opened"]
+    lines = [f"  pushes: taken at /push/{account.name}/***"]
+    if len(account.push_secret.reveal()) < STRONG_MIN:
+        why = f"push_secret has fewer than {STRONG_MIN} characters: it can be guessed"
+        lines.append(f"  WARNING: {why}")
+    return lines
 
 
 def http_warnings(http: HttpConfig) -> list[str]:

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     BATCH = "batch"  # what was sent together, asked for by its id on the ladder
     MESSAGE = "message"  # one message, asked for by its id on the ladder
     WINDOW = "window"  # a period that was read and is read again while something in it is open
+    PUSH = "push"  # what the provider has sent by itself; never stored as work
     PROBE = "probe"  # `check --connect`: one harmless request, never stored
 
 
@@ -199,6 +200,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     dated: bool = False  # a status time that every way carries is part of the event's identity
     tracks: frozenset[str] = frozenset()  # of "batch", "message"
     asks: frozenset[str] = frozenset()  # which of these are asked for by id on the ladder
+    pushes: bool = False  # what it sends by itself is read: `reader` takes polls of kind PUSH
     channel: str = "sms"  # of messages that nothing was ever heard of
     derives_ids: bool = False  # message id is `<batch_id>:<msisdn>`, known when a batch is tracked
     window_max_ms: int = 0  # the longest window to ask for

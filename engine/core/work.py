@@ -97,6 +97,11 @@ class Page(msgspec.Struct, gc=False, kw_only=True):
     incidents: list[Incident] = []
 
     @property
+    def once(self) -> bool:
+        """Whether nobody gives it again: an answer of a one-time provider, or a push."""
+        return self.traits.one_time or self.source == "push"
+
+    @property
     def settles(self) -> list[Settle]:
         return [self.settle, *self.together] if self.settle is not None else []
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote, quote_plus
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.core.contracts import (
     Context,
@@ -38,6 +39,7 @@ from engine.core.secret import Secret
 from engine.core.state import FINAL, State
 from engine.core.units import iso
 from engine.parsing.pipe import PipeRows
+from engine.providers.bulksms_push import PushReader
 from engine.providers.bulksms_quick import Rows
 
 PATH: Final = "/status_reports/get_report/2/2.0"
@@ -158,6 +160,7 @@ class BulkSMS:
             tracks=frozenset({"batch"}),
             asks=frozenset({"batch"}),
             derives_ids=True,
+            pushes=True,
             dated=False,
             limits=(Limit(5, 1.0),),
             concurrency=1,
@@ -183,6 +186,8 @@ class BulkSMS:
         return Request(path=PATH, params=tuple(params))
 
     def reader(self, poll: Poll, head: Head) -> Reader:
+        if poll.kind is Kind.PUSH:
+            return PushReader(of_code, self._zone, head.status)
         return _Reader(poll, head, self._fields, self._mask, self._zone, self._content)
 
     def lists(self, report: Report) -> bool:
@@ -258,18 +263,10 @@ class _Reader:
 
     def _like(self, code: str) -> Report:
         """What a code says of a row."""
-        code = code.lstrip("0") or "0"
-        state, text, reason = _STATUSES.get(code, _UNLISTED)
-        return Report(
-            provider="bulksms",
-            message_id="",
+        return replace(
+            of_code(code),
             reference=self._reference,
             batch_id=self._batch_id,
-            state=state,
-            final=state in FINAL,
-            provider_status=code,
-            provider_status_text=text,
-            reason=reason,
             sent_at=self._sent_at,
         )
 
@@ -277,6 +274,21 @@ class _Reader:
         """The provider's words as a cause: one short line without the password."""
         line = "".join(char if char.isprintable() else " " for char in self._mask.text(words))
         return line.strip(" |")[:_CAUSE_MAX]
+
+
+def of_code(code: str) -> Report:
+    """What a status code says of a message."""
+    code = code.lstrip("0") or "0"
+    state, text, reason = _STATUSES.get(code, _UNLISTED)
+    return Report(
+        provider="bulksms",
+        message_id="",
+        state=state,
+        final=state in FINAL,
+        provider_status=code,
+        provider_status_text=text,
+        reason=reason,
+    )
 
 
 class _Mask:

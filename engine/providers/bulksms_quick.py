@@ -99,14 +99,15 @@ class Rows:
         """A time as the record writes it; one that cannot be read goes into `extra` as it is."""
         if not text or text.isspace():
             return None
-        time = _written(text, self._zone)
+        time = written(text, self._zone)
         if time is None:
             extra[name] = text
         return time
 
 
 @lru_cache(maxsize=_TIMES_KEPT)
-def _written(text: str, zone: tzinfo) -> str | None:
+def written(text: str, zone: tzinfo) -> str | None:
+    """A time as the record writes it; None where it cannot be read."""
     # The year has two digits in the notation seen in the wild: `24-01-31 13:45:00`.
     text = text.strip()
     ms = parse_ms(f"20{text}" if text[2:3] == "-" else text, zone)

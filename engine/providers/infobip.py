@@ -124,6 +124,7 @@ class Infobip:
             sent_at_stays=True,
             tracks=by_id,
             asks=frozenset() if options.drain else by_id,
+            pushes=True,
             limits=(Limit(2, 1.0),),
             concurrency=1,
             ladder_s=_LADDER_S,

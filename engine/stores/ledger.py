@@ -27,6 +27,8 @@ from .transaction import Transaction
 
 # The source of a page whose reports were read from set-aside pieces.
 REPLAY = "replay"
+# Of one whose reports the provider has sent by itself.
+PUSH = "push"
 
 # Set-aside pieces and incidents of one store, and their bytes before compression; the oldest go
 # first.
@@ -253,7 +255,8 @@ def _tracked_batches(tx: Transaction, page: Page) -> dict[str, Work]:
 def _end_tracked(post: Posting, touched: Iterable[Known], batches: dict[str, Work]) -> None:
     """What was tracked ends with its last final state, by whatever way that came in.
 
-    A batch that is asked for by id ends in `_settle`, which knows what its answer held.
+    A batch that was asked for here ends in `settle`, which knows what its answer held; and one that
+    is asked for, and of which no recipient is named, with no other: only an answer is whole.
     """
     tx, page = post.tx, post.page
     asked = {step.work.id for step in page.settles}
@@ -264,9 +267,9 @@ def _end_tracked(post: Posting, touched: Iterable[Known], batches: dict[str, Wor
         if work.id is not None and work.id not in asked
     ]
     for work in batches.values():
-        if work.id is None or work.id in asked or "batch" in page.traits.asks:
+        if work.id is None or work.id in asked:
             continue
-        if batch_over(tx, work, page.traits, rows=1, all_final=True):
+        if batch_over(tx, work, page.traits, rows=0, all_final=False):
             over.append(work.id)
     for work_id in over:
         post.end(work_id)

@@ -27,7 +27,7 @@ def batch_over(tx: Transaction, work: Work, traits: Traits, *, rows: int, all_fi
         return tx.batch_counts(work.account, work.key)[2] == 0
     if recipients:
         return final_recipients(tx, work).issuperset(recipients)
-    if traits.asks:
+    if "batch" in traits.asks:
         return rows > 0 and all_final
     known, pending, _ = tx.batch_counts(work.account, work.key)
     return known > 0 and pending == 0

@@ -60,6 +60,8 @@ class ProviderSuite:
         assert list(traits.rescan_s) == sorted(set(traits.rescan_s))
         assert all(limit.requests > 0 and limit.per_s > 0 for limit in traits.limits)
         assert traits.limits, "a default limit, and where it is documented"
+        if any(answer.poll.kind is Kind.PUSH for answer in case.answers):
+            assert traits.pushes, "nothing that is pushed would be taken"
         assert traits.concurrency >= 1
         assert traits.concurrency == 1 or not traits.one_time
         assert traits.channel in CHANNELS
@@ -79,6 +81,8 @@ class ProviderSuite:
         probe = Poll(kind=Kind.PROBE, now_ms=NOW_MS, nonce="0b0e2f6e", from_ms=NOW_MS - 1000,
                      to_ms=NOW_MS)  # fmt: skip
         for poll in (probe, *(answer.poll for answer in case.answers)):
+            if poll.kind is Kind.PUSH:
+                continue  # nobody asks
             first = account.provider.request(poll)
             assert isinstance(first, Request)
             assert first == case.make().request(poll)
@@ -130,7 +134,8 @@ class ProviderSuite:
                     odd = Answer(answer.poll, body, (), status, answer.headers)
                     done = read(case.make(), odd, [body])
                     assert done.reports == []
-                    page = status == 200 and body.startswith(b"<html")
+                    asked = answer.poll.kind is not Kind.PUSH
+                    page = asked and status == 200 and body.startswith(b"<html")
                     assert not page or done.outcome.verb is not Verb.DONE, "it took a page of HTML"
 
     def test_records_with_odd_values_do_not_make_it_raise(self, case: ProviderCase) -> None:

@@ -11,9 +11,11 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from engine.config.model import Config
+from engine.config.model import AccountConfig, Config
 from engine.core.clock import Clock
 from engine.core.contracts import Kind
+from engine.core.work import Page
+from engine.pushing import Pusher
 from engine.stores.tracked import Tracked
 from engine.stores.transaction import DeadCount, Place, Transaction
 from engine.telemetry import Telemetry
@@ -79,6 +81,14 @@ class Host(Protocol):
     async def look(self) -> Look: ...
 
     async def read(self, job: Callable[[Transaction], T]) -> T: ...
+
+    async def pusher(self, account: AccountConfig) -> Pusher:
+        """What reads the account's pushes."""
+        ...
+
+    async def keep_pushed(self, pusher: Pusher, page: Page) -> None:
+        """Make a push durable."""
+        ...
 
     async def track(self, items: Mapping[str, Sequence[Tracked]]) -> Handed:
         """See `tracking.hand_over`."""

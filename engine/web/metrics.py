@@ -27,6 +27,7 @@ COUNTERS: dict[str, tuple[str, str]] = {
     "incidents": ("account", "Gaps that could not be closed."),
     "pauses": ("account", "Times that the account was paused."),
     "handed_over": ("account", "One-time answers that went to the worker that has the account."),
+    "pushed": ("account", "Reports that the provider has sent by itself."),
     "faults": ("account", "Faults in the program or a plug-in: please report them."),
     "log_full": ("", "Times that polling waited for a sink."),
     "disk_short": ("", "Times that polling waited for the disk."),

@@ -45,6 +45,8 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 
+NOWHERE = "there is nothing here"
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 _silent = logging.Logger("dlr_engine.web.unheard", logging.CRITICAL + 1)

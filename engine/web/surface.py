@@ -4,6 +4,7 @@ GET  /healthz  /readyz                        200, or 503 and the reason
 GET  /metrics                                 Prometheus text
 POST /v1/track                                bearer token
 GET  /v1/messages/{account}/{message_id}      bearer token
+    GET, POST /push/{account}/{secret}            a provider's own reports
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from engine.core.errors import StoreError
 from . import api, metrics
 from .exposition import CONTENT_TYPE, render
 from .host import Host, Look
-from .server import Port, Refusal, answer
+from .push import PREFIX, Pushes
+from .server import NOWHERE, Port, Refusal, answer
 
 # Whoever asks more often than this gets the same look again; and how long one may take.
 FRESH_S = 1.0
@@ -38,6 +40,7 @@ class Surface:
         self._began_s = host.clock.now_ms() / 1000
         self.port = Port(http, self._answer, host.telemetry)
         self._api = api.Api(host, self.port, http.token)
+        self._pushes = Pushes(host, self.port)
         self._looking = anyio.Lock()
         self._look: Look | None = None
         self._looked_s = float("-inf")
@@ -70,7 +73,9 @@ class Surface:
             return await self._api.message(request, unquote(account), unquote(message_id))
         if path.startswith("/v1/"):
             self._api.authorize(request)
-        raise Refusal(404, "there is nothing here")
+        if path.startswith(PREFIX):
+            return await self._pushes.take(request)
+        raise Refusal(404, NOWHERE)
 
     # Health
 

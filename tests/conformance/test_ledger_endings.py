@@ -181,6 +181,24 @@ async def test_a_drained_batch_ends_when_its_reports_are_final(store: Store) -> 
     assert sorted(done.ended) == sorted([both.id or 0, none.id or 0])
 
 
+async def test_a_batch_that_is_asked_for_ends_with_what_comes_another_way(store: Store) -> None:
+    """Pushed, or handed over; without its recipients only an answer tells that it is whole."""
+    for traits, ids in ((DERIVED, [f"b1:{R1}", f"b1:{R2}"]), (ASKED, ["x", "y"])):
+        asked, bare = await track(
+            store, tracked("b1", R1, R2), tracked("b2"), traits=traits, account=ids[0]
+        )
+        rows = [
+            report(i, State.DELIVERED, batch_id="b1", recipient=r)
+            for i, r in zip(ids, (R1, R2), strict=True)
+        ]
+        other = report("b2:x", State.DELIVERED, batch_id="b2", recipient=R1)
+        first = await commit(store, rows[0], other, traits=traits, account=ids[0], source="push")
+        assert first.ended == []
+        last = await commit(store, rows[1], traits=traits, account=ids[0], source="push")
+        assert last.ended == [asked.id]
+        assert [work.id for work in await works(store, ids[0])] == [bare.id]
+
+
 async def test_a_window_expires_in_pieces(store: Store) -> None:
     [watched] = await track(store, tracked(None, message_id="m0"), traits=WINDOWED)
     told = [report(f"m{n}", sent_at=iso(T0 + n)) for n in range(7)]

@@ -18,6 +18,7 @@ SAMPLES = Path(__file__).parents[1] / "samples"
 NOW_MS = 1_700_000_000_000
 BATCH = Poll(kind=Kind.BATCH, now_ms=NOW_MS, batch_id="4711")
 FEED = Poll(kind=Kind.FEED, now_ms=NOW_MS)
+PUSH = Poll(kind=Kind.PUSH, now_ms=NOW_MS)
 WINDOW = Poll(kind=Kind.FEED, now_ms=NOW_MS, from_ms=NOW_MS - 60_000, to_ms=NOW_MS)
 TO = "4479000000"
 
@@ -60,6 +61,21 @@ CASES = [
             Answer(BATCH, sample("bulksms/success.txt"), ROWS),
             Answer(BATCH, sample("bulksms/auth_failure.txt"), [], verb=Verb.PAUSE),
             Answer(BATCH, TORN, [ROWS[0], ROWS[2]], flaws=1),
+            Answer(
+                PUSH,
+                b"msisdn=447900000001&batch_id=4711&status=11&completed_time=24-01-31+13%3A45%3A00"
+                b"&source_id=order-17&msg_id=5",
+                told(
+                    (f"{TO}01", State.DELIVERED, "11"),
+                    batch_id="4711",
+                    message_id="4711:447900000001",
+                    reference="order-17",
+                    done_at="2024-01-31T13:45:00.000Z",
+                    extra={"msg_id": "5"},
+                ),
+            ),
+            Answer(PUSH, b"msisdn=x&status=11", [], flaws=1),
+            Answer(PUSH, b"", []),
         ],
         "bulksms",
     ),
@@ -91,6 +107,21 @@ CASES = [
             Answer(FEED, b'{"results": [{"to": 1}, {"messageId": "m", "status": {"groupId": 4}}]}',
                    [{"message_id": "m", "state": State.EXPIRED}], flaws=1),
             Answer(FEED, b'{"results": []}', []),
+            Answer(
+                PUSH,
+                b'{"results": [{"messageId": "m1", "status": {"groupId": 3, "name": "D"}},'
+                b' {"messageId": "m2", "seenAt": "2026-11-30T12:00:00.000+0000"},'
+                b' {"messageId": "m3", "receivedAt": "2026-11-30T12:00:00.000+0000"}]}',
+                [
+                    {"message_id": "m1", "state": State.DELIVERED},
+                    {
+                        "message_id": "m2",
+                        "state": State.READ,
+                        "done_at": "2026-11-30T12:00:00.000Z",
+                    },
+                ],
+                flaws=1,
+            ),
         ],
         "infobip",
     ),

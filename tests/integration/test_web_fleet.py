@@ -159,3 +159,63 @@ async def test_a_worker_of_a_fleet_answers_for_its_own(
                 assert (status, taken["handed_over"]) == (202, [other])
                 status, taken = await web.track({"account": own, "message_id": f"by {own}"})
                 assert (status, taken["new"], taken["handed_over"]) == (202, 1, [])
+
+
+async def test_what_is_pushed_at_the_parent_is_in_the_inbox_and_ends_the_polls(
+    tmp_path: Path, database: str, standin: Standin
+) -> None:
+    """Nobody may lose it: also where the worker that has the account is killed at that moment."""
+    rows = "0|Returns to follow\n\n447700900001|10\n447700900002|10\n"
+    url = standin.answer("bulk", [rows])
+    config = with_port(written(tmp_path, database, path="{worker}.jsonl"))
+    config.write_text(
+        f'{config.read_text()}\n[[accounts]]\nname = "bulk"\nprovider = "bulksms"\n'
+        f'base_url = "{url}"\nusername = "j"\npassword = "p"\npush_secret = "s3cret"\n'
+        'schedule = { ladder = ["0s", "20s"] }\n'
+    )
+    async with parent(config, 2) as (process, web):
+        there = await until_workers(database, 2)
+        await ready(web)
+        sent = {"batch_id": "1", "recipients": ["447700900001", "447700900002"]}
+        assert (await web.track(sent))[0] == 202
+        await until(lambda: len(records(tmp_path)) == 2, PATIENCE_S)
+        for to in ("447700900001", "447700900002"):
+            query = f"msisdn={to}&batch_id=1&status=11"
+            assert (await web.ask(f"/push/bulk/s3cret?{query}"))[0] == 200
+            if to == "447700900001":
+                for worker in there:
+                    os.kill(worker["pid"], signal.SIGKILL)
+        assert (await web.ask("/push/bulk/s3cre?msisdn=1"))[0] == 404
+        await until(lambda: len(delivered(tmp_path)) == 2, PATIENCE_S)
+        asked = len(standin.asked["bulk"])
+        shown = (await web.message("bulk", "1:447700900001"))[1]
+        assert (shown["state"], shown["next_poll_at"], shown["revision"]) == ("delivered", None, 2)
+        assert len(standin.asked["bulk"]) == asked
+        process.terminate()
+        with anyio.fail_after(PATIENCE_S):
+            assert await process.wait() == 0
+
+
+def delivered(folder: Path) -> set[str]:
+    return {one["event_id"] for one in records(folder) if one["state"] == "delivered"}
+
+
+async def test_a_push_at_a_worker_goes_where_the_account_is(
+    tmp_path: Path, database: str, standin: Standin
+) -> None:
+    later = '\npush_secret = "s3cret"\nschedule = { interval = "1h" }'
+    urls = [standin.answer(f"i{n}", b'{"results":[]}') for n in range(2)]
+    file = with_port(written(tmp_path, database, *urls))
+    file.write_text(file.read_text().replace('\nschedule = { interval = "100ms" }', later))
+    config = engine.open(file).config
+    async with Engine(config) as first, Engine(config) as second:
+        await until(lambda: len(first.pollers) == len(second.pollers) == 1, PATIENCE_S)
+        assert first.surface is not None
+        async with asking(f"http://127.0.0.1:{first.surface.port.address[1]}") as web:
+            for name in ("i0", "i1"):
+                body = page(report(f"m of {name}"))
+                assert (await web.ask(f"/push/{name}/s3cret", "POST", data=body))[0] == 200
+        (own,) = first.pollers
+        assert (first.telemetry.of("pushed", own), first.telemetry.of("records", own)) == (1, 1)
+        (other,) = second.pollers
+        await until(lambda: second.telemetry.of("records", other) == 1, PATIENCE_S)

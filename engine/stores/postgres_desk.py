@@ -14,19 +14,15 @@ still under way. Who asks again is told what was done, or has it done now.
 
 from __future__ import annotations
 
-import asyncio
-import queue
-import threading
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import anyio
-
 from engine.core.errors import StoreError, StoreTrouble
 from engine.core.secret import Secret
-from engine.offload import Outcome, hand_over
+from engine.offload import hand_over
 
+from .grouping import Grouping, Job
 from .postgres_messages import Busy
 from .postgres_pending import STAGE
 from .postgres_rows import PostgresTransaction
@@ -34,13 +30,6 @@ from .postgres_session import Refused, Session
 from .transaction import Transaction
 
 T = TypeVar("T")
-
-# Jobs that one commit makes durable together, and how many may wait before callers do.
-GROUP_MAX = 64
-QUEUE_MAX = 4096
-
-# A thread whose server does not answer is not waited for longer than this.
-CLOSE_S = 5.0
 
 _DOUBT = "; whether it has taken what was just written is looked up when it is there again"
 
@@ -53,18 +42,12 @@ class Doubt:
         self.committed: bool | None = None  # None: not known yet
 
 
-class _Job:
+class _Job(Job):
     def __init__(self, run: Callable[[Transaction], Any], lazy: bool) -> None:
-        self.run = run
-        self.lazy = lazy
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Any] = self.loop.create_future()
+        super().__init__(run, lazy)
         self.accounts: frozenset[str] = frozenset()  # those that it has to wait for, as is known
         self.doubt: Doubt | None = None
         self.result: Any = None  # of the run that is in doubt
-
-    def ended(self, result: Any, error: BaseException | None) -> Outcome:
-        return (self.loop, self.future, result, error)
 
     def settle(self, result: Any, error: BaseException | None) -> None:
         """Called on the desk's thread: hand the outcome to the loop that waits for it."""
@@ -108,67 +91,22 @@ class Desk:
         self._writer = uuid.uuid4().hex
         self._number = 0
         self._doubt: Doubt | None = None
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._places = asyncio.Semaphore(QUEUE_MAX)
-        self.waiting = 0  # jobs that are not done
-        self._closed = False
-        self._on_end: Callable[[], object] = lambda: None
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        self._jobs: Grouping[_Job] = Grouping(name, shown, self._serve, self._session.close)
 
     async def run(self, run: Callable[[Transaction], T], *, lazy: bool = False) -> T:
         """The job's result. Raises what it raised, and StoreError."""
-        result: T = await self._put(_Job(run, lazy))
+        result: T = await self._jobs.run(_Job(run, lazy))
         return result
 
-    async def _put(self, job: _Job) -> Any:
-        async with self._places:
-            if self._closed:
-                raise StoreError(f"the store {self._shown} is closed")
-            self._jobs.put(job)
-            self.waiting += 1
-            try:
-                return await job.future
-            finally:
-                self.waiting -= 1
+    @property
+    def waiting(self) -> int:
+        """Jobs that are not done."""
+        return self._jobs.waiting
 
     async def close(self) -> None:
-        loop, ended = asyncio.get_running_loop(), anyio.Event()
-        self._on_end = lambda: loop.call_soon_threadsafe(ended.set)
-        self._closed = True
-        self._jobs.put(None)
-        with anyio.move_on_after(CLOSE_S, shield=True):
-            await ended.wait()
-        if ended.is_set():  # else it waits for a server that is silent, and nobody can end it
-            self._thread.join()
+        await self._jobs.close()
 
     # On the thread
-
-    def _work(self) -> None:
-        last = False
-        while not last:
-            jobs, last = self._take()
-            if jobs:
-                try:
-                    self._serve(jobs)
-                except BaseException as fault:  # the thread must live on: others wait for it
-                    for job in jobs:
-                        job.settle(None, fault)
-        self._session.close()
-        self._on_end()
-
-    def _take(self) -> tuple[list[_Job], bool]:
-        jobs: list[_Job] = []
-        job = self._jobs.get()
-        while job is not None:
-            jobs.append(job)
-            if len(jobs) >= GROUP_MAX:
-                return jobs, False
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return jobs, False
-        return jobs, True
 
     def _serve(self, jobs: list[_Job], *, careful: bool = False) -> None:
         """Do jobs in one transaction; where one spoils it for the others, each in its own."""
@@ -199,7 +137,7 @@ class Desk:
     def _fail(self, job: _Job, error: StoreError) -> None:
         """Trouble, for a job that may be in doubt."""
         if isinstance(error, StoreTrouble) and job.doubt is not None:
-            error = StoreTrouble(str(error), again=lambda: self._put(self._again(job)))
+            error = StoreTrouble(str(error), again=lambda: self._jobs.run(self._again(job)))
         job.settle(None, error)
 
     def _again(self, job: _Job) -> _Job:

@@ -13,17 +13,14 @@ kernel takes back even after `kill -9`. Others may read, and may write into the 
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
-import queue
 import sqlite3
-import threading
 from collections.abc import Callable
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 
@@ -32,6 +29,7 @@ from engine.disk_causes import cause, code, file_cause, passing
 from engine.offload import Offload, Outcome, hand_over
 from engine.private import make_database, make_folder, open_file
 
+from .grouping import Grouping, Job
 from .sqlite_accounts import Account
 from .sqlite_rows import SqliteTransaction
 from .sqlite_upgrade import upgrade_messages
@@ -41,10 +39,6 @@ T = TypeVar("T")
 
 SCHEMA_VERSION = 6
 
-# Jobs that one commit makes durable together, and how many may wait before callers do.
-GROUP_MAX = 64
-QUEUE_MAX = 4096
-
 # A worker that takes over from one that is just ending waits this long for the lock.
 LOCK_PATIENCE_S = 1.5
 LOCK_STEP_S = 0.05
@@ -53,9 +47,6 @@ LOCK_STEP_S = 0.05
 # to be held up at its end.
 BUSY_MS = 10_000
 OWNER_BUSY_MS = 1000
-
-# A thread that hangs in the system is not waited for longer than this.
-CLOSE_S = 5.0
 
 # After these a connection may stay spoiled (one that was opened read-only stays so).
 _REOPEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
@@ -68,25 +59,6 @@ _PRAGMAS = (
     "PRAGMA cache_size = -16000",
     "PRAGMA temp_store = MEMORY",
 )
-
-
-class _Job:
-    __slots__ = ("future", "lazy", "loop", "run")
-
-    def __init__(
-        self,
-        run: Callable[[Transaction], Any],
-        loop: asyncio.AbstractEventLoop,
-        future: asyncio.Future[Any],
-        lazy: bool,
-    ) -> None:
-        self.run = run
-        self.lazy = lazy
-        self.loop = loop
-        self.future = future
-
-    def ended(self, result: Any, error: BaseException | None) -> Outcome:
-        return self.loop, self.future, result, error
 
 
 class _Thread:
@@ -110,59 +82,38 @@ class _Thread:
         self._file = os.stat(path)  # as it was opened first: no other will do
         self._writes = writes
         self._busy_ms = busy_ms
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._accounts: dict[str, Account] = {}
-        self._places = asyncio.Semaphore(QUEUE_MAX)
-        self._closed = False
-        self._on_end: Callable[[], object] = lambda: None
-        self._thread.start()
+        self._db: sqlite3.Connection | None = None
+        self._jobs: Grouping[Job] = Grouping(name, shown, self._serve, self._drop)
 
     async def run(self, job: Callable[[Transaction], T], *, lazy: bool = False) -> T:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        async with self._places:
-            if self._closed:
-                raise StoreError(f"the store {self._shown} is closed")
-            self._jobs.put(_Job(job, loop, future, lazy))
-            return await future
+        result: T = await self._jobs.run(Job(job, lazy))
+        return result
 
     async def close(self) -> None:
-        loop, ended = asyncio.get_running_loop(), anyio.Event()
-        self._on_end = lambda: loop.call_soon_threadsafe(ended.set)
-        self._closed = True
-        self._jobs.put(None)
-        with anyio.move_on_after(CLOSE_S, shield=True):
-            await ended.wait()
-        if ended.is_set():  # else it hangs in the system, and nobody can end it
-            self._thread.join()
+        await self._jobs.close()
 
-    def _work(self) -> None:
-        db: sqlite3.Connection | None = None
-        while True:
-            jobs, last = self._take()
-            if jobs:
-                try:
-                    self._check_file()
-                    if db is None:
-                        db, self._level = connect(self._path, self._busy_ms), ""
-                    if self._writes:
-                        self._set_level(db, lazy=all(job.lazy for job in jobs))
-                    self._group(db, jobs)
-                except sqlite3.Error as error:
-                    if db is not None and code(error) in _REOPEN:
-                        db.close()
-                        db = None
-                    kind = StoreTrouble if passing(error) else StoreError
-                    said = f"the store {self._shown}: {cause(error)}"
-                    hand_over([job.ended(None, kind(said)) for job in jobs])
-                except BaseException as fault:  # the thread must live on: others wait for it
-                    hand_over([job.ended(None, fault) for job in jobs])
-            if last:
-                break
+    # On the thread
+
+    def _serve(self, jobs: list[Job]) -> None:
+        try:
+            self._check_file()
+            if self._db is None:
+                self._db, self._level = connect(self._path, self._busy_ms), ""
+            if self._writes:
+                self._set_level(self._db, lazy=all(job.lazy for job in jobs))
+            self._group(self._db, jobs)
+        except sqlite3.Error as error:
+            if code(error) in _REOPEN:
+                self._drop()
+            kind = StoreTrouble if passing(error) else StoreError
+            said = f"the store {self._shown}: {cause(error)}"
+            hand_over([job.ended(None, kind(said)) for job in jobs])
+
+    def _drop(self) -> None:
+        db, self._db = self._db, None
         if db is not None:
             db.close()
-        self._on_end()
 
     def _set_level(self, db: sqlite3.Connection, *, lazy: bool) -> None:
         """How the next commit is made durable; between transactions this may change."""
@@ -190,20 +141,7 @@ class _Thread:
                 " put the file back, or restart the worker to go on with what is there"
             )
 
-    def _take(self) -> tuple[list[_Job], bool]:
-        jobs: list[_Job] = []
-        job = self._jobs.get()
-        while job is not None:
-            jobs.append(job)
-            if len(jobs) >= GROUP_MAX:
-                return jobs, False
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return jobs, False
-        return jobs, True
-
-    def _group(self, db: sqlite3.Connection, jobs: list[_Job]) -> None:
+    def _group(self, db: sqlite3.Connection, jobs: list[Job]) -> None:
         """Run the jobs in one transaction; each is undone alone where it fails."""
         accounts = dict(self._accounts)
         tx = SqliteTransaction(db, accounts, writes=self._writes)

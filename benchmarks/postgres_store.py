@@ -107,7 +107,7 @@ def _once(url: str, processes: int, size: int, *, again: bool) -> dict[str, dict
     measured: dict[str, dict[str, float]] = {}
     try:
         for worker, share in zip(workers, shares, strict=True):
-            _tell(worker, {"url": url, "accounts": share, "pages": pages})
+            _tell(worker, {"url": url, "name": NAME, "accounts": share, "pages": pages})
         for worker in workers:
             _hear(worker)  # it is ready
         for what in ("new", "again") if again else ("new",):
@@ -163,7 +163,7 @@ def _schema() -> Iterator[str | None]:
     name = NAME
     asyncio.run(_execute(f"CREATE SCHEMA {name}"))
     try:
-        yield f"{POSTGRES}?search_path={name}&application_name={NAME}"
+        yield f"{POSTGRES}?search_path={name}"
     finally:
         asyncio.run(_execute(f"DROP SCHEMA {name} CASCADE"))
 
@@ -272,6 +272,7 @@ async def _commit_all(store: Store, pages: list[Page]) -> None:
 async def _work() -> None:
     spec = json.loads(sys.stdin.readline())
     store = PostgresStore(Secret(spec["url"]))
+    store.session_name = spec["name"]
     await store.open(own=True)
     print("{}", flush=True)
     try:

@@ -260,7 +260,8 @@ class Chores:
                 limit=PRUNE_MAX,
             )
 
-        while await self._engine.store.write(job, lazy=True) >= PRUNE_MAX:
+        # Until nothing goes: of what is busy something may be left, however little went last.
+        while await self._engine.store.write(job, lazy=True):
             await self._engine.clock.sleep(0)
 
 

@@ -58,11 +58,11 @@ _ACCOUNTS = """
     SELECT account FROM known WHERE account IS NOT NULL
 """
 # Of these accounts, those that have something to drop and that nobody else is writing.
-_READY = """
-    SELECT name FROM unnest($1::text[]) AS ours (name) WHERE CASE WHEN EXISTS (
+_OLD = """
+    SELECT name, pg_try_advisory_xact_lock(hashtext(current_schema()), hashtext(name))
+    FROM unnest($1::text[]) AS ours (name) WHERE EXISTS (
         SELECT FROM message WHERE account = ours.name AND final AND seen_ms < $2
-    ) THEN pg_try_advisory_xact_lock(hashtext(current_schema()), hashtext(ours.name))
-    ELSE false END
+    )
 """
 # One transaction at a time has an account's rows, of whatever process; and as long as it has them,
 # the lease that is ours does not change hands.
@@ -307,14 +307,18 @@ class PostgresMessages(PostgresRows):
 
     def drop_ended(self, before_ms: int, limit: int) -> list[Known]:
         """Of the accounts whose leases are held, where there are leases, and that nobody else is
-        writing just now."""
+        writing just now; where all of them are being written, one is waited for."""
         self.flush(lambda waiting: waiting.messages or waiting.rest())
         if self._fences is None:
             ours = [row[0] for row in self._session.fetch(_ACCOUNTS)]
         else:
             ours = sorted(self._hold(list(self._fences)))
-        free = {row[0] for row in self._session.fetch(_READY, ours, before_ms)}
+        old = self._session.fetch(_OLD, ours, before_ms)
+        free = {name for name, is_free in old if is_free}
         self._entered |= free
+        if old and not free:
+            free = {old[0][0]}
+            self._enter(*free)
         self._write_now()
         ours = sorted(free)
         return [_known(row) for row in self._session.fetch(_DROP_ENDED, ours, before_ms, limit)]

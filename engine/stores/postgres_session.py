@@ -36,8 +36,8 @@ SILENT_S = 10
 
 _FAILURES = (*ERRORS, asyncpg.InternalClientError)
 
-# Every statement here has an index. Before a table has been analysed the planner may think
-# otherwise, and a plan is kept.
+# Every statement here has an index, in whose order its rows come: what has a limit ends with it.
+# Before a table has been analysed the planner may think otherwise, and a plan is kept.
 _SESSION = f"""
     SET lock_timeout = '{LOCK_S}s';
     SET idle_in_transaction_session_timeout = '{SILENT_S}s';
@@ -45,6 +45,7 @@ _SESSION = f"""
     SET tcp_keepalives_interval = 2;
     SET tcp_keepalives_count = 3;
     SET enable_seqscan = off;
+    SET enable_bitmapscan = off;
     SET enable_hashjoin = off;
     SET enable_mergejoin = off;
     SET jit = off;

@@ -243,3 +243,34 @@ async def test_the_book_frees_only_what_is_free(database: str) -> None:
         for book in books:
             await book.close()
         await store.close()
+
+
+async def test_what_is_past_its_retention_goes_also_where_the_account_is_busy(
+    tmp_path: Path, database: str, standin: Standin
+) -> None:
+    once = {"interval": "1h", "idle_interval": "1h"}  # then nothing of theirs is written
+    names = ("busy", "quiet")
+    accounts = [infobip(standin.answer(n, [EMPTY]), name=n, schedule=once) for n in names]
+    db = await asyncpg.connect(database)
+    async with fleet(tmp_path, database, *accounts) as one:
+        await until(lambda: all(one.telemetry.of("requests", name) for name in names))
+        await until(lambda: all(poller.health.answered_ms for poller in one.pollers.values()))
+        await db.execute(
+            "INSERT INTO message (message_id, account, direction, revision, state, final, open,"
+            " tracked, seen_ms, event_id, record, history)"
+            " SELECT 'm' || n, account, 'mt', 1, 'delivered', true, false, false, n, 'e', '', ''"
+            " FROM unnest(ARRAY['busy', 'quiet']) AS accounts (account), generate_series(1, 3) AS n"
+        )
+        writing = db.transaction()  # of another connection, which has the account's rows
+        await writing.start()
+        await db.execute(
+            "SELECT pg_advisory_xact_lock(hashtext(current_schema()), hashtext('busy'))"
+        )
+        async with anyio.create_task_group() as group:
+            group.start_soon(one._chores._prune)
+            left = "SELECT DISTINCT account FROM message"
+            while len(await db.fetch(left)) > 1:  # noqa: ASYNC110 - the engine looks at no event
+                await anyio.sleep(0.01)
+            await writing.rollback()
+        assert await db.fetch(left) == []
+    await db.close()

@@ -2,6 +2,7 @@
 
 GET  /healthz  /readyz                        200, or 503 and the reason
 GET  /metrics                                 Prometheus text
+GET  /  /live.json                            the live page, and what it fetches
 POST /v1/track                                bearer token
 GET  /v1/messages/{account}/{message_id}      bearer token
     GET, POST /push/{account}/{secret}            a provider's own reports
@@ -17,7 +18,7 @@ from aiohttp import web
 
 from engine.core.errors import StoreError
 
-from . import api, metrics
+from . import api, live, metrics
 from .exposition import CONTENT_TYPE, render
 from .host import Host, Look
 from .push import PREFIX, Pushes
@@ -41,6 +42,7 @@ class Surface:
         self.port = Port(http, self._answer, host.telemetry)
         self._api = api.Api(host, self.port, http.token)
         self._pushes = Pushes(host, self.port)
+        self._live_page = live.Page()
         self._looking = anyio.Lock()
         self._look: Look | None = None
         self._looked_s = float("-inf")
@@ -48,6 +50,8 @@ class Surface:
             "/healthz": self._healthz,
             "/readyz": self._readyz,
             "/metrics": self._metrics,
+            "/": self._page,
+            "/live.json": self._live,
         }
 
     async def open(self) -> None:
@@ -94,6 +98,17 @@ class Surface:
         look = await self.look()
         found = metrics.families(look, began_s=self._began_s)
         return web.Response(body=render(found).encode(), headers={"Content-Type": CONTENT_TYPE})
+
+    # The live page
+
+    async def _page(self, request: web.BaseRequest) -> web.Response:
+        return self._live_page.response()
+
+    async def _live(self, request: web.BaseRequest) -> web.Response:
+        look = await self.look()
+        if look is None:
+            raise Refusal(503, self._host.ailing() or "the store does not answer")
+        return answer(live.table(self._host.config, look, self._host.ailing()))
 
     async def look(self) -> Look | None:
         """A look at the store, however many ask at once and how often; None: it does not answer."""

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -25,9 +26,11 @@ from rich.console import Console
 import engine
 from engine.cli import main
 from engine.core.mask import Mask, Watch, by_chance
+from engine.worker import Engine
 from tests.integration.canary import MARK, MODES, Parrot, leaks, spellings
 from tests.integration.harness import hasty, infobip, until
 from tests.integration.standin import Standin
+from tests.integration.webbing import asking
 
 FREE = {"requests": 1000, "per": "1s"}
 QUICK = {"timeout": "700ms", "total_timeout": "2s"}
@@ -117,6 +120,7 @@ def configured(folder: Path, tables: list[dict[str, Any]], **more: Any) -> dict[
     return {
         "store": {"url": {"env": "STORE_URL"}}, "accounts": tables,
         "redact_key": secret("redact"),
+        "http": {"listen": "127.0.0.1:0", "token": wordy("port")},
         "sinks": [
             {"name": "lines", "type": "jsonl", "path": "out/r.jsonl", "batch": {"wait": "10ms"}},
             {"name": "db", "type": "sqlite", "path": "out/r.db", "batch": {"wait": "10ms"}},
@@ -203,12 +207,14 @@ async def test_embedded(tmp_path: Path, overheard: Everything) -> None:
             failing = [p.health for p in poller.pollers.values()]
             await until(lambda: sum(bool(h.failing or h.paused) for h in failing) > 100, 60)
             status = [poller.status(table["name"]) for table in tables]
+            pages = await _pages(poller, tables)
             counts, events = dict(poller.telemetry.counts), list(poller.telemetry.events)
             troubles = await poller.store.read(lambda tx: tx.troubles(None, 10_000))
     assert parrot.heard >= SECRETS.keys(), SECRETS.keys() - parrot.heard
     outputs = written(tmp_path)
     outputs["log"] = "\n".join(overheard.said).encode()
     outputs["status"] = repr((status, counts, events, troubles)).encode()
+    outputs["pages"] = pages
     outputs["config"] = repr(config).encode() + _pretty(config)
     for name, output in outputs.items():
         assert not leaks(output, SECRETS), name
@@ -217,6 +223,25 @@ async def test_embedded(tmp_path: Path, overheard: Everything) -> None:
     said = [json.loads(line) for line in (tmp_path / "out/r.jsonl").read_bytes().splitlines()]
     masked = {record["account"].removesuffix("-records") for record in said if "***" in str(record)}
     assert masked >= KINDS.keys()
+
+
+async def _pages(poller: Engine, tables: list[dict[str, Any]]) -> bytes:
+    """All that the port says, while every account is in trouble, to who may ask and who may not."""
+    assert poller.surface is not None
+    said = []
+    async with asking(f"http://127.0.0.1:{poller.surface.port.address[1]}") as web:
+        paths = ["/", "/live.json", "/metrics", "/healthz", "/readyz", "/nothing"]
+        for table in tables:
+            name, wrong = table["name"], quote(secret("push")[:-1], safe="")
+            paths.append(f"/push/{name}/{wrong}")
+            paths.append(f"/push/{name}/{quote(secret('push'), safe='')}?x=1")
+            paths.append(f"/v1/messages/{name}/1:447700900001")
+        for path in paths:
+            said.append(await web.ask(path))
+            bearer = {"Authorization": f"Bearer {wordy('port')}"}
+            said.append(await web.ask(path, headers=bearer))
+    assert {status for status, _, _ in said} >= {200, 401, 404}
+    return repr(said).encode()
 
 
 def _known_to(kind: str) -> dict[str, str]:

@@ -127,7 +127,7 @@ async def test_a_store_in_trouble_is_told_to_the_page(tmp_path: Path) -> None:
         moved.rename(tmp_path / "state.db")
         await until(lambda: poller.store.trouble is None)
         with anyio.fail_after(5):
-            while (await web.ask("/live.json"))[0] != 200:  # noqa: ASYNC110 - looks are kept a second
+            while (await web.ask("/live.json"))[0] != 200:  # noqa: ASYNC110 - kept a second
                 await anyio.sleep(0.05)
 
 

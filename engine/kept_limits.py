@@ -2,7 +2,8 @@
 
 A limit is kept as a note in the store, under the account's name or its group's. Between the first
 `keep` and `close` the note says "not clean": a process that ends in between without a word is one
-that may have sent requests a moment ago.
+that may have sent requests a moment ago. Which of them an account went by is noted, too: one that
+was put into a group, or taken out, brings along what it has sent.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from engine.limits import AccountLimiter, Limiter
 from engine.stores.transaction import Store, Transaction
 
 NOTE = "limiter"
+WHICH = "limit"  # of an account: under what name its limit is kept
 
 
 class KeptLimits:
@@ -33,13 +35,20 @@ class KeptLimits:
 
     async def open(self, accounts: Sequence[AccountConfig]) -> None:
         """Take over what was kept, and note that requests may go out from now on."""
-        notes = await self._store.read(lambda tx: tx.notes(NOTE))
+        notes, which = await self._store.read(lambda tx: (tx.notes(NOTE), tx.notes(WHICH)))
+        before: dict[str, list[str]] = {}
+        for account in accounts:
+            own = account.name.encode()
+            names = before.setdefault(limiter_name(account), [limiter_name(account)])
+            names.append(which.get(account.name, own).decode())
         opened: dict[str, Limiter] = {}
         for account in accounts:
             name = limiter_name(account)
             if name not in self._limiters and name not in opened:
-                opened[name] = self._limiter(name, account, notes.get(name))
-        await self._put(opened, clean=False)
+                left = [notes[one] for one in dict.fromkeys(before[name]) if one in notes]
+                opened[name] = self._limiter(name, account, left)
+        moved = [one for one in accounts if which.get(one.name) != limiter_name(one).encode()]
+        await self._put(opened, clean=False, moved=moved)
         self._limiters.update(opened)
 
     def of(self, account: AccountConfig) -> Limiter:
@@ -65,7 +74,7 @@ class KeptLimits:
             if limiter := self._limiters.pop(name, None):  # a group's accounts have one
                 limiter.close()
 
-    def _limiter(self, name: str, account: AccountConfig, note: bytes | None) -> Limiter:
+    def _limiter(self, name: str, account: AccountConfig, notes: Sequence[bytes]) -> Limiter:
         async def reserve(snapshot: dict[str, Any]) -> None:
             note = _note(snapshot, clean=False)
             await self._store.write(lambda tx: tx.put_note(name, NOTE, note))
@@ -78,17 +87,26 @@ class KeptLimits:
             boot=self._clock.boot,
             reserve=reserve,
         )
-        kept = orjson.loads(note) if note is not None else {}
-        limiter.restore(kept.get("snapshot"), clean=bool(kept.get("clean", True)))
+        for note in notes:
+            kept = orjson.loads(note)
+            limiter.restore(kept.get("snapshot"), clean=bool(kept.get("clean", True)))
         restored = True
         return limiter
 
-    async def _put(self, limiters: Mapping[str, Limiter], *, clean: bool) -> None:
+    async def _put(
+        self,
+        limiters: Mapping[str, Limiter],
+        *,
+        clean: bool,
+        moved: Sequence[AccountConfig] = (),
+    ) -> None:
         notes = {name: _note(one.snapshot(), clean) for name, one in limiters.items()}
 
         def put(tx: Transaction) -> None:
             for name, note in notes.items():
                 tx.put_note(name, NOTE, note)
+            for account in moved:
+                tx.put_note(account.name, WHICH, limiter_name(account).encode())
 
         await self._store.write(put)
 

@@ -305,7 +305,8 @@ class Limiter:
         }
 
     def restore(self, snapshot: Mapping[str, Any] | None, *, clean: bool) -> None:
-        """Take over what an earlier process left. Call it once, before the first slot.
+        """Take over what an earlier process left. Call it before the first slot; more than once
+        where the accounts had several limits that are one now.
 
         `clean` says that the snapshot was taken after the last request of that process. Otherwise
         windows up to LONG_S count as used up at this moment, and in longer ones whatever may have
@@ -323,7 +324,8 @@ class Limiter:
                     state.get("windows", ()), now, elapsed or 0.0, clean=clean, reserved=reserved
                 )
         for name, left in state.get("holds", {}).items():
-            self._old_holds[name] = now + min(HOLD_MAX_S, float(left)) - (elapsed or 0.0)
+            until = now + min(HOLD_MAX_S, float(left)) - (elapsed or 0.0)
+            self._old_holds[name] = max(until, self._old_holds.get(name, until))
         for account in self._accounts:
             self._resume_hold(account)
 

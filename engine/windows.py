@@ -198,10 +198,19 @@ class Window:
         source = next((one for one in by_length if float(one["per_s"]) >= per_s), None)
         source = source or (by_length[-1] if by_length else {})
         for age, count in source.get("runs", ()):
-            self.book(now - elapsed - float(age), int(count))
+            self._insert(now - elapsed - float(age), int(count))
         sent = now - elapsed if clean else now
         self.book(sent + slack_s, int(source.get("unresolved", 0)) + (0 if clean else reserved))
         self.advance(now)
+
+    def _insert(self, at: float, count: int) -> None:
+        """As `book`, where later ones may be booked already: those of another limit's books."""
+        place = next((n for n, run in enumerate(self._runs) if run.last > at), None)
+        if place is None:
+            self.book(at, count)
+        else:
+            self.used += count
+            self._runs.insert(place, _Run(at, count))
 
     def _spend(self, late_s: float) -> None:
         """A place has landed so much later than `slack` after it was sent."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -172,6 +173,48 @@ async def test_the_limit_outlives_a_restart(tmp_path: Path, standin: Standin, cl
     assert most_in_a_window(times, 0.5) <= 5
     if not clean:
         assert min(at for at in times if at > stopped + 0.05) - stopped >= 0.45
+
+
+@pytest.mark.parametrize("clean", [True, False])
+async def test_an_account_that_joins_or_leaves_a_group_brings_along_what_it_has_sent(
+    tmp_path: Path, standin: Standin, clean: bool
+) -> None:
+    """The provider counts on, whatever its limit is called in the configuration."""
+    schedule = {"interval": "10ms", "idle_interval": "10ms"}
+    limits = {"requests": 4, "per": "1m"}
+    empty = json_of({"results": []})
+    urls = {name: standin.answer(name, [empty]) for name in ("one", "two")}
+
+    def config(*names: str, **more: Any) -> engine.Config:
+        both = {**limits, **more}
+        return configured(
+            tmp_path,
+            *(infobip(urls[n], name=n, limits=both, schedule=schedule) for n in names),
+            sinks=[],
+        )
+
+    def asked() -> int:
+        return len(standin.asked["one"]) + len(standin.asked["two"])
+
+    async def run(config: engine.Config) -> int:
+        async with engine.open(config) as poller:
+            await until(lambda: asked() >= 4)
+            await anyio.sleep(0.2)
+            notes = await poller.store.read(lambda tx: tx.notes("limiter"))
+        if not clean:  # what the store would hold had the process been killed
+            poller = engine.open(config)
+            await poller.store.open(own=True)
+            await poller.store.write(
+                lambda tx: [tx.put_note(name, "limiter", note) for name, note in notes.items()]
+            )
+            await poller.store.close()
+        return asked()
+
+    assert await run(config("one")) == 4
+    assert await run(config("one", "two", group="pair")) == 4
+    assert await run(config("one")) == 4
+    assert await run(config("one", "two", group="other")) == 4
+    assert await run(config("two")) == 4
 
 
 async def test_overdue_polls_use_the_allowance(tmp_path: Path, standin: Standin) -> None:

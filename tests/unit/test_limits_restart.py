@@ -97,6 +97,29 @@ def test_requests_in_flight_at_a_clean_end_count_until_they_have_arrived() -> No
     assert send(account, 100) == 100
 
 
+def test_the_books_of_two_limits_that_are_one_now() -> None:
+    """Each request is free again when its own window ends, whichever of the two it went by."""
+    clock = Clock()
+    first, second = make(clock, MINUTE), make(clock, MINUTE)
+    one, other = first.for_account(100), second.for_account(100)
+    for _ in range(2):
+        assert send(one, 30) == 30
+        clock.pass_s(10)
+        assert send(other, 15) == 15
+        clock.pass_s(10)
+
+    states = [stored(first), stored(second)]
+    clock = clock.next_process(away_s=1)
+    both = make(clock, MINUTE)
+    for state in states:
+        both.restore(state, clean=True)
+    account = both.for_account(100)
+    assert send(account, 100) == 10
+    for wait_s, freed in ((19.1, 30), (10, 15), (10, 30), (10, 15)):
+        clock.pass_s(wait_s)
+        assert send(account, 100) == freed
+
+
 def test_an_unclean_end_waits_out_short_windows() -> None:
     for state in (None, stored(make(Clock(), SECOND))):
         clock = Clock()

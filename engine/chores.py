@@ -184,7 +184,6 @@ class Chores:
             engine.store,
             telemetry=engine.telemetry,
             clock=engine.clock,
-            chance=self._chance,
             redactor=engine.redactors.get(item.account),
         )
         lines = await replayer.run(order)

@@ -180,7 +180,8 @@ class Committer:
         flaws = list(page.flaws)
         for index, report in enumerate(page.reports):
             single = self.page()
-            single.span = page.span
+            single.span, single.source = page.span, page.source
+            single.revisit_ms = page.revisit_ms
             single.reports = [report]
             single.unlisted = frozenset({0}) if index in page.unlisted else frozenset()
             single.marks = page.marks[index : index + 1] if page.marks is not None else None

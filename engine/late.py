@@ -65,13 +65,18 @@ def take_late(
     """Into the books, under the time at which it was read. `apart`: something in the inbox cannot
     be recorded; its reports are set aside, where `replay` reads them one by one."""
     late = msgspec.msgpack.decode(item.payload, type=Late)
+    return commit(tx, page_of(late, account, apart=apart))
+
+
+def page_of(late: Late, account: AccountConfig, *, apart: bool) -> Page:
+    """What was read, to be committed; `apart` as in `take_late`."""
     if apart:
         late.flaws += [
             Flaw("cannot be recorded", f"report {n}", msgspec.json.encode(one), form=Form.REPORT)
             for n, one in enumerate(late.reports, 1)
         ]
         late.reports, late.unlisted = [], []
-    page = Page(
+    return Page(
         account=account.name,
         provider=account.provider.name,
         traits=account.provider.traits,
@@ -84,7 +89,6 @@ def take_late(
         flaws=late.flaws,
         flaws_beyond=late.flaws_beyond,
     )
-    return commit(tx, page)
 
 
 def _asked(raw: bytes | None) -> Asked | None:

@@ -19,8 +19,7 @@ from engine.core.contracts import Form, Framing, Head, Kind, Poll, Verb
 from engine.core.errors import StoreError
 from engine.core.redact import Redactor
 from engine.core.report import decode
-from engine.core.schedule import NEVER_MS, Ladder
-from engine.core.work import Asked, Committed, Page, Work
+from engine.core.work import Asked, Committed, Page
 from engine.intake import Intake, Taken
 from engine.stores.kept import read_asked
 from engine.stores.ledger import REPLAY, commit
@@ -68,13 +67,11 @@ class Replayer:
         *,
         telemetry: Telemetry,
         clock: Clock,
-        chance: Callable[[], float],
         redactor: Redactor | None,
     ) -> None:
         self._account = account
         self._store = store
         self._clock = clock
-        self._chance = chance
         self._committer = Committer(account, store, telemetry, clock, redactor)
         self._intake = Intake(account, self._committer, telemetry)
         self._intake.careful = True
@@ -94,14 +91,14 @@ class Replayer:
                 )
                 for piece in found:
                     if (piece.form is Form.ANSWER) is whole and piece.at_ms <= began_ms:
-                        await self._replay(piece, dry_run=order.dry_run)
+                        await self._replay(piece, began_ms, dry_run=order.dry_run)
                         await self._clock.sleep(0)  # a worker has others to serve
                 if not found:
                     break
                 after_id = found[-1].id
         return list(self._lines.values())
 
-    async def _replay(self, piece: Piece, *, dry_run: bool) -> None:
+    async def _replay(self, piece: Piece, began_ms: int, *, dry_run: bool) -> None:
         line = self._lines.setdefault(
             piece.cause, Line(account=self._account.name, cause=piece.cause)
         )
@@ -109,6 +106,7 @@ class Replayer:
         page = self._readable(piece)
         done = Committed()
         if page is not None and (page.reports or page.replayed):
+            page.revisit_ms = began_ms
             try:
                 done = await self._store.write(self._job(page, dry_run=dry_run))
             except _Undone as undone:
@@ -189,28 +187,8 @@ class Replayer:
     def _job(self, page: Page, *, dry_run: bool) -> Callable[[Transaction], Committed]:
         def job(tx: Transaction) -> Committed:
             done = commit(tx, page)
-            if done.opened_ms is not None:
-                self._look_again(tx, *done.opened_ms)
             if dry_run:
                 raise _Undone(done)
             return done
 
         return job
-
-    def _look_again(self, tx: Transaction, first_ms: int, last_ms: int) -> None:
-        """Messages that came up in a window and are open: the rescans of where they are begin."""
-        schedule, now_ms = self._account.schedule, self._clock.now_ms()
-        rescans = Ladder.of(schedule.rescan_s, jitter=schedule.jitter)
-        due_ms = rescans.next_due_ms(now_ms, NEVER_MS, self._chance())
-        key = f"{first_ms}-{last_ms + 1}"
-        if due_ms is None or tx.find_works(self._account.name, Kind.WINDOW, [key]):
-            return
-        window = Work(
-            account=self._account.name,
-            kind=Kind.WINDOW,
-            key=key,
-            due_ms=due_ms,
-            start_ms=now_ms,
-            data={"from": first_ms, "to": last_ms + 1},
-        )
-        tx.put_works([window])

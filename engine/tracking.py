@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
-from engine import late
+from engine import late, portions
 from engine.config.model import AccountConfig, Config, tracking_ladder
 from engine.core.contracts import Flaw
 from engine.core.errors import ConfigError, LeaseLost
@@ -170,8 +170,8 @@ def digest_inbox(
     apart: bool = False,
 ) -> list[InboxItem]:
     """Take what other processes handed over, but for what was `begun` before. Returns the items,
-    tracked ones in the books, and late answers: these `apart` where something in them cannot be
-    recorded.
+    tracked ones in the books, and late answers and portions of files: these `apart` where something
+    in them cannot be recorded.
 
     `questions` are the shapes of what is no tracked work, by kind; they stay in the inbox until
     they are answered. `done` is told what has become of late answers, by the items' ids. What
@@ -204,15 +204,19 @@ def digest_inbox(
             committed = late.take_late(tx, account, item, apart=apart)
             if done is not None:
                 done[item.id] = committed
+        elif item.kind == portions.KIND:
+            portions.take_portion(tx, account, item, apart=apart)
     tx.drop_inbox([item.id for item in items if item.id not in open_ids])
     return taken
 
 
 def _tracked(account: AccountConfig, item: InboxItem) -> list[Tracked]:
-    """What an item tracks, nothing for a late answer. Raises ValueError where it cannot be
-    taken."""
+    """What an item tracks; of what was read, nothing. ValueError: it cannot be taken."""
     if item.kind == late.KIND:
         late.check(item)
+        return []
+    if item.kind == portions.KIND:
+        portions.check(item)
         return []
     if item.kind != "track":
         raise ValueError("of a kind that is not known")

@@ -53,7 +53,8 @@ async def opened(config: Config, *, own: bool = True) -> AsyncIterator[Opened]:
         async with _leased(config, store) as found:
             yield found
     finally:
-        await store.close()
+        with anyio.CancelScope(shield=True):
+            await store.close()
 
 
 async def _alone(store: Store) -> Opened:
@@ -84,12 +85,14 @@ async def _leased(config: Config, store: Store) -> AsyncIterator[Opened]:
             yield Opened(store, False, anybodys=next(held, names[0]))
             return
         store.fences = taken
-        async with anyio.create_task_group() as group:
-            group.start_soon(_renew, book)
-            yield Opened(store, True, _wall_of(seen))
-            group.cancel_scope.cancel()
-        with suppress(StoreTrouble):
-            await book.leave()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(_renew, book)
+                yield Opened(store, True, _wall_of(seen))
+                group.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True), suppress(StoreTrouble):
+                await book.leave()
     finally:
         with anyio.CancelScope(shield=True):
             await book.close()

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine import __version__
-from engine.core.units import duration_s, time_ms
 
-WORKERS_MAX = 64  # of one command: more is a mistake, or wants another machine
+from . import words
 
 _ABOUT = """\
 Polls SMS and messaging providers for delivery reports and writes them to sinks.
@@ -59,6 +58,7 @@ def build() -> argparse.ArgumentParser:
     _run(commands)
     _check(commands)
     _track(commands)
+    _ingest(commands)
     _show(commands)
     _stats(commands)
     _replay(commands)
@@ -122,7 +122,7 @@ def _run(commands: Any) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=_workers,
+        type=words.workers,
         default=1,
         metavar="N",
         help="so many processes, which share the accounts of a PostgreSQL store (default 1)",
@@ -137,7 +137,7 @@ def _run(commands: Any) -> None:
     )
     parser.add_argument(
         "--idle-timeout",
-        type=_duration,
+        type=words.duration,
         default=None,
         metavar="D",
         help="how long --until-idle waits for what is paused or dead (default 5m)",
@@ -180,15 +180,35 @@ def _track(commands: Any) -> None:
     )
     parser.add_argument("--account", required=True, metavar="A", help="the account it was sent by")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--batch-id", type=_text, metavar="B", help="a batch")
-    what.add_argument("--message-id", type=_text, metavar="M", help="a message")
+    what.add_argument("--batch-id", type=words.text, metavar="B", help="a batch")
+    what.add_argument("--message-id", type=words.text, metavar="M", help="a message")
     what.add_argument("--file", type=Path, metavar="F", help="many of them: .csv or .jsonl")
     parser.add_argument("--recipients", metavar="R1,R2,…", help="of the batch")
-    parser.add_argument("--recipient", type=_text, metavar="R", help="of the message")
+    parser.add_argument("--recipient", type=words.text, metavar="R", help="of the message")
     parser.add_argument(
-        "--sent-at", type=_time, metavar="T", help="RFC 3339 or epoch seconds (default now)"
+        "--sent-at", type=words.time, metavar="T", help="RFC 3339 or epoch seconds (default now)"
     )
-    parser.add_argument("--reference", type=_text, metavar="X", help="your own id for it")
+    parser.add_argument("--reference", type=words.text, metavar="X", help="your own id for it")
+
+
+def _ingest(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "ingest",
+        "take a file of reports that the provider has exported",
+        "Takes the rows of exported files as if they had been polled: the CSV file that\n"
+        "messangi's POST /v3/mlog mails, plain or with gzip. A row that is known already changes\n"
+        "nothing, so a file may be taken again, also after a crash in its middle; one that cannot\n"
+        "be read is set aside, and the others go through. Beside a running worker it is the\n"
+        "worker that records them. Exit status 1: a file could not be read to its end.",
+        [
+            "--config engine.toml --account omni messages.csv",
+            "--config engine.toml --account omni 2026-*.csv.gz",
+        ],
+        config=True,
+    )
+    parser.add_argument("--account", required=True, metavar="A", help="the account it was sent by")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="in this order")
 
 
 def _show(commands: Any) -> None:
@@ -207,9 +227,9 @@ def _show(commands: Any) -> None:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("message_id", nargs="?", metavar="MESSAGE_ID", help="the provider's id")
-    what.add_argument("--recipient", type=_text, metavar="R", help="whom it was sent to")
-    what.add_argument("--batch-id", type=_text, metavar="B", help="all of a batch")
-    what.add_argument("--reference", type=_text, metavar="X", help="your own id for it")
+    what.add_argument("--recipient", type=words.text, metavar="R", help="whom it was sent to")
+    what.add_argument("--batch-id", type=words.text, metavar="B", help="all of a batch")
+    what.add_argument("--reference", type=words.text, metavar="X", help="your own id for it")
     parser.add_argument("--json", action="store_true", help="a JSON array instead of text")
 
 
@@ -246,7 +266,7 @@ def _replay(commands: Any) -> None:
     )
     parser.add_argument("--account", metavar="A", help="of this account alone")
     parser.add_argument(
-        "--since", type=_time, default=0, metavar="T", help="what was last seen since then"
+        "--since", type=words.time, default=0, metavar="T", help="what was last seen since then"
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="say what would come of it")
@@ -273,7 +293,7 @@ def _dead_letter(commands: Any) -> None:
         config=True,
     )
     parser.add_argument("action", choices=("list", "retry"), metavar="list|retry")
-    parser.add_argument("--sink", type=_text, metavar="S", help="of this sink alone")
+    parser.add_argument("--sink", type=words.text, metavar="S", help="of this sink alone")
     parser.add_argument("--json", action="store_true", help="a JSON object instead of text")
 
 
@@ -296,11 +316,16 @@ def _sinks(commands: Any) -> None:
     )
     actions = ("list", "rewind", "forget")
     parser.add_argument("action", choices=actions, metavar="list|rewind|forget")
-    parser.add_argument("--sink", type=_text, metavar="S", help="rewind, forget: which one")
+    parser.add_argument("--sink", type=words.text, metavar="S", help="rewind, forget: which one")
     parser.add_argument(
-        "--to", type=_back_to, metavar="T|start", help="rewind: a time, or the oldest record kept"
+        "--to",
+        type=words.back_to,
+        metavar="T|start",
+        help="rewind: a time, or the oldest record kept",
     )
-    parser.add_argument("--account", type=_text, metavar="A", help="rewind: in this account alone")
+    parser.add_argument(
+        "--account", type=words.text, metavar="A", help="rewind: in this account alone"
+    )
     parser.add_argument("--json", action="store_true", help="a JSON object instead of text")
 
 
@@ -315,7 +340,7 @@ def _simulate(commands: Any) -> None:
         config=False,
     )
     parser.add_argument(
-        "--port", type=_port, default=8025, metavar="P", help="default 8025; 0: any free one"
+        "--port", type=words.port, default=8025, metavar="P", help="default 8025; 0: any free one"
     )
     parser.add_argument("--profile", type=Path, metavar="FILE", help="accounts and faults (TOML)")
 
@@ -332,65 +357,12 @@ def _demo(commands: Any) -> None:
         config=False,
     )
     parser.add_argument(
-        "--seconds", type=_seconds, default=20.0, metavar="S", help="at most about so long (20)"
+        "--seconds",
+        type=words.seconds,
+        default=20.0,
+        metavar="S",
+        help="at most about so long (20)",
     )
     parser.add_argument(
-        "--messages", type=_count, default=2000, metavar="N", help="messages in all (2000)"
+        "--messages", type=words.count, default=2000, metavar="N", help="messages in all (2000)"
     )
-
-
-def _text(value: str) -> str:
-    if not value.strip():
-        raise argparse.ArgumentTypeError("expected a text that is not empty")
-    return value
-
-
-def _duration(value: str) -> float:
-    try:
-        try:
-            return duration_s(float(value))
-        except ValueError:
-            return duration_s(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f'expected a duration such as "5m", got "{value[:40]}"'
-        ) from None
-
-
-def _time(value: str) -> int:
-    try:
-        return time_ms(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            "expected epoch seconds or a time with an offset such as 2026-11-21T12:00:00Z,"
-            f' got "{value[:40]}"'
-        ) from None
-
-
-def _workers(value: str) -> int:
-    if value.isascii() and value.isdigit() and 1 <= int(value) <= WORKERS_MAX:
-        return int(value)
-    raise argparse.ArgumentTypeError(f'expected 1 to {WORKERS_MAX} workers, got "{value[:40]}"')
-
-
-def _back_to(value: str) -> int | str:
-    return value if value == "start" else _time(value)
-
-
-def _port(value: str) -> int:
-    if value.isascii() and value.isdigit() and int(value) <= 65535:
-        return int(value)
-    raise argparse.ArgumentTypeError(f'expected a port, 0 to 65535, got "{value[:40]}"')
-
-
-def _seconds(value: str) -> float:
-    seconds = _duration(value)
-    if not 5 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f'expected 5 to 3600 seconds, got "{value[:40]}"')
-    return seconds
-
-
-def _count(value: str) -> int:
-    if value.isascii() and value.isdigit() and 10 <= int(value) <= 1_000_000:
-        return int(value)
-    raise argparse.ArgumentTypeError(f'expected a number from 10 to 1000000, got "{value[:40]}"')

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import anyio.abc
 
+from engine.core.errors import ConfigError
+
 if TYPE_CHECKING:
-    from engine.config.model import Config
+    from engine.config.model import AccountConfig, Config
 
 T = TypeVar("T")
 
@@ -32,6 +34,26 @@ def load_config(path: Path) -> Config:
     from engine.registry import providers, sinks
 
     return load(path, providers=providers(), sinks=sinks())
+
+
+def account_of(config: Config, name: str) -> AccountConfig:
+    """The account of that name. Raises ConfigError where there is none."""
+    account = config.account(name)
+    if account is None:
+        names = ", ".join(account.name for account in config.accounts) or "none"
+        raise ConfigError([f"{config.source}: there is no account {name[:64]!r} (it has {names})"])
+    return account
+
+
+def refuse_memory(config: Config, command: str) -> None:
+    """Raises ConfigError where what the command puts into the store would end with it."""
+    if config.store.scheme == "memory":
+        raise ConfigError(
+            [
+                f"{config.source}: store.url: memory:// lives inside the worker alone; what"
+                f" `{command}` put into it would end with the command"
+            ]
+        )
 
 
 def start(work: Callable[[], Awaitable[T]]) -> T:

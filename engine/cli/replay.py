@@ -7,7 +7,6 @@ does, it is done here. `--list` shows the pieces and changes nothing.
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 
-from engine.core.errors import ConfigError, EngineError
+from engine.core.errors import EngineError
 from engine.core.units import iso
 
 from . import process
@@ -59,11 +58,7 @@ def command(args: argparse.Namespace) -> int:
 def _accounts(config: Config, name: str | None) -> list[AccountConfig]:
     if name is None:
         return list(config.accounts)
-    account = config.account(name)
-    if account is None:
-        names = ", ".join(account.name for account in config.accounts) or "none"
-        raise ConfigError([f"{config.source}: there is no account {name[:64]!r} (it has {names})"])
-    return [account]
+    return [process.account_of(config, name)]
 
 
 # Replaying
@@ -100,7 +95,6 @@ async def _directly(
         store,
         telemetry=Telemetry(),
         clock=RealClock(),
-        chance=random.random,
         redactor=redactor,
     )
     return await replayer.run(order)

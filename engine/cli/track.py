@@ -50,13 +50,7 @@ def command(args: argparse.Namespace) -> int:
     _check_words(args)
     config = process.load_config(args.config)
     account = _account(config, args.account)
-    if config.store.scheme == "memory":
-        raise ConfigError(
-            [
-                f"{config.source}: store.url: memory:// lives inside the worker alone; what `track`"
-                " put into it would end with the command"
-            ]
-        )
+    process.refuse_memory(config, "track")
     now_ms = _now_ms()
     if args.file is None:
         chunks: Iterable[list[Tracked]] = [[_one(args, now_ms)]]
@@ -93,10 +87,7 @@ def _check_words(args: argparse.Namespace) -> None:
 
 
 def _account(config: Config, name: str) -> AccountConfig:
-    account = config.account(name)
-    if account is None:
-        names = ", ".join(account.name for account in config.accounts) or "none"
-        raise ConfigError([f"{config.source}: there is no account {name[:64]!r} (it has {names})"])
+    account = process.account_of(config, name)
     if not account.provider.traits.tracks:
         raise ConfigError(
             [f"{name}: {account.provider.name} takes no ids: its messages are found in its feed"]

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     WINDOW = "window"  # a period that was read and is read again while something in it is open
     PUSH = "push"  # what the provider has sent by itself; never stored as work
     PROBE = "probe"  # `check --connect`: one harmless request, never stored
+    FILE = "file"  # a file that the provider has exported; only ever read, never asked for
 
 
 class Poll(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -218,6 +219,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     lookback_s: float = 7 * 86400.0
     recipient_fields: frozenset[str] = RECIPIENT_FIELDS  # of a record, in lower case
     sender_fields: frozenset[str] = frozenset()  # who is the person in an inbound record
+    files: str | None = None  # what `ingest` takes, for people: `reader` reads it for Kind.FILE
 
 
 class Provider(Protocol):

@@ -53,6 +53,7 @@ _NO_NUMBER = re.compile(
     r"(?:id|uuid|token|date|time|at|count|total|pages?|code|status|price|mccmnc)$|^[dijkoptuv]$"
 )
 _FIRST_COLUMN = re.compile(r"(?m)^([ \t]*)(\+?[0-9(][0-9 ().+-]{3,}[0-9])(?=[ \t]*(?:$|[\r|;,\t]))")
+_DELIMITER = re.compile(r"[,;\t]")
 _CUT_OFF = re.compile(r"[0-9][0-9 ().+-]{2,}$")
 
 NOBODY = Own()
@@ -210,11 +211,20 @@ class Redactor:
         """The same bytes, framed as they were: to be read again, or by people."""
         text = raw.decode("utf-8", "surrogateescape")
         framed = text.lstrip().startswith(("{", "[", '"'))
-        text = self._json(text) if framed else self._lines(text)
+        text = self._json(text) if framed else self._table(text) or self._lines(text)
         last = max(0, len(text) - CUT_OFF_MAX)
         if truncated and (cut := _CUT_OFF.search(text, last)) and not _ends_redacted(text):
             text = text[: cut.start()]  # a number may be cut off in its middle
         return text.encode("utf-8", "surrogateescape")
+
+    def _table(self, text: str) -> str | None:
+        """Rows behind a row of names; None: it is no such table. In which cell the person stands
+        of a row that could not be read nobody knows: a hash stands for all of it."""
+        head, end, rows = text.partition("\n")
+        names = {_name(word.strip().strip('"')) for word in _DELIMITER.split(head)}
+        if not end or names.isdisjoint(self._recipient_fields):
+            return None
+        return head + end + (rows if REDACTED.fullmatch(rows) else self._address(rows))
 
     def _lines(self, text: str) -> str:
         own = Own(found[2] for found in _FIRST_COLUMN.finditer(text))

@@ -80,6 +80,7 @@ class Page(msgspec.Struct, gc=False, kw_only=True):
     ladder: Ladder = Ladder(())  # after which a message gets its verdict
     reports: list[Report] = []
     span: tuple[int, int] | None = None  # the window that was asked for, both ends included
+    revisit_ms: int | None = None  # what is new and open is to be read again, counted from then
     marks: list[int | None] | None = None  # of the reports as they came: a commit completes them
     unlisted: frozenset[int] = frozenset()  # indexes of reports whose code no table lists
     source: str = "poll"

@@ -42,6 +42,7 @@ from ..core.secret import Secret
 from ..core.units import MS_MAX, iso, parse_ms
 from ..parsing.flaw import FLAW_RAW_MAX
 from ..parsing.json_items import JsonItems
+from . import messangi_export
 from .messangi_quick import AtOnce, Reading
 from .messangi_states import meaning
 
@@ -86,6 +87,7 @@ TRAITS = Traits(
     lookback_s=7 * 86400.0,
     recipient_fields=RECIPIENT_FIELDS | {"c", "e", "f"},
     sender_fields=frozenset({"sender", "b"}),
+    files=messangi_export.WHAT,
 )
 
 _TOO_BIG = re.compile(r"too big|date range exceeds", re.IGNORECASE)
@@ -144,7 +146,10 @@ class Messangi:
         )
 
     def reader(self, poll: Poll, head: Head) -> Reader:
-        return _Reader(self.options, self.context, poll, head, self._at_once)
+        reader = _Reader(self.options, self.context, poll, head, self._at_once)
+        if poll.kind is Kind.FILE:
+            return messangi_export.ExportReader(reader.read, long_names)
+        return reader
 
     def lists(self, report: Report) -> bool:
         return meaning(report.channel, (report.provider_status or "")[:STATUS_MAX]).listed
@@ -169,7 +174,7 @@ class _Reader:
         self, options: MessangiOptions, context: Context, poll: Poll, head: Head, at_once: AtOnce
     ) -> None:
         time = partial(time_of, zone=context.timezone)
-        reading = Reading(self._report, time, poll.reference, context.content)
+        reading = Reading(self.read, time, poll.reference, context.content)
         self._items = JsonItems("items")
         self._items.offer(partial(at_once.reports, reading=reading))
         self._at_once = at_once
@@ -196,7 +201,7 @@ class _Reader:
             if type(record) is Report:
                 taken.append(record)
                 continue
-            found = self._report(record) if isinstance(record, dict) else "not an object"
+            found = self.read(record) if isinstance(record, dict) else "not an object"
             if isinstance(found, str):
                 raw, place = json_of(record), f"record {self._seen}"
                 self._flaws.append(Flaw(found, place, raw[:RAW_MAX], len(raw) > RAW_MAX))
@@ -207,7 +212,7 @@ class _Reader:
             self._at_once.learn(read)
         return taken
 
-    def _report(self, record: dict[str, Any]) -> Report | str:
+    def read(self, record: dict[str, Any]) -> Report | str:
         """The report, or why there is none."""
         rest = record.copy() if "channel" in record else self._named(record)
         take = rest.pop

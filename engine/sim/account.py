@@ -75,6 +75,7 @@ class Account:
         self.meter = Meter(profile.limits)
         self.tally = Tally()
         self.seen: deque[Seen] = deque(maxlen=MAX_SEEN)
+        self.mailed: bytes | None = None  # the file of the latest export
         self.script: deque[Fault] = deque(
             Fault(kind=f) if isinstance(f, str) else f for f in profile.faults
         )

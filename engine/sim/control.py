@@ -7,6 +7,7 @@ and not counted: a provider has nothing like them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -123,7 +124,15 @@ def mount(app: web.Application, simulator: Controlled) -> None:
     app.router.add_post(f"{PREFIX}/faults", fail)
     app.router.add_get(f"{PREFIX}/counts", counts)
     app.router.add_get(f"{PREFIX}/{{what:truth|given|violations}}/{{account}}", ask)
+    app.router.add_get(f"{PREFIX}/mailed/{{account}}", partial(_mailed, simulator))
     app.router.add_route("*", f"{PREFIX}/away/{{account}}", away)
+
+
+async def _mailed(simulator: Controlled, request: web.Request) -> web.Response:
+    account = simulator.accounts.get(request.match_info["account"])
+    if account is None or account.mailed is None:
+        return _json({"error": "nothing was mailed"}, 404)
+    return web.Response(body=account.mailed, content_type="text/csv")
 
 
 def _carries_secret(account: Account, request: web.Request) -> bool:

@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import orjson
 
+from engine.sim import messangi_export
 from engine.sim.account import Account
 from engine.sim.answer import Answer, Call, json_answer
 from engine.sim.messages import Message
@@ -33,7 +34,7 @@ def handle(account: Account, call: Call) -> Answer:
     """The answer to one window, or to a login."""
     if call.path == LOGIN and call.method == "POST":
         return _login(account, call)
-    if call.path != PATH or call.method != "GET":
+    if call.path != PATH or call.method not in ("GET", "POST"):
         return refuse(account, call, 404, "Not Found")
     if not _welcome(account, call):
         account.tally.unauthorized += 1
@@ -47,8 +48,12 @@ def handle(account: Account, call: Call) -> Answer:
     if end - start > MAX_DAYS * 86400:
         return json_answer(200, {"meta": _meta(account, call, TOO_LONG)})
     if account.profile.bulk_items:
+        if call.method == "POST":
+            return json_answer(200, {"meta": _meta(account, call, TOO_BIG)})
         return _bulk(account, call, start, end)
     rows = _filtered(call, account.rows(account.window(start, end, call.now)))
+    if call.method == "POST":
+        return _export(account, call, rows)
     most = account.profile.report_max_items
     if most and len(rows) > most:
         return json_answer(200, {"meta": _meta(account, call, TOO_BIG)})
@@ -145,6 +150,18 @@ def _report(account: Account, call: Call, rows: list[Message]) -> Answer:
     )
     answer.reports = len(rows)
     return answer
+
+
+def _export(account: Account, call: Call, rows: list[Message]) -> Answer:
+    """The window's messages go into a file, and words into the answer."""
+    try:
+        body = orjson.loads(call.body)
+    except orjson.JSONDecodeError:
+        body = None
+    if not isinstance(body, dict) or not {"emails", "from", "timezone"} <= body.keys():
+        return refuse(account, call, 400, "The parameters emails, from and timezone are required")
+    account.mailed = messangi_export.written(rows, lambda message: _item(message, call.now))
+    return json_answer(200, {"meta": _meta(account, call, messangi_export.PROCESSED)})
 
 
 def _pretty(call: Call) -> bool:

@@ -17,6 +17,7 @@ from engine.core.discovery import Discovery
 from engine.core.reading import TOTAL_IGNORED
 from engine.core.reconcile import Known, fold, marks_of
 from engine.core.report import Report
+from engine.core.schedule import NEVER_MS
 from engine.core.units import iso, iso_ms
 from engine.core.work import Committed, Page, Work
 
@@ -25,10 +26,13 @@ from .reopening import reopen
 from .settling import batch_over, expire, settle
 from .transaction import Transaction
 
-# The source of a page whose reports were read from set-aside pieces.
-REPLAY = "replay"
+# The sources of pages whose reports were received at another time than now: read from set-aside
+# pieces, and from a provider's exported file.
+REPLAY, FILE = "replay", "file"
 # Of one whose reports the provider has sent by itself.
 PUSH = "push"
+
+DAY_MS = 86_400_000
 
 # Set-aside pieces and incidents of one store, and their bytes before compression; the oldest go
 # first.
@@ -107,7 +111,7 @@ def _take_reports(post: Posting) -> None:
     batches = _tracked_batches(tx, page)
     provider, traits, span = page.provider, page.traits, page.span
     observed_ms, observed_at = page.observed_ms, iso(page.observed_ms)
-    unlisted, replayed = page.unlisted, page.source == REPLAY
+    unlisted, replayed = page.unlisted, page.source in (REPLAY, FILE)
     discovery = Discovery(page.account, provider, traits, observed_ms, span)
     first: list[Report] = []  # of messages that nobody knew
     moves: dict[tuple[Standing | None, Standing], int] = {}
@@ -163,7 +167,7 @@ def _take_reports(post: Posting) -> None:
     if done.lost:
         post.change.add("superseded", done.lost)
     post.put(list(touched.values()))
-    if page.span is not None:
+    if page.span is not None or page.revisit_ms is not None:
         _note_opened(post, touched.values())
     _end_tracked(post, touched.values(), batches)
     reopen(post, [known for known in again if not known.final])
@@ -196,6 +200,38 @@ def _note_opened(post: Posting, touched: Iterable[Known]) -> None:
     for work in post.page.put:
         if work.kind is Kind.WINDOW:
             widen(work, first, last)
+    if post.page.revisit_ms is not None:
+        _revisit(post, places, post.page.revisit_ms)
+
+
+def _revisit(post: Posting, places: Sequence[int], now_ms: int) -> None:
+    """Windows for the days on which something has come up by another way than the feed's; today
+    only so far, for what is still to come is the feed's. A day that has one keeps it."""
+    tx, page = post.tx, post.page
+    due_ms = page.ladder.next_due_ms(now_ms, NEVER_MS, 0.0)
+    if due_ms is None or page.traits.feed != "windowed":
+        return
+    wanted: dict[str, tuple[int, int]] = {}
+    latest = {place // DAY_MS: place for place in sorted(places)}
+    for day, last_ms in latest.items():
+        from_ms, to_ms = day * DAY_MS, (day + 1) * DAY_MS
+        if from_ms < now_ms < to_ms:
+            to_ms = max(now_ms, last_ms + 1)
+        wanted[f"{from_ms}-{to_ms}"] = (from_ms, to_ms)
+    for work in tx.find_works(page.account, Kind.WINDOW, list(wanted)):
+        del wanted[work.key]
+    windows = [
+        Work(
+            account=page.account,
+            kind=Kind.WINDOW,
+            key=key,
+            due_ms=due_ms,
+            start_ms=now_ms,
+            data={"from": from_ms, "to": to_ms},
+        )
+        for key, (from_ms, to_ms) in wanted.items()
+    ]
+    post.done.put.extend(tx.put_works(windows))
 
 
 def _cover(post: Posting, from_ms: int, to_ms: int) -> None:

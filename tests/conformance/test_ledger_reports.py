@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from engine.core.contracts import Kind
 from engine.core.reconcile import History
+from engine.core.report import Report
+from engine.core.schedule import Ladder
 from engine.core.state import State
+from engine.core.units import iso
 from engine.stores import ledger
 from engine.stores.transaction import Store
-from tests.conformance.storing import T0, commit, get, records, report, tallies, work, works
+from tests.conformance.storing import (
+    DAY,
+    LADDER,
+    T0,
+    WINDOWED,
+    commit,
+    get,
+    records,
+    report,
+    tallies,
+    work,
+    works,
+)
 
 
 async def test_an_older_report_does_not_replace_a_newer_one_of_its_rank(store: Store) -> None:
@@ -54,3 +69,38 @@ async def test_put_and_drop_go_with_the_page(store: Store) -> None:
     gone = done.put[0].id or 0
     assert (await commit(store, drop=[gone])).ended == [gone]
     assert [item.key for item in await works(store)] == [""]
+
+
+async def test_what_came_by_another_way_gets_windows_by_the_day(store: Store) -> None:
+    """Only where something is open; a day that has its window keeps that, today ends now."""
+    midnight = T0 // DAY * DAY
+    now = midnight + 5000
+    sent = {"m1": -3 * DAY, "m2": -3 * DAY + 9, "m3": -DAY, "m4": -2 * DAY, "m5": 4000, "m6": 6000}
+
+    def told(*names: str) -> list[Report]:
+        return [
+            report(
+                name,
+                State.UNDELIVERABLE if name == "m4" else State.ENROUTE,
+                sent_at=iso(midnight + sent[name]),
+            )
+            for name in names
+        ]
+
+    ways = {"traits": WINDOWED, "source": ledger.FILE, "revisit_ms": now, "ladder": LADDER}
+    done = await commit(store, *told("m1", "m2", "m3", "m4", "m5"), **ways)
+    assert [one.key for one in done.put] == [
+        f"{midnight - 3 * DAY}-{midnight - 2 * DAY}",
+        f"{midnight - DAY}-{midnight}",
+        f"{midnight}-{now}",
+    ]
+    assert {(one.kind, one.start_ms, one.due_ms) for one in done.put} == {
+        (Kind.WINDOW, now, now + 300_000)
+    }
+    assert done.put[0].data == {"from": midnight - 3 * DAY, "to": midnight - 2 * DAY}
+    more = [report("m7", sent_at=iso(midnight - DAY + 1))]
+    done = await commit(store, *told("m1", "m6"), *more, **ways)
+    assert [one.key for one in done.put] == [f"{midnight}-{midnight + 6001}"]
+    assert len(await works(store)) == 4
+    other = await commit(store, report("m8", sent_at=iso(T0)), **{**ways, "ladder": Ladder(())})
+    assert other.put == []

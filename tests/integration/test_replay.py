@@ -110,7 +110,6 @@ async def replay(
         store,
         telemetry=Telemetry(),
         clock=RealClock(),
-        chance=lambda: 0.0,
         redactor=redactor,
     )
     return await replayer.run(Order(**order))

@@ -23,6 +23,7 @@ NOT_TAKEN = {
     "half of it good": ("track", orjson.dumps([*GOOD, {"message_id": 7}])),
     "no nonce": ("probe", b'{"id": 7}'),
     "no order": ("replay", b'{"since_ms": "soon"}'),
+    "no portion": ("ingest", b"\x80"),
     "an unknown kind": ("dance", b"{}"),
 }
 

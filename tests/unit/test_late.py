@@ -106,7 +106,6 @@ async def test_where_it_cannot_be_recorded_each_report_is_set_aside_to_be_replay
         store,
         telemetry=Telemetry(),
         clock=RealClock(),
-        chance=lambda: 0.0,
         redactor=None,
     )
     (line,) = await replayer.run(Order())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -317,6 +319,31 @@ async def test_messangi_long_and_short(clock: Clock, http: aiohttp.ClientSession
         assert [(t.state, t.final) for t in push] == [("enroute", True)]
         one = await mlog(http, sim, **DAY, status="SENT,READ", recipient=sms["recipient"])
         assert [i["channel"] for i in one["items"]] == ["S"]
+
+
+async def test_messangi_mails_an_export(clock: Clock, http: aiohttp.ClientSession) -> None:
+    """A row for each item of the long form, in the page's columns."""
+    async with simulator(clock, provider="messangi", authorization="Token t") as sim:
+        for channel in "SEPWR":
+            sim.send("messangi", 2, channel=channel, sent_at=NOW)
+        shown = (await mlog(http, sim, **DAY))["items"]
+        url, auth = sim.url("messangi") + "/v3/mlog", {"Authorization": "Token t"}
+        mailed = sim.base_url + "/_sim/mailed/messangi"
+        order = {"emails": ["a@example.com"], "from": "b@example.com", "timezone": "GMT"}
+        async with http.post(url, params=DAY, json={}, headers=auth) as refused:
+            assert refused.status == 400
+        assert (await get(http, mailed))[0] == 404
+        async with http.post(url, params=DAY, json=order, headers=auth) as answer:
+            assert answer.status == 200
+            explain = orjson.loads(orjson.loads(await answer.read())["meta"]["explain"])
+        assert explain["timeSecAprox"] == "0"
+        rows = list(csv.DictReader(io.StringIO((await get(http, mailed))[1].decode(), newline="")))
+    assert len(rows) == len(shown) == 10
+    for row, item in zip(reversed(rows), shown, strict=True):
+        assert row.pop("items.StatusDescription") == ""
+        row["Subject"] = row.pop("items.Subject")
+        told = {name.capitalize(): "" if v is None else str(v) for name, v in item.items()}
+        assert {name.capitalize(): value for name, value in row.items()} == told
 
 
 async def test_messangi_windows_too_long_too_big_too_short(

@@ -89,6 +89,6 @@ async def test_a_worker_that_takes_nothing_is_not_waited_for_for_ever() -> None:
             await worker.keep(page(parts, f"m{n}"))
         with pytest.raises(EngineError, match="has taken nothing for 60 s"):
             await worker.keep(page(parts, "last"))
-        items = await parts.store.write(lambda tx: tx.take_inbox(100))
+        items = await parts.store.read(lambda tx: tx.inbox(100, ()))
         assert len(items) == PORTIONS_MAX
         assert worker.counts == Counts()

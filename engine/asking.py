@@ -125,6 +125,10 @@ class Asker:
         self._kept: dict[int, Slot] = {}  # by the task that has the answer: at most one a task
         self._chunk_max = CHUNK_REPORTS_ONE_TIME if self.traits.one_time else CHUNK_REPORTS
 
+    def on_records(self, act: Callable[[], None]) -> None:
+        """What to do when there is more in the log."""
+        self._committer.on_records = act
+
     def page(self) -> Page:
         return self._committer.page()
 

@@ -154,6 +154,7 @@ class Chores:
                 self._begun.add(item.id)
             elif poller := engine.pollers.get(item.account):
                 poller.took(self._counted(item.account, done.get(item.id, Committed())))
+                engine.tell()
 
     def _counted(self, account: str, done: Committed) -> Committed:
         """What others have handed over counts as what was read here."""
@@ -188,7 +189,7 @@ class Chores:
         )
         lines = await replayer.run(order)
         poller.wake()
-        poller.on_commit()
+        engine.tell()
         return msgspec.json.encode(lines)
 
     async def note_status(self, account: str | None = None) -> None:

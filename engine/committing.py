@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import filterfalse
 from typing import Any
@@ -72,6 +72,7 @@ class Committer:
         self._data_mask = Mask(filterfalse(by_chance, secrets))  # for what was received
         self._traits = account.provider.traits
         self._together = Together(self._store_page)
+        self.on_records: Callable[[], None] = lambda: None
 
     def distrust_times(self) -> None:
         """The account's times have moved, by another `timezone`: messages go by their ids alone."""
@@ -88,6 +89,8 @@ class Committer:
 
     async def commit(self, page: Page) -> Committed:
         """Make a page durable. A report that cannot be recorded does not take others along."""
+        if not page.changes:  # as after most failures
+            return Committed()
         if page.flaws:
             page.asked = self._without_secrets(page.asked)
         try:
@@ -219,6 +222,8 @@ class Committer:
         ):
             if n:
                 self._telemetry.count(counter, name, n)
+        if done.records:
+            self.on_records()
 
     # What must not be kept
 

@@ -53,7 +53,8 @@ class Watch:
         self._tries: dict[int, int] = {}  # by work, since its last success
         self._failed_ms = 0
         self._waits: set[anyio.CancelScope] = set()  # for a place, with `once`
-        self.on_refusal: Callable[[], None] = lambda: None
+        self.on_hold: Callable[[], None] = lambda: None
+        self.on_pause: Callable[[], None] = lambda: None
         asker.on_failure = self.failed
         asker.paused = self.paused
 
@@ -161,7 +162,7 @@ class Watch:
             return
         self._asker.limiter.hold(delay_s, outcome.cause)
         if delay_s > LONG_HOLD_S:
-            self.on_refusal()
+            self.on_hold()
         for scope in self._waits:
             scope.cancel()
         if first:
@@ -177,7 +178,7 @@ class Watch:
         health.pauses += 1
         health.paused = cause
         health.paused_until_ms = now_ms + round(_pause_s(health.pauses) * 1000)
-        self.on_refusal()
+        self.on_pause()
         if first:
             self._asker.telemetry.count("pauses", self._name)
             self._tell(

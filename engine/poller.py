@@ -15,7 +15,7 @@ from engine.alarm import Alarm
 from engine.asking import Asker, Reply
 from engine.core.contracts import Kind, Poll, Verb
 from engine.core.errors import LeaseLost, StoreError
-from engine.core.schedule import NEVER_MS, Ladder
+from engine.core.schedule import Ladder
 from engine.core.work import NEVER_DUE_MS, Committed, Work
 from engine.feeds import REPEATS_MAX, Feed
 from engine.hands import Hands
@@ -35,8 +35,7 @@ HERD_MIN = 10  # fewer polls at once trouble nobody
 UNCOMMITTED_MAX = 64  # answers that may wait for the store beside the requests in flight
 WAIT_MAX_S = 1.0  # then a wait is looked at again, so that a stepped wall clock is noticed
 
-
-# What a task does: a piece of work, and the place in the limits that it may take.
+# A piece of work, and the place in the limits that it may take.
 Job = tuple[Work, Slot | None]
 
 
@@ -45,8 +44,7 @@ class AccountPoller:
 
     def __init__(self, asker: Asker, *, once: bool = False) -> None:
         schedule = asker.account.schedule
-        self.name = asker.account.name
-        self.account = asker.account
+        self.name, self.account = asker.account.name, asker.account
         self.limiter = asker.limiter
         self.traits = asker.traits
         self.feed_began_ms: int | None = None  # of the latest visit that read the feed to its end
@@ -58,10 +56,10 @@ class AccountPoller:
             give_up_s=schedule.give_up_s,
         )
         self.rescans = Ladder.of(schedule.rescan_s, jitter=schedule.jitter)
-        self.on_commit: Callable[[], None] = lambda: None
         self.on_lost: Callable[[str], None] = lambda account: None
         self._asker, self._clock = asker, asker.clock
         self._watch = Watch(asker)
+        self.health = self._watch.health
         place = partial(self._watch.place, once=once)
         self._reader = WindowReader(asker, self._watch.answered, place)
         self._feed = Feed(asker, self._reader, self.rescans)
@@ -82,17 +80,13 @@ class AccountPoller:
 
     # From outside
 
-    def on_refusal(self, act: Callable[[], None]) -> None:
+    def on_refusal(self, *, hold: Callable[[], None], pause: Callable[[], None]) -> None:
         """What to do when the provider wants the account to wait: that holds after a crash, too."""
-        self._watch.on_refusal = act
+        self._watch.on_hold, self._watch.on_pause = hold, pause
 
     def resume(self, before: Health) -> None:
         """Take over what the last process knew of the account's trouble."""
         self._watch.resume(before, once=self._once)
-
-    @property
-    def health(self) -> Health:
-        return self._watch.health
 
     @property
     def waits(self) -> str | None:
@@ -114,7 +108,6 @@ class AccountPoller:
         self._near.enter(done)
         self._watch.ended(done.ended)
         self.wake()
-        self.on_commit()
 
     def accept(self, works: Sequence[Work]) -> None:
         """Work that another hand has put into the schedule."""
@@ -298,7 +291,6 @@ class AccountPoller:
         began_ms = self._clock.now_ms()
         drained = self.traits.feed == "drained"
         visit = await (self._feed.drain if drained else self._feed.advance)(work, slot)
-        self.on_commit()
         self._after_visit([work], visit)
         if visit.failed is None and not visit.more and not visit.resumed:
             self.feed_began_ms = began_ms
@@ -311,7 +303,6 @@ class AccountPoller:
             visit = await self._again.visit(works)
         finally:
             self._near.done(works[1:])
-        self.on_commit()
         self._after_visit(works, visit)
 
     def _after_visit(self, works: list[Work], visit: Visit) -> None:
@@ -370,15 +361,13 @@ class AccountPoller:
             reply.page.settle = self._verdicts.settle(work, poll.now_ms, reply)
             reply.page.settle.over = True
         done = await self._asker.commit(reply.page)
-        self.on_commit()
         self._finish(work, done)
         if reply.page.settle is None:
             self._near.again(work, self._clock.now_ms() + self._watch.retry_ms(work))
 
     def _given_up(self, work: Work, poll: Poll, reply: Reply) -> bool:
-        """Whether it has failed for so long that it is not tried again; what was withheld has not
-        been tried."""
-        failed = reply.outcome.verb is Verb.RETRY and not reply.withheld
+        """Whether it has failed for so long that it is not tried again."""
+        failed = reply.outcome.verb is Verb.RETRY and not reply.withheld  # that was not tried
         return failed and self.ladder.given_up(work.start_ms, poll.now_ms)
 
     def _finish(self, work: Work, done: Committed) -> None:
@@ -387,10 +376,9 @@ class AccountPoller:
         self._watch.ended(done.ended)
 
     async def _question(self, work: Work) -> Poll:
-        name, key = self.name, work.key
-        recipient = None
+        name, key, recipient = self.name, work.key, None
         alone = self.traits.derives_ids and not self.account.redact  # else nobody knows its number
-        if work.kind is Kind.BATCH and alone and work.answered_ms > NEVER_MS:
+        if alone and work.data.get("large"):
             recipient = await self._asker.store.read(lambda tx: only_open(tx, name, key))
         return Poll(
             kind=work.kind,
@@ -409,5 +397,4 @@ class AccountPoller:
             self._near.again(work, self._clock.now_ms() + UNREAD_LOOK_MS)
             return
         done = await self._asker.commit(await self._verdicts.page(work))
-        self.on_commit()
         self._finish(work, done)

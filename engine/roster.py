@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -29,6 +29,9 @@ from engine.transport import Transport
 
 if TYPE_CHECKING:
     from engine.worker import Engine
+
+
+A = TypeVar("A")
 
 
 class Roster:
@@ -77,11 +80,14 @@ class Roster:
             if name in moved:
                 asker.distrust_times()
             asker.shut = partial(engine.shut, name)
+            asker.on_records(engine.tell)
             asker.may_send = partial(engine.may_send, name)
             poller = AccountPoller(asker, once=self._once)
-            poller.on_commit = engine.tell
             poller.on_lost = engine.lost
-            poller.on_refusal(partial(self._keep_refusal, account))
+            poller.on_refusal(
+                hold=partial(self._soon, self._keep_limit, account),
+                pause=partial(self._soon, engine.note_status, name),
+            )
             if name in notes:
                 poller.resume(msgspec.json.decode(notes[name], type=Health))
             self.pollers[name] = poller
@@ -136,11 +142,9 @@ class Roster:
             self._running.pop(poller.name).set()
             self._engine.tell()
 
-    def _keep_refusal(self, account: AccountConfig) -> None:
-        """A hold and a pause go on after a crash."""
+    def _soon(self, act: Callable[[A], Coroutine[Any, Any, None]], of: A) -> None:
         if self._group is not None:
-            self._group.start_soon(self._keep_limit, account)
-            self._group.start_soon(self._engine.note_status, account.name)
+            self._group.start_soon(act, of)
 
     async def _keep_limit(self, account: AccountConfig) -> None:
         if account.name not in self.pollers:

@@ -93,6 +93,7 @@ class WorkerHost:
         done = await pusher.keep(page, ours=name in engine.pollers)
         if done is not None and (poller := engine.pollers.get(name)):
             poller.took(done)
+            engine.tell()
 
     async def track(self, items: Mapping[str, Sequence[Tracked]]) -> Handed:
         self._engine.store.check()

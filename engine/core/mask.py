@@ -223,8 +223,9 @@ def _numbered(letter: str) -> bytes:
 
 def _cut_off(secret: str, letters: list[re.Pattern[bytes]], raw: bytes) -> Iterator[int]:
     """Where a beginning of the secret starts that goes to the end of `raw`."""
-    for start in range(max(0, len(raw) - SPELLED_MAX * len(letters)), len(raw)):
-        at = before = start
+    first = letters[0].search(raw, max(0, len(raw) - SPELLED_MAX * len(letters)))
+    while first is not None:
+        start = before = at = first.start()
         count = 0
         for letter in letters:
             found = letter.match(raw, at)
@@ -232,19 +233,23 @@ def _cut_off(secret: str, letters: list[re.Pattern[bytes]], raw: bytes) -> Itera
                 break
             before, at, count = at, found.end(), count + 1
         # Where a % is a letter of the secret, it may be that or begin the next one's escape.
-        ended = _ESCAPE_BEGUN.fullmatch(raw, at) or _ESCAPE_BEGUN.fullmatch(raw, before)
-        if count >= BEGINNING_MIN and ended:
+        if count >= BEGINNING_MIN and (
+            _ESCAPE_BEGUN.fullmatch(raw, at) or _ESCAPE_BEGUN.fullmatch(raw, before)
+        ):
             yield start
             break
+        first = letters[0].search(raw, start + 1)
     plain = secret.encode("utf-8", "surrogateescape")
     if len(plain) >= ENCODED_MIN:
         cores = [_core(plain, shift) for shift in range(3)]
         cores += [core.translate(_URL_SAFE) for core in cores]
         for form in (*cores, plain.hex().encode(), plain.hex().upper().encode()):
-            for size in range(len(form) - 1, ENCODED_MIN - 1, -1):
-                if raw.endswith(form[:size]):
-                    yield len(raw) - size
-                    break
+            end = raw[1 - len(form) :]
+            start = end.find(form[:ENCODED_MIN])
+            while start >= 0 and not form.startswith(end[start:]):
+                start = end.find(form[:ENCODED_MIN], start + 1)
+            if start >= 0:
+                yield len(raw) - len(end) + start
 
 
 def _core(plain: bytes, shift: int) -> bytes:

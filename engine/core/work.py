@@ -103,6 +103,12 @@ class Page(msgspec.Struct, gc=False, kw_only=True):
         return self.traits.one_time or self.source == "push"
 
     @property
+    def changes(self) -> bool:
+        """Whether there is anything in it to be made durable."""
+        read = self.reports or self.flaws or self.flaws_beyond or self.replayed or self.incidents
+        return bool(read or self.put or self.drop or self.settle or self.expire)
+
+    @property
     def settles(self) -> list[Settle]:
         return [self.settle, *self.together] if self.settle is not None else []
 

@@ -14,6 +14,10 @@ from .transaction import Transaction
 # Messages of one batch that one transaction ends; a batch is rarely larger.
 BATCH_MAX = 200_000
 
+# Where an answer had at least so many rows, the last recipient that is open is asked for alone:
+# else a look into the store before each question costs more than it saves.
+LARGE_BATCH = 10
+
 # Where the last answer of a ladder, or the last reading of a window, is visibly not whole, it is
 # asked for once more after these.
 SHORT_WAITS_MS = (1_000, 30_000)
@@ -54,6 +58,8 @@ def settle(post: Posting, steps: Sequence[Settle]) -> None:
             work.data = {k: v for k, v in work.data.items() if k not in ("code", "text")}
             if step.code is not None:
                 work.data |= {"code": step.code, "text": step.text}
+            if step.rows >= LARGE_BATCH:
+                work.data |= {"large": True}
             moved.append(work)
     if moved:
         tx.move_works(moved)

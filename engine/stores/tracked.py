@@ -18,9 +18,6 @@ from .posting import Change, who
 from .settling import batch_over, final_recipients
 from .transaction import Transaction
 
-# One recipient is asked for alone where its batch has at least this many.
-LARGE_BATCH = 10
-
 
 class Tracked(msgspec.Struct, kw_only=True):
     """One row of what was sent, as `track` takes it."""
@@ -231,9 +228,8 @@ def _new_work(account: str, kind: Kind, key: str, item: Tracked) -> Work:
 
 
 def only_open(tx: Transaction, account: str, batch_id: str) -> str | None:
-    """The one recipient of a large batch that is still open."""
-    known, pending, _ = tx.batch_counts(account, batch_id)
-    if known < LARGE_BATCH or pending != 1:
+    """The one recipient of a batch that is still open."""
+    if tx.batch_counts(account, batch_id)[1] != 1:
         return None
     recipient = tx.batch_messages(account, batch_id, pending=True, limit=1)[0].recipient
     return None if is_redacted(recipient) else msisdn(recipient)

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from engine.idle import until_idle
+from engine.stores import ledger, tracked
 from engine.stores.memory import MemoryStore
 from engine.stores.transaction import Transaction
 from engine.worker import Engine
@@ -213,6 +214,31 @@ async def test_a_small_batch_is_asked_for_whole(tmp_path: Path, standin: Standin
     over = HEAD + f"{NUMBERS[0]}|11\n{NUMBERS[1]}|11\n"
     await run_to_end(tmp_path, standin, [nearly, over], NUMBERS[:2])
     assert [asked.query.get("msisdn") for asked in standin.asked["bulk"]] == [None, None]
+
+
+async def test_what_brings_nothing_costs_the_store_nothing(
+    tmp_path: Path, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failures are what a sick account has most of: a transaction and a look of every sink for each
+    would be felt by the others. Nor is it looked which recipients of a small batch are open."""
+    pages, told, looks = [], [], []
+    commit, only_open, tell = ledger.commit, tracked.only_open, Engine.tell
+    monkeypatch.setattr(
+        "engine.committing.commit", lambda tx, page: (pages.append(page), commit(tx, page))[1]
+    )
+    monkeypatch.setattr(
+        "engine.poller.only_open", lambda *of: (looks.append(of), only_open(*of))[1]
+    )
+    monkeypatch.setattr(Engine, "tell", lambda engine: (told.append(len(pages)), tell(engine))[1])
+    answers = [*[Raw(status=500)] * 5, HEAD + f"{NUMBERS[0]}|0\n", Raw(status=500),
+               HEAD + f"{NUMBERS[0]}|11\n"]  # fmt: skip
+    schedule = {"ladder": ["0s", "1s"]}
+    records = await run_to_end(tmp_path, standin, answers, NUMBERS[:1], schedule=schedule)
+    assert [record["state"] for record in records] == ["accepted", "delivered"]
+    assert len(standin.asked["bulk"]) == 8
+    assert [len(page.reports) for page in pages] == [1, 1]
+    assert told[:2] == [1, 2]
+    assert not looks
 
 
 async def test_a_batch_without_recipients_ends_with_its_rows(

@@ -8,7 +8,8 @@ is processor time of the workers alone, and only its ratio to that of one worker
 
 Then what the leases alone ask of the server, as a hundred workers with ten thousand accounts would:
 a quarter as many connections, each of which looks four times as often. And what the other looks of
-a worker with nothing to do cost the server, one of the hundred's share in a store of all accounts.
+a worker with nothing to do cost the server, and its notes for `stats`, one of the hundred's share
+in a store of all accounts.
 """
 
 from __future__ import annotations
@@ -19,19 +20,22 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from benchmarks.harness import PATIENCE_S, SECRET, Row, folder, lines, median, server
-from engine.chores import INBOX_S, ROOM_S
+from engine.chores import INBOX_S, ROOM_S, STATUS_S
 from engine.core.secret import Secret
 from engine.core.work import LogRow
 from engine.dispatcher import LOOK_S
+from engine.health import Health
 from engine.leases import RENEW_S, TTL_S
 from engine.stores.postgres import PostgresStore
 from engine.stores.postgres_leases import LeaseBook
@@ -45,6 +49,8 @@ GROWTH = 1.25  # what a report may cost a worker of four, beside one alone
 WORKERS, LEASES = 100, 10_000
 FOR_EACH = 4  # workers that one connection stands for: a server has about a hundred
 LOOKS_S = 15.0
+FEED_S = 10.0  # between two polls of an account
+CHANGES = 2  # of an account's health for each: it was asked, and its limit's window is over
 TIMES = 400  # each look at the store, of which the server's processor time is taken
 AT_ONCE = 500  # accounts written in one transaction
 SINKS = ("one", "two")
@@ -223,8 +229,10 @@ async def _look(book: LeaseBook, seconds: float, took: list[float], held: list[i
 
 
 async def standing(workers: int, accounts: int, times: int) -> list[Row]:
-    """What each look of a worker without news costs the server, and all workers' in cores."""
+    """What each look of a worker without news costs the server, and all workers' in cores; and
+    what it writes of its accounts' health."""
     names = [f"account-{n:06d}" for n in range(accounts)]
+    share = names[: accounts // workers]
     looks: list[tuple[str, float, Callable[[Transaction], object]]] = [
         ("inbox", 1 / INBOX_S, lambda tx: tx.inbox_waits()),
         ("room", 1 / ROOM_S, lambda tx: tx.backlog()),
@@ -236,32 +244,67 @@ async def standing(workers: int, accounts: int, times: int) -> list[Row]:
         await _fill(store, names)
         await store.close()
         store = PostgresStore(Secret(url))
-        store.fences = dict.fromkeys(names[: accounts // workers], 1)
+        store.fences = dict.fromkeys(share, 1)
         store.session_name = f"dlr-bench {uuid.uuid4().hex}"
         await store.open(own=False)
         db = await asyncpg.connect(url)
         try:
-            rows = []
-            for name, per_s, look in looks:
-                await store.read(look)
-                pids = {row[0] for row in await db.fetch(_NAMED, store.session_name)}
-                before, began = _cpu_s(pids), time.perf_counter()
-                for _ in range(times):
-                    await store.read(look)
-                cost = (_cpu_s(pids) - before) / times
-                values: dict[str, float | int | str] = {
-                    "looks/s of all": per_s * workers,
-                    "server ms a look": cost * 1000,
-                    "ms a look": (time.perf_counter() - began) / times * 1000,
-                    "server cores": cost * per_s * workers,
-                }
-                rows.append(Row(name=f"standing still: {name}", values=values))
-            return rows
+            await db.execute(_LEASED, share)
+            reads = [
+                await _measured(db, store, name, per_s * workers, times, partial(store.read, look))
+                for name, per_s, look in looks
+            ]
+            write = partial(store.write, _health(share), lazy=True)
+            return [*reads, await _measured(db, store, "health", workers / STATUS_S, times, write)]
         finally:
             await store.close()
             await db.close()
 
 
+async def _measured(
+    db: Any,
+    store: PostgresStore,
+    name: str,
+    per_s: float,
+    times: int,
+    act: Callable[[], Awaitable[object]],
+) -> Row:
+    """What the server has to do for it, `per_s` times a second."""
+    await act()
+    pids = {row[0] for row in await db.fetch(_NAMED, store.session_name)}
+    before, wal, began = _cpu_s(pids), await _wal(db), time.perf_counter()
+    for _ in range(times):
+        await act()
+    cost = (_cpu_s(pids) - before) / times
+    values: dict[str, float | int | str] = {
+        "looks/s of all": per_s,
+        "server ms a look": cost * 1000,
+        "ms a look": (time.perf_counter() - began) / times * 1000,
+        "server cores": cost * per_s,
+        "WAL KiB/s": (await _wal(db) - wal) / times * per_s / 1024,
+    }
+    return Row(name=f"standing still: {name}", values=values)
+
+
+def _health(accounts: list[str]) -> Callable[[Transaction], None]:
+    """Notes of those whose health is another one than a look before."""
+    some = cycle(accounts)
+    changed = max(1, round(len(accounts) / FEED_S * STATUS_S * CHANGES))
+
+    def note(tx: Transaction) -> None:
+        notes: dict[tuple[str, str], bytes] = {}
+        for name in islice(some, changed):
+            now_ms = time.time_ns() // 1_000_000
+            health = msgspec.to_builtins(Health(answered_ms=now_ms))
+            use = [{"requests": 2, "per_s": 1.0, "used": now_ms % 2}]
+            told = {**health, "waits": None, "used": use, "hold_s": 0, "hold_why": None}
+            notes[name, "status"] = msgspec.json.encode(told)
+        tx.put_notes(notes)
+
+    return note
+
+
+_LEASED = "INSERT INTO lease (account, fence) SELECT unnest($1::text[]), 1"
 _NAMED = "SELECT pid FROM pg_stat_activity WHERE application_name = $1"
 
 

@@ -211,7 +211,7 @@ class Chores:
             known = self._statuses
             changed = {key: note for key, note in statuses.items() if note != known.get(key)}
             if changed:
-                await self._engine.store.write(lambda tx: _put_statuses(tx, changed), lazy=True)
+                await self._engine.store.write(lambda tx: tx.put_notes(changed), lazy=True)
                 known.update(changed)  # only now: what was not written is not left out next time
 
     async def look_for_room(self) -> None:
@@ -274,8 +274,3 @@ def sink_note(sink: str, worker: str | None) -> tuple[str, str]:
 def counts_note(worker: str) -> tuple[str, str]:
     """Likewise of a worker's counters, for whoever answers for all of a fleet."""
     return "", f"counts {worker}"
-
-
-def _put_statuses(tx: Transaction, statuses: dict[tuple[str, str], bytes]) -> None:
-    for (name, kind), note in statuses.items():
-        tx.put_note(name, kind, note)

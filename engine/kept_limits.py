@@ -16,7 +16,7 @@ import orjson
 from engine.config.model import AccountConfig
 from engine.core.clock import Clock
 from engine.limits import AccountLimiter, Limiter
-from engine.stores.transaction import Store, Transaction
+from engine.stores.transaction import Store
 
 NOTE = "limiter"
 WHICH = "limit"  # of an account: under what name its limit is kept
@@ -100,15 +100,9 @@ class KeptLimits:
         clean: bool,
         moved: Sequence[AccountConfig] = (),
     ) -> None:
-        notes = {name: _note(one.snapshot(), clean) for name, one in limiters.items()}
-
-        def put(tx: Transaction) -> None:
-            for name, note in notes.items():
-                tx.put_note(name, NOTE, note)
-            for account in moved:
-                tx.put_note(account.name, WHICH, limiter_name(account).encode())
-
-        await self._store.write(put)
+        notes = {(name, NOTE): _note(one.snapshot(), clean) for name, one in limiters.items()}
+        notes |= {(account.name, WHICH): limiter_name(account).encode() for account in moved}
+        await self._store.write(lambda tx: tx.put_notes(notes))
 
 
 def limiter_name(account: AccountConfig) -> str:

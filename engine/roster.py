@@ -24,7 +24,6 @@ from engine.core.errors import ConfigError, LeaseLost, StoreError
 from engine.health import Health
 from engine.kept_limits import KeptLimits
 from engine.poller import AccountPoller
-from engine.stores.transaction import Transaction
 from engine.transport import Transport
 
 if TYPE_CHECKING:
@@ -104,7 +103,8 @@ class Roster:
             elif known not in (zone, MOVED):
                 new[account.name] = MOVED
         if new:
-            await self._engine.store.write(partial(_note_zones, new))
+            notes = {(name, ZONE): zone for name, zone in new.items()}
+            await self._engine.store.write(lambda tx: tx.put_notes(notes))
         zones |= new
         return {account.name for account in accounts if zones[account.name] == MOVED}
 
@@ -224,8 +224,3 @@ class Roster:
     async def close(self) -> None:
         for transport in self._transports.values():
             await transport.close()
-
-
-def _note_zones(zones: dict[str, bytes], tx: Transaction) -> None:
-    for name, zone in zones.items():
-        tx.put_note(name, ZONE, zone)

@@ -591,6 +591,10 @@ class _MemoryTransaction:
     def put_note(self, account: str, name: str, value: bytes) -> None:
         self._tables.set(self._tables.notes, (name, account), bytes(value))
 
+    def put_notes(self, notes: Mapping[tuple[str, str], bytes]) -> None:
+        for (account, name), value in notes.items():
+            self.put_note(account, name, value)
+
     def notes(self, name: str) -> dict[str, bytes]:
         return _nested(self._tables.notes).get(name, {})
 

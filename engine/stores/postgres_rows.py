@@ -344,7 +344,11 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles, PostgresDeadLetter
         return list(self._fences) if self._fences is not None else None
 
     def put_note(self, account: str, name: str, value: bytes) -> None:
-        self._to_write(account).notes[account, name] = bytes(value)
+        self.put_notes({(account, name): value})
+
+    def put_notes(self, notes: Mapping[tuple[str, str], bytes]) -> None:
+        kept = self._to_write(*{account for account, _ in notes}).notes
+        kept.update({key: bytes(value) for key, value in notes.items()})
 
     def notes(self, name: str) -> dict[str, bytes]:
         self.flush(lambda waiting: waiting.notes)

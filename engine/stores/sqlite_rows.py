@@ -326,10 +326,13 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles, SqliteDeadLetters):
         self._db.executemany("DELETE FROM inbox WHERE id = ?", [(item_id,) for item_id in ids])
 
     def put_note(self, account: str, name: str, value: bytes) -> None:
-        self._db.execute(
+        self.put_notes({(account, name): value})
+
+    def put_notes(self, notes: Mapping[tuple[str, str], bytes]) -> None:
+        self._db.executemany(
             "INSERT INTO note (account, name, value) VALUES (?, ?, ?)"
             " ON CONFLICT (account, name) DO UPDATE SET value = excluded.value",
-            (account, name, value),
+            [(*key, value) for key, value in notes.items()],
         )
 
     def notes(self, name: str) -> dict[str, bytes]:

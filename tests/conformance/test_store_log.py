@@ -81,7 +81,7 @@ async def test_places_tallies_and_notes(store: Store) -> None:
         lambda tx: [tx.add_tallies("a", {"x": 2, "y": 1}), tx.add_tallies("a", {"x": -3})]
     )
     assert await tallies(store) == {"x": -1, "y": 1}
-    await store.write(lambda tx: [tx.put_note(name, "n", name.encode()) for name in "abc"])
+    await store.write(lambda tx: tx.put_notes({(name, "n"): name.encode() for name in "abc"}))
     await store.write(
         lambda tx: [tx.put_note("a", "n", b"\x00"), tx.drop_note("b", "n"), tx.drop_note("z", "n")]
     )

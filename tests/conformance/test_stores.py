@@ -134,6 +134,7 @@ def everything(tx: Transaction) -> None:
     tx.drop_inbox([tx.inbox(1)[0].id])
     tx.put_inbox(InboxItem(account="a", kind="track", payload=b"2", at_ms=T0))
     tx.put_note("a", "limit", b"2")
+    tx.put_notes({("a", "more"): b"3", ("b", "limit"): b"4"})
     tx.drop_note("a", "gone")
     tx.add_tallies("never-seen", {"known": 1})
 

@@ -112,6 +112,7 @@ WRITES: dict[str, Any] = {
     ),
     "a tally": lambda tx, a: tx.add_tallies(a, {"known": 1}),
     "a note": lambda tx, a: tx.put_note(a, "n", b"1"),
+    "notes": lambda tx, a: tx.put_notes({("", "n"): b"1", (a, "n"): b"1"}),
     "no note": lambda tx, a: tx.drop_note(a, "n"),
     "places": lambda tx, a: tx.put_places("s", {a: (1, 0)}),
 }

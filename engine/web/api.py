@@ -21,8 +21,9 @@ from engine.tracking import Handed, check_tracked
 from .host import Host
 from .server import Port, Refusal, answer
 
-# A body of `/v1/track`, and how many of its rows are named where they are wrong.
+# A body of `/v1/track`, its rows, and how many of these are named where they are wrong.
 TRACK_MAX = 4 << 20
+ROWS_MAX = 10_000
 FAULTS_MAX = 100
 
 _SHUT = "http.token is not configured: without it /v1/* is shut"
@@ -141,6 +142,10 @@ def _tables(body: bytes) -> list[Any]:
     if not isinstance(value, list) or not value:
         wanted = "expected a JSON object, or an array of them"
         raise Refusal(400, wanted, "nothing was tracked")
+    if len(value) > ROWS_MAX:
+        raise Refusal(
+            413, f"more than {ROWS_MAX:,} rows: send them in parts", "nothing was tracked"
+        )
     return value
 
 

@@ -102,7 +102,7 @@ async def test_a_pushed_report_is_the_record_that_a_poll_would_have_made(
 @pytest.mark.parametrize("store", STORES)
 async def test_a_pushed_end_ends_the_polls(tmp_path: Path, standin: Standin, store: str) -> None:
     url = standin.answer("bulk", [f"{ROWS}{ONE}|10\n{TWO}|10\n"])
-    account = bulk(url, schedule={"ladder": ["0s", "700ms", "1400ms"]})
+    account = bulk(url, schedule={"ladder": ["0s", "2s", "4s"]})
     async with served(tmp_path, account, store=store) as (poller, web):
         await poller.track("bulk", batch_id="4711", recipients=[ONE, TWO])
         await until(lambda: len(standin.asked["bulk"]) == 1 and len(lines(tmp_path)) == 2)
@@ -111,7 +111,7 @@ async def test_a_pushed_end_ends_the_polls(tmp_path: Path, standin: Standin, sto
         assert [work.key for work in works] == ["4711"]  # the other one is on its way still
         assert await pushed(web, to=TWO, status="53") == 200
         assert await poller.store.read(lambda tx: tx.find_works("bulk", Kind.BATCH, None)) == []
-        await anyio.sleep(1.0)
+        await anyio.sleep(2.5)
         assert len(standin.asked["bulk"]) == 1
         await balanced(poller)
     assert {line["message_id"]: line["state"] for line in lines(tmp_path)} == {
@@ -123,13 +123,13 @@ async def test_a_message_that_is_asked_for_ends_with_its_push(
     tmp_path: Path, standin: Standin
 ) -> None:
     url = standin.answer("info", [b'{"results": []}'])
-    account = info(url, drain=False, schedule={"ladder": ["0s", "700ms"]})
+    account = info(url, drain=False, schedule={"ladder": ["0s", "2s"]})
     async with served(tmp_path, account) as (poller, web):
         await poller.track("info", message_id="m1", reference="mine")
         await until(lambda: len(standin.asked["info"]) == 1)
         status, _, _ = await web.ask(INFO, "POST", data=page(report("m1")))
         assert status == 200
-        await anyio.sleep(1.0)
+        await anyio.sleep(2.5)
         assert len(standin.asked["info"]) == 1
         assert (await tallies(poller))["info"]["final"] == 1
     assert [line["reference"] for line in lines(tmp_path)] == ["mine"]
@@ -312,17 +312,18 @@ async def test_a_store_that_takes_too_long_is_in_trouble(
 ) -> None:
     from engine.web import push
 
-    monkeypatch.setattr(push, "STORE_S", 0.2)
+    monkeypatch.setattr(push, "STORE_S", 1.0)
     async with served(tmp_path, bulk()) as (poller, web):
         assert await pushed(web, status="0") == 200
         write = poller.store.write
 
         async def slow(job: Any, *, lazy: bool = False) -> Any:
-            await anyio.sleep(1.0)
+            await anyio.sleep(30.0)
             return await write(job, lazy=lazy)
 
-        monkeypatch.setattr(poller.store, "write", slow)
-        assert await pushed(web) == 503
+        with monkeypatch.context() as patch:
+            patch.setattr(poller.store, "write", slow)
+            assert await pushed(web) == 503
 
 
 async def test_where_no_room_is_left_it_has_to_come_again(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from engine.core.contracts import Kind
 from engine.core.errors import EngineError
 from engine.core.units import iso
 from engine.web import server
+from engine.worker import Engine
 from tests.integration.harness import (
     bulksms,
     configured,
@@ -77,7 +78,7 @@ async def test_health_tells_of_a_store_in_trouble(tmp_path: Path) -> None:
 
 
 async def test_health_tells_that_the_worker_is_ending(tmp_path: Path, standin: Standin) -> None:
-    slow = Raw(b'{"results": []}', wait_s=1.0)
+    slow = Raw(b'{"results": []}', wait_s=3.0)
     config = configured(
         tmp_path, infobip(standin.answer("info", [slow])), http={"listen": "127.0.0.1:0"}
     )
@@ -283,7 +284,11 @@ async def test_what_cannot_be_taken_is_named_and_nothing_is(tmp_path: Path) -> N
         many = json.dumps(["x"] * 1000)
         _, said, _ = await web.ask("/v1/track", "POST", data=many, headers=BEARER)
         assert said["errors"][-2:] == ["and 900 more rows with a fault", "nothing was tracked"]
+        rows = [{"account": "bulk", "batch_id": str(n)} for n in range(10_001)]
+        status, said = await web.track(rows)
+        assert (status, said["errors"][0]) == (413, "more than 10,000 rows: send them in parts")
         assert await tallies(poller) == {}
+        assert await poller.store.read(lambda tx: tx.find_works("bulk", Kind.BATCH, None)) == []
         assert (await web.track({"batch_id": "1"}, "?account=bulk"))[0] == 202
 
 
@@ -331,7 +336,7 @@ async def test_expect_continue_is_answered_only_to_who_may(tmp_path: Path) -> No
 
 async def test_a_slow_client_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before its head is whole, within its body, and one that does not read its answer."""
-    monkeypatch.setattr(server, "CONNECTION_S", 0.3)
+    monkeypatch.setattr(server, "CONNECTION_S", 1.0)
     monkeypatch.setattr(server, "LOOK_S", 0.05)
     head = f"POST /v1/track HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n"
     begun = [b"", b"GET /he", f"{head}Content-Length: 100\r\n\r\n{{".encode()]
@@ -346,18 +351,24 @@ async def test_a_slow_client_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
         assert (await web.ask("/healthz"))[0] == 200
 
 
+def connections(poller: Engine) -> int:
+    assert poller.surface is not None
+    assert poller.surface.port._server is not None
+    return len(poller.surface.port._server.connections)
+
+
 async def test_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "CONNECTIONS_MAX", 3)
     async with served(tmp_path, bulksms(NOWHERE)) as (poller, web):
         held = [await asyncio.open_connection(*address(poller)) for _ in range(3)]
-        await anyio.sleep(0.05)
+        await until(lambda: connections(poller) == 3)
         reader, writer = await asyncio.open_connection(*address(poller))
         with anyio.fail_after(5):
             assert await reader.read() == b""
         writer.close()
         for _, other in held:
             other.close()
-        await anyio.sleep(0.05)
+        await until(lambda: connections(poller) == 0)
         assert (await web.ask("/healthz"))[0] == 200
 
 
@@ -448,3 +459,50 @@ def test_the_command_says_where_it_listens_and_that_it_cannot(tmp_path: Path) ->
         once = run(busy, "--once")  # has no need of it
         said = once.communicate(timeout=30)[1]
         assert (once.returncode, "listen" in said) == (0, False)
+
+
+ODD = (
+    "GET //x HTTP/1.1", "GET http://h:99999/healthz HTTP/1.1", "OPTIONS * HTTP/1.1",
+    "CONNECT h:1 HTTP/1.1", "GET /v1/messages HTTP/1.1", "GET /v1/messages/ HTTP/1.1",
+    "GET /v1/messages/%ff/%00 HTTP/1.1", "GET /push/%zz/%f HTTP/1.1", "GET /?a=%zz HTTP/1.1",
+    "GET /metrics?x[]=1 HTTP/1.0", "POST /v1/track?account=%ff HTTP/1.1",
+    "GET /../healthz HTTP/1.1",
+    "GET /v1/messages/bulk/a?direction=%ff HTTP/1.1", "BREW /healthz HTTP/1.1",
+    "GET /push/bulk HTTP/1.1", "GET http://[::1/x HTTP/1.1", "GET x HTTP/1.1", "GET /é HTTP/1.1",
+)  # fmt: skip
+ODD_HEADS = (
+    "", "Content-Length: 5", "Content-Length: -1", "Transfer-Encoding: chunked", "Expect: x",
+    "Authorization: Bearer \xff", "Content-Encoding: x",
+    "Upgrade: websocket\r\nConnection: Upgrade",
+)  # fmt: skip
+
+
+async def test_odd_requests_are_no_fault_of_ours(tmp_path: Path) -> None:
+    async with served(tmp_path, bulksms(NOWHERE, push_secret="s")) as (poller, web):
+        for line in ODD:
+            for head in ODD_HEADS:
+                reader, writer = await asyncio.open_connection(*address(poller))
+                asked = f"{line}\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n{head}".strip()
+                writer.write(asked.encode("latin-1") + b"\r\n\r\nhello0\r\n\r\n")
+                writer.write_eof()
+                with anyio.fail_after(5), suppress(ConnectionError):
+                    answered = await reader.read()
+                    assert not answered.startswith(b"HTTP/1.1 500"), (line, head)
+                writer.close()
+        assert poller.telemetry.of("faults", "") == 0
+        assert (await web.ask("/healthz"))[0] == 200
+
+
+async def test_open_connections_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    """One that is silent, and one that is in the middle of its body."""
+    began = 0.0
+    async with served(tmp_path, bulksms(NOWHERE)) as (poller, _):
+        silent = await asyncio.open_connection(*address(poller))
+        halfway = await asyncio.open_connection(*address(poller))
+        head = f"POST /v1/track HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n"
+        halfway[1].write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        await anyio.sleep(0.1)
+        began = time.monotonic()
+    assert time.monotonic() - began < server.CLOSE_S + 3.0
+    for _, writer in (silent, halfway):
+        writer.close()

@@ -120,16 +120,17 @@ class Pool:
     def __init__(
         self,
         resolver: aiohttp.abc.AbstractResolver,
-        context: ssl.SSLContext,
+        trusted: ssl.SSLContext | None,
         *,
         connections: int,
         headers: Iterable[tuple[str, str]],
     ) -> None:
-        """`connections` bounds them in all, 0 does not; `headers` go with every request."""
+        """`trusted`: whose certificates are; None: the system's. `connections` bounds them in all,
+        0 does not; `headers` go with every request."""
         self._connector = aiohttp.TCPConnector(
             resolver=resolver,
             limit=connections,
-            ssl=context,
+            ssl=True if trusted is None else trusted,
             keepalive_timeout=KEEPALIVE_S,
             ttl_dns_cache=DNS_CACHE_S,
         )

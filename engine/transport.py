@@ -267,12 +267,12 @@ class Transport:
 
     async def open(self) -> None:
         """Read the certificates to trust and make the pool: those of the CA file, else the
-        system's. An OSError or ssl.SSLError is the file's fault."""
-        context = ssl.create_default_context(cafile=self._ca_file)
+        system's, which aiohttp has read already. An OSError or ssl.SSLError is the file's fault."""
+        trusted = ssl.create_default_context(cafile=self._ca_file) if self._ca_file else None
         self._resolver = Resolver()
         self._pool = Pool(
             self._resolver,
-            context,
+            trusted,
             connections=self._connections,
             headers=(
                 ("Accept", "*/*"),

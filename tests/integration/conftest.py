@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import logging
-import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from tests.integration.standin import Standin
-
-_make: Callable[..., ssl.SSLContext] = ssl.create_default_context
-_context = _make()
-
-
-@pytest.fixture(autouse=True)
-def one_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading the system's certificates anew for each engine would take most of the time."""
-
-    def made(*, cafile: str | None = None) -> ssl.SSLContext:
-        return _context if cafile is None else _make(cafile=cafile)
-
-    monkeypatch.setattr(ssl, "create_default_context", made)
 
 
 @pytest.fixture(autouse=True)

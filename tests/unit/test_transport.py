@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,15 +29,6 @@ NOWHERE = "http://no-such-host.invalid"
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 TIMEOUTS = Timeouts(connect_or_byte_s=2.0, total_s=5.0, body_max=1 << 20)
 ASK = Request(path="/reports", params=(("password", CANARY), ("a b", "x+y&z")))
-
-
-_context = ssl.create_default_context()
-
-
-@pytest.fixture(autouse=True)
-def one_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading the system's certificates anew for each test would take most of the time."""
-    monkeypatch.setattr(ssl, "create_default_context", lambda cafile=None: _context)
 
 
 class Server:

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Container, Sequence
+from itertools import accumulate
 
 import anyio
 import msgspec
@@ -23,6 +24,7 @@ from engine.core.contracts import Batch, Sink
 from engine.core.errors import LeaseLost, PartialWrite, SinkError, StoreTrouble
 from engine.core.state import State
 from engine.core.units import iso, spell_duration
+from engine.core.work import LogRow
 from engine.dead_letters import CLOSE_S, DeadLetters, Refused, Retried
 from engine.errands import Errands
 from engine.limits import backoff_s
@@ -63,20 +65,47 @@ class Portion(msgspec.Struct):
     """Records for one batch, and where each account will stand once they are taken."""
 
     lines: list[bytes] = []
-    marks: list[tuple[str, int, int]] = []  # of each line: its account, and the place after it
+    marks: list[tuple[str, int, Sequence[int]]] = []  # where they stand: account, row, indexes
     places: dict[str, Place] = {}
     rejected: dict[int, str] = {}  # by index: what the sink can never take, and why
+    size: int = 0  # of the lines, in bytes
     full: bool = False
     more: bool = False  # the log was not looked through to its end
 
+    def take(
+        self, account: str, row: LogRow, wanted: Sequence[int], records_max: int, bytes_max: int
+    ) -> tuple[bool, int]:
+        """Take a row's records with these indexes. Whether it is full, and where to go on."""
+        lines = row.body.split(b"\n")
+        taken = wanted[: records_max - len(self.lines)]
+        if self.size + len(row.body) >= bytes_max:  # else all of them have room
+            sizes = accumulate((len(lines[at]) for at in taken), initial=self.size)
+            fitting = sum(1 for size in sizes if size < bytes_max)  # the last one goes beyond
+            taken = taken[:fitting]
+        if taken:
+            self.lines += map(lines.__getitem__, taken)
+            self.size += sum(map(len, self.lines[-len(taken) :]))
+            self.marks.append((account, row.seq, taken))
+        self.full = len(self.lines) >= records_max or self.size >= bytes_max
+        return self.full, taken[-1] + 1 if self.full else len(lines)
+
     def record(self, index: int) -> tuple[str, Place, bytes]:
         """Its account, its place there, and itself."""
-        account, seq, after = self.marks[index]
-        return account, (seq, after - 1), self.lines[index]
+        left = index
+        for account, seq, indexes in self.marks:
+            if left < len(indexes):
+                return account, (seq, indexes[left]), self.lines[index]
+            left -= len(indexes)
+        raise IndexError(index)
 
     def places_after(self, taken: int) -> dict[str, Place]:
         """Where each account stands once only the first `taken` records were taken."""
-        return {account: (seq, index) for account, seq, index in self.marks[:taken]}
+        places: dict[str, Place] = {}
+        for account, seq, indexes in self.marks:
+            if taken > 0:
+                places[account] = (seq, indexes[:taken][-1] + 1)
+            taken -= len(indexes)
+        return places
 
 
 class LogReader:
@@ -145,7 +174,7 @@ class LogReader:
     def _gather(self, tx: Transaction, records_max: int, bytes_max: int) -> Portion:
         portion = Portion()
         bounds = tx.log_bounds()
-        size = scanned = 0
+        scanned = 0
         for account in self._accounts:
             seq, index = self.places[account]
             start, end = bounds.get(account, (1, 1))
@@ -155,26 +184,19 @@ class LogReader:
                 if scanned >= SCAN_BYTES_MAX:
                     portion.more = True
                     break
-                wanted = min(READ_BYTES_MAX, max(1, bytes_max - size))
-                rows = tx.log_rows(account, seq, ROWS_MAX, bytes_max=wanted)
+                room = min(READ_BYTES_MAX, max(1, bytes_max - portion.size))
+                rows = tx.log_rows(account, seq, ROWS_MAX, bytes_max=room)
                 if not rows:
                     break
                 for row in rows:
                     if row.seq != seq:  # rows that were pruned unread by a sink that is new
                         seq, index = row.seq, 0
-                    lines = row.body.split(b"\n")
                     scanned += len(row.body)
-                    while index < len(lines) and not portion.full:
-                        if self._wants(row.states[index]):
-                            portion.lines.append(lines[index])
-                            portion.marks.append((account, seq, index + 1))
-                            size += len(lines[index])
-                            portion.full = len(portion.lines) >= records_max or size >= bytes_max
-                        index += 1
-                    if index < len(lines):
-                        break
-                    seq, index = row.seq + 1, 0
-                    if portion.full:
+                    wanted = self._wanted(row.states, index)
+                    full, index = portion.take(account, row, wanted, records_max, bytes_max)
+                    if index == len(row.states):
+                        seq, index = row.seq + 1, 0
+                    if full:
                         break
             if (seq, index) != self.places[account]:
                 portion.places[account] = (seq, index)
@@ -183,8 +205,12 @@ class LogReader:
                 break
         return portion
 
-    def _wants(self, code: int) -> bool:
-        return self._states is None or STATE_CODES[code] in self._states
+    def _wanted(self, states: bytes, first: int) -> Sequence[int]:
+        """The indexes of a row's records that are wanted, from `first` on."""
+        every = range(first, len(states))
+        if self._states is None:
+            return every
+        return [at for at in every if STATE_CODES[states[at]] in self._states]
 
     async def move(self, places: dict[str, Place]) -> None:
         """What was read has been taken. Of an account that is another worker's by now, its own
@@ -361,7 +387,7 @@ class Dispatcher:
             self._news = anyio.Event()
             self.health.behind = True
             return True
-        self._in_hand = frozenset(account for account, _, _ in portion.marks)
+        self._in_hand = frozenset({account for account, _, _ in portion.marks})
         try:
             if not await self._patiently(lambda: self._write(portion)):
                 return not self._stopping

@@ -9,7 +9,7 @@ import anyio
 
 from engine.core.errors import StoreError
 from engine.core.report import Report, decode
-from engine.dispatcher import LogReader, Portion
+from engine.log_reader import LogReader, Portion
 
 # The consumer of `Engine.reports`, as its position is named.
 REPORTS_NAME = "reports()"

@@ -28,7 +28,8 @@ from engine.core.clock import Clock
 from engine.core.errors import ConfigError, LeaseLost, StoreError, StoreTrouble
 from engine.core.redact import Redactor
 from engine.core.units import time_ms
-from engine.dispatcher import Dispatcher, LogReader
+from engine.dispatcher import Dispatcher
+from engine.log_reader import LogReader
 from engine.redacting import redactors
 from engine.reports import REPORTS_NAME, Reports
 from engine.room import Room

@@ -9,12 +9,10 @@ import tracemalloc
 import zlib
 
 import pytest
-from test_transport import ASK, answer, fails, ok, one_context, read, serving
+from test_transport import ASK, answer, fails, ok, read, serving
 
 from engine.inflate import PIECE, Damaged, Inflater
 from engine.transport import BadEncoding, Cut, Timeouts, TooLarge, Transport
-
-__all__ = ["one_context"]
 
 
 def raw_deflate(data: bytes) -> bytes:

@@ -19,7 +19,6 @@ from test_transport import (
     fails,
     no_secret,
     ok,
-    one_context,
     read,
     serving,
 )
@@ -36,8 +35,6 @@ from engine.transport import (
     Unreachable,
     Withheld,
 )
-
-__all__ = ["one_context"]
 
 
 @pytest.mark.parametrize(

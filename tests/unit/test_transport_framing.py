@@ -5,11 +5,9 @@ from __future__ import annotations
 import gzip
 
 import pytest
-from test_transport import ASK, TIMEOUTS, answer, chunked, fails, ok, one_context, read, serving
+from test_transport import ASK, TIMEOUTS, answer, chunked, fails, ok, read, serving
 
 from engine.transport import BadEncoding, Cut, Transport
-
-__all__ = ["one_context"]
 
 NOISE = bytes(i * i % 251 for i in range(60_000))
 

@@ -7,12 +7,10 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_transport import ASK, TIMEOUTS, Script, answer, fails, ok, one_context, read, serving
+from test_transport import ASK, TIMEOUTS, Script, answer, fails, ok, read, serving
 
 from engine.core.amended import amended
 from engine.transport import Cut, Timeout, Timeouts, Transport
-
-__all__ = ["one_context"]
 
 BODY = b'{"results": [{"messageId": "1"}]}'
 N = len(BODY)

@@ -83,6 +83,7 @@ class Dispatcher:
         self._rand = rand
         self._news = anyio.Event()
         self._stopping = False
+        self._hastened = False
         self._errands = Errands(self.tell, stopped=lambda: self._stopping)
         self._again_at = 0.0
         self._calling_since: float | None = None
@@ -133,6 +134,10 @@ class Dispatcher:
     def tell(self) -> None:
         """There is more in the log."""
         self._news.set()
+
+    def hasten(self) -> None:
+        """Nothing more is to come: a batch that waits for company goes as it is."""
+        self._hastened = True
 
     def stop(self) -> None:
         """Write what the log holds, then end."""
@@ -229,18 +234,29 @@ class Dispatcher:
                 refused = [one for one in refused if one.account != lost.account]
 
     async def _gather(self) -> Portion:
-        """The next batch: a full one, or what there is once `wait` has passed or a stop is told.
+        """The next batch: a full one, or what there is once `wait` has passed or none is to come.
 
         Small pieces are gathered for a moment, so that a sink is not called once a record; in a
         long moment it is looked a few times whether the batch is full.
         """
         portion = await self.reader.read(self._batch.records, self._batch.bytes)
         step_s, left_s = max(LOOK_S, self._batch.wait_s / LOOKS), self._batch.wait_s
-        while left_s > 0 and portion.lines and not portion.full and not self._errands.press:
-            await self._clock.sleep(min(step_s, left_s))
+        while left_s > 0 and portion.lines and not portion.full and not self._pressed:
+            await self._linger(min(step_s, left_s))
             left_s -= step_s
             portion = await self.reader.read(self._batch.records, self._batch.bytes)
+        self._hastened = False
         return portion
+
+    async def _linger(self, seconds: float) -> None:
+        """No longer than `LOOK_S` after it was pressed."""
+        while seconds > 0 and not self._pressed:
+            await self._clock.sleep(min(LOOK_S, seconds))
+            seconds -= LOOK_S
+
+    @property
+    def _pressed(self) -> bool:
+        return self._errands.press or self._hastened
 
     async def _write(self, portion: Portion) -> None:
         try:

@@ -1,7 +1,7 @@
 """Whether there is anything left to do: for `--until-idle` and `--once`.
 
 Asks the store and the running parts; changes nothing, except that a feed which alone is missing
-is read now instead of at its next time.
+is read now instead of at its next time, and that sinks which alone are missing wait for no more.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ async def until_idle(engine: Engine, timeout_s: float) -> list[str]:
             since_ms[name] = engine.clock.now_ms()
         for name in filter(engine.pollers.__contains__, left.feeds):  # in order: a seed is a run
             engine.pollers[name].hasten_feed()
+        if not left.accounts and not left.feeds and not waits:
+            for dispatcher in engine.dispatchers:
+                dispatcher.hasten()
         if left and _all_stuck(engine, left):
             stuck_since = engine.clock.monotonic() if stuck_since is None else stuck_since
             if engine.clock.monotonic() - stuck_since >= timeout_s:

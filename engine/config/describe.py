@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import PurePath
 from typing import Any
@@ -229,6 +230,12 @@ def _shown(value: Any) -> str:
         return "***"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, msgspec.Struct):
+        spans: frozenset[str] = getattr(value, "DURATIONS", frozenset())
+        found = msgspec.structs.asdict(value).items()
+        value = {key: spell_duration(each) if key in spans else each for key, each in found}
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_shown(each)}' for key, each in value.items())} }}"
     text = str(value) if isinstance(value, (str, PurePath)) else repr(value)
     return printable(_QUERY.sub("***", _USERINFO.sub("***@", text)), 300)
 

@@ -244,3 +244,15 @@ async def test_a_slow_sink_holds_nobody_up(tmp_path: Path, standin: Standin) -> 
         assert len(toy.taken) < len(STEPS)
     assert len(toy.taken) == len(STEPS)  # leaving the block flushes it
     in_order(toy.taken)
+
+
+async def test_the_last_batch_waits_for_nothing_when_all_else_has_ended(
+    tmp_path: Path, standin: Standin
+) -> None:
+    account = bulksms(standin.answer("bulk", [f"{HEAD}{NUMBER}|11\n"]), schedule=LADDER)
+    sinks = [{"name": "lines", "type": "jsonl", "path": "r.jsonl", "batch": {"wait": "1d"}}]
+    async with hasty(configured(tmp_path, account, sinks=sinks)) as poller:
+        await poller.track("bulk", batch_id="1")
+        with anyio.fail_after(60):
+            assert await until_idle(poller, 20) == []
+    assert len(lines(tmp_path)) == 1

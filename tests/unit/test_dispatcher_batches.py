@@ -14,7 +14,7 @@ from engine.config.model import BatchConfig, SinkConfig
 from engine.core.contracts import Batch
 from engine.core.state import State
 from engine.core.work import LogRow
-from engine.dispatcher import Dispatcher
+from engine.dispatcher import Dispatcher, Portion
 from engine.stores.sqlite import SqliteStore
 from engine.stores.transaction import STATE_CODES
 from engine.telemetry import Telemetry
@@ -43,6 +43,9 @@ class Sizes:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.looks = (
+            -2
+        )  # at the log while a batch is waited for: not the first, nor that for the end
         self.then: Callable[[], None] = lambda: None
 
     async def open(self) -> None: ...
@@ -68,6 +71,13 @@ async def run(tmp_path: Path, clock: Clock, wait_s: float, **more: Any) -> tuple
         rand=random.Random(1),
     )  # fmt: skip
     sink.then = dispatcher.stop
+    read = dispatcher.reader.read
+
+    async def looking(records_max: int, bytes_max: int) -> Portion:
+        sink.looks += 1
+        return await read(records_max, bytes_max)
+
+    dispatcher.reader.read = looking  # type: ignore[method-assign]
     await append(store, 0)
 
     async def after(sleeps: int) -> None:
@@ -76,6 +86,8 @@ async def run(tmp_path: Path, clock: Clock, wait_s: float, **more: Any) -> tuple
             await append(store, 2)
         if sleeps == more.get("stop_after"):
             dispatcher.stop()
+        if sleeps == more.get("hastened_after"):
+            dispatcher.hasten()
 
     clock.after = after
     await dispatcher.run()
@@ -97,16 +109,23 @@ async def test_a_batch_that_stays_small_waits_for_its_time(
     sink, slept = await run(tmp_path, clock, wait_s)
     assert sink.sizes == [50]
     assert slept == pytest.approx(wait_s)
-    assert len(clock.slept) == looks
+    assert sink.looks == looks
+    assert max(clock.slept) <= 1.0  # it is seen within that when it is to wait no more
 
 
 async def test_a_batch_that_fills_up_goes_at_once(tmp_path: Path) -> None:
     sink, slept = await run(tmp_path, Clock(), 60.0, news_after=2)
     assert sink.sizes == [100, 50]
-    assert slept == pytest.approx(6.0)
+    assert slept == pytest.approx(3.0)  # it looks every three seconds
 
 
 async def test_a_stop_ends_the_wait(tmp_path: Path) -> None:
     sink, slept = await run(tmp_path, Clock(), 60.0, stop_after=1)
     assert sink.sizes == [50]
-    assert slept == pytest.approx(3.0)
+    assert slept == pytest.approx(1.0)
+
+
+async def test_where_nothing_more_is_to_come_it_does_not_wait(tmp_path: Path) -> None:
+    sink, slept = await run(tmp_path, Clock(), 60.0, hastened_after=1)
+    assert sink.sizes == [50]
+    assert slept == pytest.approx(1.0)

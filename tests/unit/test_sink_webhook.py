@@ -366,6 +366,8 @@ def test_it_is_configured_and_shown_without_its_secrets() -> None:
     assert found.sinks[0].sink.limits == Pace(requests=5, per=10.0)
     shown = "\n".join(describe(found))
     assert not [secret for secret in ("john", "pw@", SECRET, "canary") if secret in shown]
+    assert "  limits: { requests = 5, per = 10s }" in shown
+    assert "  headers: { X-Key = *** }" in shown
 
 
 @pytest.mark.parametrize(

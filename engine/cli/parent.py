@@ -6,6 +6,7 @@ leave in the store, and hands over through the inbox, where whoever has the acco
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,11 +18,11 @@ import orjson
 from engine.chores import counts_note, sink_note
 from engine.clock import RealClock
 from engine.core.clock import Clock
+from engine.core.errors import StoreError, StoreTrouble
 from engine.core.redact import Redactor
 from engine.pushing import Pusher
 from engine.redacting import redactors
 from engine.stores.opening import make_store
-from engine.stores.patient import PatientStore
 from engine.stores.tracked import Tracked
 from engine.stores.transaction import Transaction
 from engine.telemetry import Telemetry
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# How often the parent looks whether the store is there, and how long it may take to answer.
+WATCH_S = 1.0
+WATCH_MAX_S = 5.0
+
 
 class ParentHost:
     """`web.host.Host` of a fleet. `running`: how many workers the parent has."""
@@ -47,11 +52,11 @@ class ParentHost:
         self.ending = False
         self._running = running
         store = config.store
-        self._store = PatientStore(
-            make_store(store.scheme, store.path, store.shown, store.synchronous, url=store.url),
-            self.telemetry,
-            self.clock,
+        # Not patient: who asks the port would rather come again, and nothing here waits for it.
+        self._store = make_store(
+            store.scheme, store.path, store.shown, store.synchronous, url=store.url
         )
+        self._trouble: str | None = None
         self._redactors: dict[str, Redactor] = {}
         self._asking = anyio.Lock()
         self._survey: Survey | None = None
@@ -64,11 +69,33 @@ class ParentHost:
     async def close(self) -> None:
         await self._store.close()
 
+    async def watch(self) -> None:
+        """Look whether the store is there, for ever; what changes is said once."""
+        while True:
+            trouble: str | None = "it does not answer"
+            with anyio.move_on_after(WATCH_MAX_S):
+                try:
+                    await self._store.read(lambda tx: tx.inbox_waits())
+                    trouble = None
+                except StoreError as error:
+                    trouble = str(error)
+            if trouble != self._trouble:
+                level, text = logging.ERROR, f"{trouble}; what is handed over here is refused"
+                if trouble is None:
+                    level, text = logging.INFO, "goes on"
+                self.telemetry.event(level, "store", text)
+            self._trouble = trouble
+            await self.clock.sleep(WATCH_S)
+
+    def _check(self) -> None:
+        if self._trouble is not None:
+            raise StoreTrouble(self._trouble)
+
     def ailing(self) -> str | None:
         if self.ending:
             return "the workers are ending"
-        if self._store.trouble is not None:
-            return f"nothing can be stored: {self._store.trouble}"
+        if self._trouble is not None:
+            return f"nothing can be stored: {self._trouble}"
         return None if self._running() else "no worker is running"
 
     async def unready(self) -> str | None:
@@ -79,7 +106,7 @@ class ParentHost:
     async def look(self) -> Look:
         names = [worker.name for worker in (await self._fleet()).workers if worker.alive]
         now_ms = self.clock.now_ms()
-        self._store.check()
+        self._check()
         return await self._store.read(lambda tx: self._look(tx, names, now_ms))
 
     def _look(self, tx: Transaction, workers: Sequence[str], now_ms: int) -> Look:
@@ -106,11 +133,11 @@ class ParentHost:
             return self._survey
 
     async def read(self, job: Callable[[Transaction], T]) -> T:
-        self._store.check()
+        self._check()
         return await self._store.read(job)
 
     async def pusher(self, account: AccountConfig) -> Pusher:
-        self._store.check()
+        self._check()
         pusher = Pusher(
             account,
             self._store,
@@ -122,11 +149,11 @@ class ParentHost:
         return pusher
 
     async def keep_pushed(self, pusher: Pusher, page: Page) -> None:
-        self._store.check()
+        self._check()
         await pusher.keep(page, ours=False)
 
     async def track(self, items: Mapping[str, Sequence[Tracked]]) -> Handed:
-        self._store.check()
+        self._check()
         return await hand_over(
             self._store,
             self.config,
@@ -155,12 +182,15 @@ async def serving(config: Config, running: Callable[[], int]) -> AsyncIterator[P
     try:
         await host.open()
         surface = Surface(host)
-        try:
-            await surface.open()
-            yield host
-        finally:
-            with anyio.CancelScope(shield=True):
-                await surface.close()
+        async with anyio.create_task_group() as around:
+            try:
+                await surface.open()
+                around.start_soon(host.watch)
+                yield host
+            finally:
+                around.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await surface.close()
     finally:
         with anyio.CancelScope(shield=True):
             await host.close()

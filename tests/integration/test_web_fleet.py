@@ -15,6 +15,7 @@ import anyio.abc
 import pytest
 
 import engine
+from engine.web.push import STORE_S
 from engine.worker import Engine
 from tests.integration.harness import until
 from tests.integration.standin import Standin
@@ -28,7 +29,7 @@ from tests.integration.test_workers import (
     written,
 )
 from tests.integration.webbing import TOKEN, Asker, asking
-from tests.services import own_schema
+from tests.services import HOST, Line, own_schema
 from tests.unit.test_web_metrics import read
 
 
@@ -75,9 +76,7 @@ async def drain(stream: anyio.abc.ByteReceiveStream) -> None:
 
 
 async def ready(web: Asker) -> None:
-    with anyio.fail_after(PATIENCE_S):
-        while (await web.ask("/readyz"))[0] != 200:  # noqa: ASYNC110 - it is another process
-            await anyio.sleep(0.1)
+    await status_is(web, "/readyz", 200)
 
 
 async def test_the_parent_has_the_port(tmp_path: Path, database: str, standin: Standin) -> None:
@@ -194,6 +193,36 @@ async def test_what_is_pushed_at_the_parent_is_in_the_inbox_and_ends_the_polls(
         process.terminate()
         with anyio.fail_after(PATIENCE_S):
             assert await process.wait() == 0
+
+
+async def test_the_parent_comes_through_the_loss_of_the_store(tmp_path: Path) -> None:
+    """Nobody else there tries the store for it: it has to find out by itself."""
+    async with own_schema() as url, Line(HOST, 5432) as line:
+        through = url.replace(":5432/", f":{line.port}/")
+        config = with_port(written(tmp_path, through, "http://127.0.0.1:9/i"))
+        secret = '\npush_secret = "s3cret"\nschedule = { interval = "1h" }'
+        config.write_text(config.read_text().replace('\nschedule = { interval = "100ms" }', secret))
+        body = page(report("m1"))
+        async with parent(config, 2) as (_, web):
+            await until_workers(url, 2)
+            await ready(web)
+            await line.cut()
+            assert (await web.ask("/push/i0/s3cret", "POST", data=body))[0] == 503
+            await status_is(web, "/healthz", 503)
+            assert (await web.track({"message_id": "m"}))[0] == 503
+            assert (await web.ask("/readyz"))[0] == 503
+            assert read((await web.ask("/metrics"))[1])["dlr_store_trouble"] == 1
+            await anyio.sleep(STORE_S + 1.0)  # whoever waited for it has given up
+            await line.mend()
+            await status_is(web, "/readyz", 200)
+            assert (await web.ask("/push/i0/s3cret", "POST", data=body))[0] == 200
+            await until(lambda: len(records(tmp_path)) == 1, PATIENCE_S)
+
+
+async def status_is(web: Asker, path: str, status: int) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        while (await web.ask(path))[0] != status:  # noqa: ASYNC110 - it is another process
+            await anyio.sleep(0.1)
 
 
 def delivered(folder: Path) -> set[str]:

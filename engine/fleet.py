@@ -25,6 +25,7 @@ from engine.leases import (
     TTL_S,
     Held,
     Peer,
+    Rates,
     Term,
     Unit,
     View,
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
 # A look that news ask for comes so long after the one before.
 HASTE_S = 0.05
-# How long a look at the requests of an account goes back, about.
-LOAD_S = 10.0
 # To give an account up waits so long for what the sinks have in hand; then some may come again.
 LET_GO_S = 10.0
 # The last word to the others, when all has ended.
@@ -70,9 +69,8 @@ class Fleet:
         self._held: dict[Unit, Held] = {}
         self._ending: set[Unit] = set()  # they end; only then may they be ours again
         self._opening: set[Unit] = set()
-        self._rates: dict[str, float] = {}  # requests a second, by account
-        self._counted: dict[str, int] = {}
-        self._counted_at: float | None = None
+        self._rates = Rates()
+        self._gave_at = float("-inf")
         self._database = (0.0, 0.0, 0.0)  # its clock, and ours before and after it was told
         self._news = anyio.Event()
         self._group: anyio.abc.TaskGroup | None = None
@@ -217,19 +215,13 @@ class Fleet:
             group.start_soon(self._give_back, strange)
 
     def _measure(self) -> None:
-        """How much each account asks, smoothed over about LOAD_S."""
-        now, telemetry = self._now(), self._engine.telemetry
-        counts = {name: telemetry.of("requests", name) for name in self._engine.pollers}
-        if self._counted_at is not None and now > self._counted_at:
-            passed = now - self._counted_at
-            share = min(1.0, passed / LOAD_S)
-            for name, count in counts.items():
-                rate = (count - self._counted.get(name, count)) / passed
-                before = self._rates.get(name, 0.0)
-                self._rates[name] = before + share * (rate - before)
-        self._counted, self._counted_at = counts, now
+        """How much each account asks."""
+        of = self._engine.telemetry.of
+        self._rates.count(
+            {name: of("requests", name) for name in self._engine.pollers}, self._now()
+        )
         for unit, held in list(self._held.items()):
-            heavy = sum(weight(self._rates.get(name, 0.0)) for name in unit.accounts)
+            heavy = sum(weight(self._rates.of(name)) for name in unit.accounts)
             self._held[unit] = Held(heavy, held.since)
 
     def _load(self) -> float:
@@ -289,7 +281,8 @@ class Fleet:
         held = {u: h for u, h in self._held.items() if u not in self._opening}
         free = sum(view.free.issuperset(unit.names) for unit in self._units)
         now = self._now()
-        for unit in to_give(held, free, view, self.id, now):
+        for unit in to_give(held, free, view, self.id, now, self._gave_at):
+            self._gave_at = now
             del self._held[unit]
             self._ending.add(unit)
             self._group.start_soon(self._give, unit)

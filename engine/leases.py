@@ -26,7 +26,9 @@ TTL_S = 5.0  # a worker that has not renewed for so long is dead, by the databas
 RENEW_S = 1.5
 MARGIN_S = 1.0  # so long before that it asks nothing any more, by its own clock
 SETTLE_S = 3.0  # what was taken stays so long, whatever the load
+SEEN_S = 6.0  # after so long what was given has been taken and measured, and its load is told
 LOAD_SLACK = 0.1  # a share of the fair load that nobody moves an account for
+LOAD_S = 10.0  # a look at the requests of an account goes back so far, about
 IDLE_WEIGHT = 1.0  # of an account that asks nothing; a request a second weighs as much again
 
 
@@ -106,15 +108,24 @@ def to_claim(units: Sequence[Unit], view: View, me: str, load: float) -> list[Un
     return claimed
 
 
-def to_give(held: Mapping[Unit, Held], free: int, view: View, me: str, now: float) -> list[Unit]:
-    """The units to give up: what we have above our share, in as few pieces as will do.
+def to_give(
+    held: Mapping[Unit, Held], free: int, view: View, me: str, now: float, gave_at: float
+) -> list[Unit]:
+    """The units to give up: what we have above our share, in as few pieces as will do. Where all
+    are near it but for one that has much less, whoever has most evens out with that one.
 
-    `free` is how many units nobody holds: they come to those who have less.
+    `free` is how many units nobody holds, `gave_at` when we gave the last ones: what is on its way
+    weighs nothing that could be seen, and is not to be given twice.
     """
+    if free or now - gave_at < SEEN_S:
+        return []
     load = sum(one.weight for one in held.values())
-    fair = fair_load(view, me, load, free)
+    fair = fair_load(view, me, load, 0)
     excess = load - fair
-    if not view.shared(me) or excess < LOAD_SLACK * fair:
+    others = view.shared(me)
+    if excess < LOAD_SLACK * fair and others and all((p.load, p.id) < (load, me) for p in others):
+        excess = (load - min(peer.load for peer in others)) / 2
+    if not others or excess < LOAD_SLACK * fair:
         return []
     given: list[Unit] = []
     settled = (unit for unit, one in held.items() if now - one.since >= SETTLE_S)
@@ -127,6 +138,31 @@ def to_give(held: Mapping[Unit, Held], free: int, view: View, me: str, now: floa
 
 def _draw(me: str, unit: Unit) -> bytes:
     return blake2b(f"{me} {unit.names[0]}".encode(), digest_size=8).digest()
+
+
+class Rates:
+    """How many requests a second each account makes, smoothed over about `LOAD_S`."""
+
+    def __init__(self) -> None:
+        self._counted: dict[str, int] = {}
+        self._counted_at = 0.0
+        self._rates: dict[str, float] = {}
+
+    def count(self, counts: Mapping[str, int], now: float) -> None:
+        """So many requests were made until now. The first measure of an account counts whole: a
+        load that only grows to what it is would look like room for more."""
+        passed = now - self._counted_at
+        if passed <= 0:
+            return
+        share = min(1.0, passed / LOAD_S)
+        for name in counts.keys() & self._counted.keys():
+            rate = (counts[name] - self._counted[name]) / passed
+            before = self._rates.get(name, rate)
+            self._rates[name] = before + share * (rate - before)
+        self._counted, self._counted_at = dict(counts), now
+
+    def of(self, account: str) -> float:
+        return self._rates.get(account, 0.0)
 
 
 class Term:

@@ -28,6 +28,20 @@ REPEATS_MAX = 3
 # A provider's clock that is further ahead than it was thought to be has more to read.
 AHEAD_MS = 1000
 
+# Of a provider's clock that is far off: what tells, between two looks, whether it goes.
+PULSE_MIN_MS = 5000
+PULSE_SHARE = 0.1  # it may be off by this much of what passed, and by a second and a half
+PULSE_OFF_MS = 1500
+
+
+class _Pulse(msgspec.Struct, frozen=True):
+    """A look at a provider's clock that was far off ours, by the time since the machine's start."""
+
+    shown_ms: int
+    boot: str
+    at_s: float
+    goes: bool | None = None  # None: it has not been seen for long enough
+
 
 class _Kept(msgspec.Struct, kw_only=True):
     """A slice whose reading has ended in the middle."""
@@ -195,8 +209,10 @@ class Feed:
             cursor = from_ms = start
         else:
             floor = data.get("start", cursor)
+            if "skew" not in data:  # a provider that shows no clock: ours alone can tell
+                cursor = max(floor, min(cursor, now_ms))
             from_ms = max(floor, cursor - round(account.overlap_s * 1000))
-            now_ms = max(now_ms, cursor + 1)
+            now_ms = max(now_ms, cursor + 1, self._far_now_ms(data))
         window_ms = self._traits.window_max_ms
         longest_ms = max(from_ms + window_ms, cursor + window_ms // 2)  # an overlap may be longer
         end_ms = min(now_ms, longest_ms)
@@ -212,6 +228,40 @@ class Feed:
             "capped": end_ms == longest_ms,  # there is more to read behind it
             "spans": spans,
         }
+
+    def _far(self, data: dict[str, Any], shown_ms: int | None) -> int | None:
+        """A provider's clock that is too far from ours to be a matter of skew: what it shows, for
+        the feed to go no further than that and than our own; None: it is to be ignored.
+
+        Either of the two may have been set wrong, and what was sent meanwhile must not be passed
+        over. But one that stands still would hold the feed for ever: only one that goes counts.
+        """
+        before, boot = data.pop("pulse", None), self._asker.clock.boot()
+        if shown_ms is None or boot is None:
+            return None
+        name, at_s = boot
+        last = msgspec.convert(before, _Pulse) if before is not None else None
+        goes = None
+        if last is not None and last.boot == name:
+            passed_ms = 1000 * (at_s - last.at_s)
+            if passed_ms < PULSE_MIN_MS:
+                data["pulse"] = before
+                return None if last.goes is False else shown_ms
+            off_ms = abs(shown_ms - last.shown_ms - passed_ms)
+            goes = off_ms <= PULSE_OFF_MS + PULSE_SHARE * passed_ms
+        data["pulse"] = msgspec.to_builtins(_Pulse(shown_ms, name, at_s, goes))
+        return None if goes is False else shown_ms
+
+    def _far_now_ms(self, data: dict[str, Any]) -> int:
+        """What time it is by a clock of the provider's that is far off and goes: there may be
+        something to read up to then. 0: there is no such clock."""
+        boot = self._asker.clock.boot()
+        if "pulse" not in data or boot is None:
+            return 0
+        pulse = msgspec.convert(data["pulse"], _Pulse)
+        if not pulse.goes or pulse.boot != boot[0]:
+            return 0
+        return pulse.shown_ms + round(1000 * (boot[1] - pulse.at_s))
 
     async def _idle(self, work: Work, data: dict[str, Any]) -> None:
         """There is nothing to read yet, or never again."""
@@ -231,7 +281,11 @@ class Feed:
         skew_ms = int(data.get("skew", 0))
         cursor, end_ms = int(data["cursor"]), int(data.pop("end"))
         # What the provider did not have yet by its own clock was not read.
-        reached = max(cursor, min(end_ms, server.first_ms or end_ms))
+        far_ms = self._far(data, server.far_ms)
+        if far_ms is not None:
+            reached = cursor if visit.resumed else max(cursor, min(end_ms, far_ms, clock_ms))
+        else:
+            reached = max(cursor, min(end_ms, server.first_ms or end_ms))
         data["cursor"] = reached
         del data["spans"], data["shown"]
         opened = data.pop("opened", None)

@@ -33,7 +33,7 @@ from engine.limits import Slot
 # A window that times out is halved, but not below this: shorter ones time out for other reasons.
 TIMEOUT_SPLIT_MIN_MS = 60_000
 
-# A provider's clock that is further off than this, or stands still, is not believed.
+# A provider's clock that is further off than this is not a matter of skew: see `Feed._far`.
 SKEW_MAX_MS = 3_600_000
 
 # What was read of a span is kept this long over failures: five times the longest backoff. While
@@ -47,10 +47,13 @@ class ServerClock:
     def __init__(self, first_ms: int | None = None) -> None:
         self.first_ms = first_ms  # what it showed with the reading's first answer
         self.skew_ms: int | None = None  # how far it is ahead of ours
+        self.far_ms: int | None = None  # as `first_ms`, of one that is too far off
 
     def note(self, server_ms: int, seen_ms: int) -> None:
         """An answer that was seen at `seen_ms` says that it is `server_ms` there."""
         if abs(server_ms - seen_ms) > SKEW_MAX_MS:
+            if self.far_ms is None:
+                self.far_ms = server_ms
             return
         if self.first_ms is None:
             self.first_ms = server_ms

@@ -6,7 +6,7 @@ lets; their answers are judged one after the other, in the order in which they w
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 
 import anyio
 import anyio.abc
@@ -31,15 +31,8 @@ class _Pending:
 class Ahead:
     """The questions of one reading that are under way before their turn."""
 
-    def __init__(
-        self,
-        asker: Asker,
-        group: anyio.abc.TaskGroup,
-        width: int,
-        place: Callable[[], Awaitable[Slot | None]],
-    ) -> None:
+    def __init__(self, asker: Asker, group: anyio.abc.TaskGroup, width: int) -> None:
         self._asker = asker
-        self._place = place
         self._group = group
         self._width = width
         self._pending: dict[Key, _Pending] = {}
@@ -58,7 +51,7 @@ class Ahead:
         try:
             slot = None
             with pending.waits:
-                slot = await self._place()
+                slot = await self._asker.place()
             if slot is not None:
                 pending.reply = await ask_with(self._asker, poll, slot)
         finally:

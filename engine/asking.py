@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
@@ -28,7 +28,7 @@ from engine.intake import Intake, Taken
 from engine.limits import AccountLimiter, Slot
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
-from engine.transport import Answer, Timeout, Timeouts, Transport, TransportError, Withheld
+from engine.transport import Answer, Fetch, Timeout, Timeouts, Transport, TransportError, Withheld
 
 # Reports that wait in memory before they are committed. A one-time answer is one transaction
 # unless it is far larger than any limit that can be asked for.
@@ -108,6 +108,8 @@ class Asker:
         # the store, goes by what holds at that moment, not by when it got its place.
         self.may_send: Callable[[], bool] = lambda: True
         self.paused: Callable[[], bool] = lambda: False
+        # Waits for a place in the limits; None: it is not worth waiting for.
+        self.place: Callable[[], Awaitable[Slot | None]] = limiter.slot
         self._transport = transport
         self._unhurried = unhurried
         self._timeouts = Timeouts(
@@ -226,17 +228,15 @@ class Asker:
     ) -> tuple[Reply, str | None]:
         """One request, and where a redirect on the same origin leads."""
         self.release()
-        slot = slot or await self.limiter.slot()
+        slot = slot or await self.place()
+        if slot is None:
+            return self._left(), None
         reply = self._failed(Outcome())
         if poll.from_ms is not None and poll.to_ms is not None:
             reply.page.span = (poll.from_ms, poll.to_ms)
         whole = False
-        self.telemetry.count("requests", self.account.name)
-        may_send = partial(self._may_send, poll)
         try:
-            async with self._transport.fetch(
-                self.account.base_url, request, self._timeouts, slot.sent, may_send
-            ) as answer:
+            async with self._fetch(poll, request, slot) as answer:
                 slot.answered()
                 head = answer.head
                 reply.page.observed_ms = self.clock.now_ms()
@@ -261,6 +261,19 @@ class Asker:
             else:
                 slot.release()
         return reply, None
+
+    def _fetch(self, poll: Poll, request: Request, slot: Slot) -> Fetch:
+        self.telemetry.count("requests", self.account.name)
+        may_send = partial(self._may_send, poll)
+        return self._transport.fetch(
+            self.account.base_url, request, self._timeouts, slot.sent, may_send
+        )
+
+    def _left(self, cause: str = "it is to wait for long") -> Reply:
+        """The question was not put."""
+        reply = self._failed(Outcome(verb=Verb.RETRY, cause=cause))
+        reply.withheld = True
+        return reply
 
     async def _read(self, poll: Poll, answer: Answer, reply: Reply) -> None:
         """Feed the body to the provider's reader, committing every full piece."""
@@ -314,7 +327,8 @@ class Asker:
             slot = None
         async with self._login:
             if self._token_age == seen[0] and self._logins == seen[1]:
-                return await self._try_login(poll, slot or await self.limiter.slot(), began_ms)
+                slot = slot or await self.place()
+                return await self._try_login(poll, slot, began_ms) if slot else self._left()
             if slot is not None:
                 slot.unused()
                 slot.release()
@@ -327,9 +341,7 @@ class Asker:
         try:
             head, body, error = await self._fetch_login(poll, slot)
             if isinstance(error, Withheld):  # that is no try: the next one finds out by itself
-                reply = self._failed(Outcome(verb=Verb.RETRY, cause=error.cause))
-                reply.withheld = True
-                return reply
+                return self._left(error.cause)
             self._logins += 1
             token = self.provider.token(head, body) if head is not None else None
             if token is not None:
@@ -354,15 +366,8 @@ class Asker:
     ) -> tuple[Head | None, bytes, TransportError | None]:
         request = self.provider.login()
         assert request is not None
-        self.telemetry.count("requests", self.account.name)
         try:
-            async with self._transport.fetch(
-                self.account.base_url,
-                request,
-                self._timeouts,
-                slot.sent,
-                partial(self._may_send, poll),
-            ) as answer:
+            async with self._fetch(poll, request, slot) as answer:
                 slot.answered()
                 body = b""
                 async for chunk in answer.chunks():

@@ -96,7 +96,7 @@ class Feed:
         visit = Visit()
         repeats = 0
         while True:
-            slot = slot or await self._reader.place()
+            slot = slot or await self._asker.place()
             if slot is None:
                 visit.more, visit.answered = True, False  # no success: it fails, or is held
                 return visit

@@ -45,8 +45,9 @@ class Health(msgspec.Struct, kw_only=True):
 class Watch:
     """Keeps an account's health, and decides how long it waits."""
 
-    def __init__(self, asker: Asker) -> None:
+    def __init__(self, asker: Asker, *, once: bool = False) -> None:
         self.health = Health()
+        self._once = once
         self._asker = asker
         self._clock = asker.clock
         self._name = asker.account.name
@@ -57,8 +58,10 @@ class Watch:
         self.on_pause: Callable[[], None] = lambda: None
         asker.on_failure = self.failed
         asker.paused = self.paused
+        if once:
+            asker.place = self._place
 
-    def resume(self, before: Health, *, once: bool) -> None:
+    def resume(self, before: Health) -> None:
         """Go on with a pause that the last process left: a restart is no new try at a password.
 
         Who restarts has perhaps mended it: unless with `once`, which cron may run every minute, it
@@ -70,7 +73,7 @@ class Watch:
         tried_ms = until_ms - round(_pause_s(before.pauses) * 1000)
         if tried_ms > (now_ms := self._clock.now_ms()):  # the clock was set back meanwhile
             until_ms, tried_ms = until_ms - tried_ms + now_ms, now_ms
-        if not once:
+        if not self._once:
             until_ms = min(until_ms, tried_ms + round(PAUSES_S[0] * 1000))
         self.health.paused, self.health.pauses = before.paused, before.pauses
         self.health.paused_until_ms = until_ms
@@ -88,18 +91,15 @@ class Watch:
         until_ms = self.paused_until_ms()
         return until_ms is not None and self._clock.now_ms() < until_ms
 
-    async def place(self, *, once: bool) -> Slot | None:
-        """Wait for a place with the limiter. With `once` None where the account fails, or is to
+    async def _place(self) -> Slot | None:
+        """With `once`: wait for a place with the limiter. None where the account fails, or is to
         wait for long, or comes to that meanwhile: the next run goes on."""
-        limiter = self._asker.limiter
-        if not once:
-            return await limiter.slot()
         slot = None
         with anyio.CancelScope() as scope:
             self._waits.add(scope)
             try:
                 if not self.leaves:
-                    slot = await limiter.slot()
+                    slot = await self._asker.limiter.slot()
             finally:
                 self._waits.discard(scope)
         return slot

@@ -6,7 +6,6 @@ Work is not claimed: what was not answered is simply still due.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import anyio
 import anyio.abc
@@ -58,10 +57,9 @@ class AccountPoller:
         self.rescans = Ladder.of(schedule.rescan_s, jitter=schedule.jitter)
         self.on_lost: Callable[[str], None] = lambda account: None
         self._asker, self._clock = asker, asker.clock
-        self._watch = Watch(asker)
+        self._watch = Watch(asker, once=once)
         self.health = self._watch.health
-        place = partial(self._watch.place, once=once)
-        self._reader = WindowReader(asker, self._watch.answered, place)
+        self._reader = WindowReader(asker, self._watch.answered)
         self._feed = Feed(asker, self._reader, self.rescans)
         self._again = Rescans(asker, self._reader, self.rescans)
         self._verdicts = Verdicts(asker, self.ladder)
@@ -86,7 +84,7 @@ class AccountPoller:
 
     def resume(self, before: Health) -> None:
         """Take over what the last process knew of the account's trouble."""
-        self._watch.resume(before, once=self._once)
+        self._watch.resume(before)
 
     @property
     def waits(self) -> str | None:
@@ -146,8 +144,7 @@ class AccountPoller:
 
     async def _begin(self) -> None:
         """Make sure that the feed is in the schedule, and spread what became due meanwhile."""
-        now_ms = self._clock.now_ms()
-        name = self.name
+        now_ms, name = self._clock.now_ms(), self.name
         if self.traits.feed is not None:
             feed = Work(account=name, kind=Kind.FEED, key="", due_ms=now_ms, start_ms=now_ms)
             found = await self._asker.store.read(lambda tx: tx.find_works(name, Kind.FEED, [""]))
@@ -211,10 +208,9 @@ class AccountPoller:
             taken = False
             try:
                 asks = self._asks(work)
-                slot = await self._watch.place(once=self._once) if asks else None
+                slot = await self._asker.place() if asks else None
                 if asks and (slot is None or self._watch.paused() or self.waits is not None):
-                    if slot is not None:
-                        slot.unused()  # the account was paused while this waited for its place
+                    self._drop((work, slot))  # it was paused while this waited for its place
                     self._near.again(work, self._clock.now_ms())
                 else:
                     self._hands.start(polls, (work, slot))

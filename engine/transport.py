@@ -63,6 +63,7 @@ __all__ = [
     "BadAnswer",
     "BadEncoding",
     "Cut",
+    "Fetch",
     "Timeout",
     "Timeouts",
     "TooLarge",

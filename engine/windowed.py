@@ -7,7 +7,7 @@ that ends in the middle leaves a `Stand`: the next one goes on with the page tha
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import anyio
 import msgspec
@@ -101,13 +101,10 @@ class WindowReader:
         self,
         asker: Asker,
         answered: Callable[[], None] = lambda: None,
-        place: Callable[[], Awaitable[Slot | None]] | None = None,
     ) -> None:
-        """`answered()` is told of each question that the provider has dealt with; `place()` waits
-        for a place in the limits, None: the visit is to end."""
+        """`answered()` is told of each question that the provider has dealt with."""
         self._asker = asker
         self.answered = answered
-        self.place = place or asker.limiter.slot
         self._traits = asker.traits
         self._slow: tuple[int, int, str | None] | None = None  # the span that timed out last
         self.stopping = False
@@ -144,7 +141,7 @@ class WindowReader:
 
         try:
             async with anyio.create_task_group() as group:
-                ahead = Ahead(self._asker, group, width, self.place)
+                ahead = Ahead(self._asker, group, width)
                 behind = Behind(self._asker, group, committed)
                 failed = await self._read(stand, kind, slot, visit, moved, ahead, behind)
                 await behind.settle()
@@ -176,7 +173,7 @@ class WindowReader:
             ahead.ask(self._later(kind, reading, progress))
             reply = await ahead.take(question)
             if reply is None:
-                slot = slot or await self.place()
+                slot = slot or await self._asker.place()
                 if slot is None:
                     visit.more, visit.answered = True, False  # no success: it fails, or is held
                     return None

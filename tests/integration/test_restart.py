@@ -240,6 +240,25 @@ async def test_once_does_not_wait_for_what_the_provider_holds_for_long(
     assert standin.asked["info"], "the other account is not held"
 
 
+async def test_once_leaves_a_question_that_lost_its_place_to_a_login(
+    tmp_path: Path, standin: Standin
+) -> None:
+    """It gave its place back while another one logged in; that one is told to wait for long."""
+    login = standin.answer("login", [Raw(b"", headers={"authorization": "Bearer t"}, wait_s=0.2)])
+    url = standin.answer("omni", [Raw(b"", 429, {"Retry-After": "600"})])
+    account = messangi(
+        url, headers={}, login_url=login + "/in", username="u", password="pa55-canary",
+        channels=["S", "E"], limits={"requests": 2, "per": "500ms", "concurrency": 2},
+    )  # fmt: skip
+    config = configured(tmp_path, account)
+    async with engine.Engine(config, rand=Hasty(), once=True) as poller:
+        with anyio.fail_after(10):
+            (stuck,) = await until_done(poller)
+    assert stuck.startswith("account omni: what is due was not answered; ")
+    assert "HTTP 429" in stuck
+    assert len(standin.asked["omni"]) == 1
+
+
 async def test_a_restart_is_no_new_try_at_a_password(
     tmp_path: Path, standin: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,6 @@ The same numbers mean one thing there and another in a row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import tzinfo
 from difflib import get_close_matches
 from typing import Any, ClassVar, Final, Literal
@@ -33,7 +32,6 @@ from engine.core.contracts import (
     Traits,
     Verb,
 )
-from engine.core.mask import by_chance
 from engine.core.report import Reason, Report
 from engine.core.secret import Secret
 from engine.core.state import FINAL, State
@@ -123,7 +121,6 @@ _REFUSED: Final = {
 _LADDER_S: Final = (300.0, 1800.0, 7200.0, 18_000.0, 86_400.0, 172_800.0, 432_000.0)
 
 _CAUSE_MAX: Final = 200  # characters of the provider's words in a cause
-_PREFIX_MIN: Final = 4  # a cut-off piece of a password shorter than this gives nothing away
 
 
 class BulkSMSOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -148,7 +145,7 @@ class BulkSMS:
         # `body` may hold `|` and line ends, and nothing escapes them: only as the last column can
         # it be told from the fields around it.
         self._fields = tuple(sorted(options.optional_fields, key=lambda name: name == "body"))
-        self._mask = _Mask(options.password.reveal())
+        self._password = _spellings(options.password.reveal())
         self._content = context.content
         self._zone = context.timezone
         # "limit yourself to one concurrent connection" is what the EAPI pages ask for
@@ -188,7 +185,7 @@ class BulkSMS:
     def reader(self, poll: Poll, head: Head) -> Reader:
         if poll.kind is Kind.PUSH:
             return PushReader(of_code, self._zone, head.status)
-        return _Reader(poll, head, self._fields, self._mask, self._zone, self._content)
+        return _Reader(poll, head, self._fields, self._password, self._zone, self._content)
 
     def lists(self, report: Report) -> bool:
         return report.provider_status in _STATUSES
@@ -208,14 +205,14 @@ class _Reader:
         poll: Poll,
         head: Head,
         fields: tuple[str, ...],
-        mask: _Mask,
+        password: tuple[str, ...],
         zone: tzinfo,
         content: bool,
     ) -> None:
         self._rows = PipeRows(2 + len(fields), open_last="body" in fields)
         self.parser: Parser = self._rows
         self._status = head.status
-        self._mask = mask
+        self._password = password
         self._batch_id = poll.batch_id or "0"
         self._probing = poll.kind is Kind.PROBE
         self._reference = poll.reference
@@ -231,17 +228,7 @@ class _Reader:
     def take_flaws(self) -> list[Flaw]:
         """What was set aside. An error page is no report gone wrong, so nothing of it is kept."""
         flaws = self._rows.take_flaws()
-        if self._status != 200:
-            return []
-        return [
-            Flaw(
-                self._mask.text(flaw.cause),
-                flaw.position,
-                self._mask.raw(flaw.raw, flaw.truncated),
-                flaw.truncated,
-            )
-            for flaw in flaws
-        ]
+        return flaws if self._status == 200 else []
 
     def outcome(self) -> Outcome:
         header = self._rows.header
@@ -272,7 +259,9 @@ class _Reader:
 
     def _said(self, words: str) -> str:
         """The provider's words as a cause: one short line without the password."""
-        line = "".join(char if char.isprintable() else " " for char in self._mask.text(words))
+        for spelling in self._password:
+            words = words.replace(spelling, "***")
+        line = "".join(char if char.isprintable() else " " for char in words)
         return line.strip(" |")[:_CAUSE_MAX]
 
 
@@ -291,37 +280,10 @@ def of_code(code: str) -> Report:
     )
 
 
-class _Mask:
-    """Takes a password out of what a provider sent back: it was in the URL, pages quote URLs."""
-
-    def __init__(self, password: str) -> None:
-        spellings = {password, quote(password), quote(password, safe=""), quote_plus(password)}
-        self._texts = sorted(spellings, key=len, reverse=True)
-        raws = set() if by_chance(password) else {text.encode() for text in spellings}
-        if raws:
-            with suppress(UnicodeEncodeError):  # answers have no stated character set
-                raws.add(password.encode("latin-1"))
-        self._raws = sorted(raws, key=len, reverse=True)
-
-    def text(self, text: str) -> str:
-        for spelling in self._texts:
-            text = text.replace(spelling, "***")
-        return text
-
-    def raw(self, raw: bytes, truncated: bool) -> bytes:
-        for spelling in self._raws:
-            raw = raw.replace(spelling, b"***")
-            if truncated:
-                raw = _without_prefix(raw, spelling)
-        return raw
-
-
-def _without_prefix(raw: bytes, spelling: bytes) -> bytes:
-    """`raw` without the beginning of a password that it may have been cut off in."""
-    for size in range(len(spelling) - 1, _PREFIX_MIN - 1, -1):
-        if raw.endswith(spelling[:size]):
-            return raw[:-size] + b"***"
-    return raw
+def _spellings(password: str) -> tuple[str, ...]:
+    """It was in the URL, and pages quote URLs; the longest first."""
+    spellings = {password, quote(password), quote(password, safe=""), quote_plus(password)}
+    return tuple(sorted(spellings, key=len, reverse=True))
 
 
 def _faults(options: BulkSMSOptions) -> list[str]:

@@ -15,7 +15,6 @@ from base64 import b64encode
 from collections.abc import Sequence
 from datetime import tzinfo
 from difflib import get_close_matches
-from itertools import filterfalse
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -36,7 +35,6 @@ from engine.core.contracts import (
     Verb,
 )
 from engine.core.http import outcome_of_status
-from engine.core.mask import by_chance
 from engine.core.report import Report, msisdn
 from engine.core.secret import Secret
 from engine.core.state import FINAL, State
@@ -216,12 +214,7 @@ class _Reader:
 
     def take_flaws(self) -> list[Flaw]:
         """What was set aside. An error page is no report gone wrong, so nothing of it is kept."""
-        flaws = [
-            Flaw(
-                self._masked(flaw.cause), flaw.position, self._masked_raw(flaw.raw), flaw.truncated
-            )
-            for flaw in self._items.take_flaws()
-        ]
+        flaws = self._items.take_flaws()
         if not 200 <= self._status < 300 and not self._items.found:
             flaws = []
         flaws += self._flaws
@@ -310,26 +303,17 @@ class _Reader:
         return data if type(data) is str else json_of(data).decode()
 
     def _set_aside(self, cause: str, record: Any) -> None:
-        raw = self._masked_raw(json_of(record))
+        raw = json_of(record)
         self._flaws.append(
             Flaw(cause, f"record {self._count}", raw[:FLAW_RAW_MAX], len(raw) > FLAW_RAW_MAX)
         )
 
     def _line(self, words: str) -> str:
         """The provider's words as a cause: one short line without a secret."""
-        masked = self._masked(words)
-        line = "".join(char if char.isprintable() else " " for char in masked[: 4 * _CAUSE_MAX])
-        return " ".join(line.split())[:_CAUSE_MAX]
-
-    def _masked(self, text: str) -> str:
         for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-    def _masked_raw(self, raw: bytes) -> bytes:
-        for secret in filterfalse(by_chance, self._secrets):
-            raw = raw.replace(secret.encode(), b"***")
-        return raw
+            words = words.replace(secret, "***")
+        line = "".join(char if char.isprintable() else " " for char in words[: 4 * _CAUSE_MAX])
+        return " ".join(line.split())[:_CAUSE_MAX]
 
 
 def _unusable(record: Any) -> str | None:
@@ -343,7 +327,7 @@ def _unusable(record: Any) -> str | None:
 
 
 def _authorization(options: InfobipOptions) -> tuple[str, tuple[str, ...]]:
-    """The header's value, and all texts that must not come out again in a cause or a flaw.
+    """The header's value, and all texts that must not come out again in a cause.
 
     https://www.infobip.com/docs/essentials/api-authentication
     """

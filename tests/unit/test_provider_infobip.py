@@ -689,10 +689,7 @@ def test_secrets_never_come_out_again(options: dict[str, Any], secrets: list[str
         ]
         for body in bodies:
             for status in (200, 401):
-                answer = read(body, provider=provider, status=status)
-                raws = b"".join(flaw.raw for flaw in answer.flaws)
-                assert secret.encode() not in raws
-                assert secret not in repr((answer.outcome, answer.flaws))
+                assert secret not in repr(read(body, provider=provider, status=status).outcome)
 
 
 def test_words_become_one_short_line() -> None:

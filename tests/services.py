@@ -109,8 +109,12 @@ class Line:
         self._left = count
 
     def hang(self) -> None:
-        """Connections stay open, and nothing moves until `cut`."""
+        """Connections stay open, and nothing moves until `cut` or `thaw`."""
         self._moving.clear()
+
+    def thaw(self) -> None:
+        """What hung goes on as if nothing had been."""
+        self._moving.set()
 
     def _end(self) -> None:
         for end in list(self._ends):

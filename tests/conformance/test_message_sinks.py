@@ -11,6 +11,7 @@ import pytest
 from engine.core.contracts import Batch, Sink
 from engine.core.errors import PartialWrite, SinkError
 from engine.core.state import State
+from engine.testing.sink_case import persist
 from tests.conformance.messages import MESSAGES, KafkaTopic
 from tests.conformance.places import PASSWORD, Case, Place, batch, fresh, numbers, record, secret
 from tests.services import HOST, own_redis, require, require_package
@@ -253,6 +254,25 @@ async def test_kafka_leaves_no_thread_after_a_cancelled_write(
     await sink.write(batch(0, 10))
     await sink.close()
     assert numbers(await place.read()) == list(range(10))
+
+
+@pytest.mark.parametrize("kind", ["amqp", "nats", "redis"])
+async def test_records_stay_in_order_over_a_server_that_was_too_slow(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on in the moment in which the sink gives up: no record overtakes one before it."""
+    known = BY_ID[kind]
+    monkeypatch.setattr(known.patience or "", 0.5)
+    async with known.place() as place:
+        sink = known.make(place)
+        await sink.open()
+        for turn in range(3):
+            lines = [record(turn * 600 + n, content="x" * 30_000) for n in range(600)]
+            place.line.hang()
+            asyncio.get_running_loop().call_later(0.53 + turn * 0.03, place.line.thaw)
+            await persist(sink, Batch(lines))
+        await sink.close()
+        assert list(dict.fromkeys(numbers(await place.read()))) == list(range(1800))
 
 
 @pytest.mark.parametrize("kind", sorted(BY_ID))

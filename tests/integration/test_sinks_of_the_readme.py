@@ -1,10 +1,13 @@
-"""README's postgres, webhook and parquet, as they stand there, behind a running engine."""
+"""README's sinks of files, tables and endpoints, as they stand there, behind a running engine."""
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -13,7 +16,7 @@ import pytest
 
 from engine.idle import until_idle
 from tests.conformance.receivers import DATABASE, REFUSED, SECRET, receiver, tables
-from tests.integration.harness import bulksms, causes, configured, hasty
+from tests.integration.harness import bulksms, causes, configured, hasty, lines
 from tests.integration.standin import Standin
 from tests.services import require
 
@@ -72,3 +75,23 @@ async def test_all_of_it_at_once(
     monkeypatch.chdir(tmp_path)
     rows = duckdb.sql(block("sql", "SELECT day")).fetchall()
     assert sum(row[2] for row in rows) == len(there)
+
+
+async def test_the_three_that_need_nothing(
+    tmp_path: Path, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sinks = tomllib.loads(block("toml", '[[sinks]]\nname = "lines"'))["sinks"]
+    sinks = [{**one, "batch": {"wait": "50ms"}} for one in sinks]
+    rows = "".join(f"4477009000{n:02d}|{(11, 53)[n % 3 == 0]}\n" for n in range(ROWS))
+    account = bulksms(standin.answer("bulk", [HEAD + rows]), schedule={"ladder": ["0s"]})
+    with (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr("engine.sinks.stdout.sys", SimpleNamespace(stdout=out))
+        async with hasty(configured(tmp_path, account, sinks=sinks)) as poller:
+            await poller.track("bulk", batch_id="1")
+            assert await until_idle(poller, 20) == []
+    found = lines(tmp_path, "lines.jsonl")
+    assert len(found) == ROWS
+    (query,) = re.findall(r"sqlite3 tables.db '(.*)'", README)
+    with contextlib.closing(sqlite3.connect(tmp_path / "tables.db")) as db:
+        assert dict(db.execute(query)) == {"delivered": 20, "expired": 10}
+    assert lines(tmp_path, "out") == [one for one in found if one["state"] == "expired"]

@@ -10,12 +10,14 @@ GET  /v1/messages/{account}/{message_id}      bearer token
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote
 
 import anyio
 from aiohttp import web
 
+from engine.config.describe import http_warnings
 from engine.core.errors import StoreError
 
 from . import api, live, metrics
@@ -24,9 +26,11 @@ from .host import Host, Look
 from .push import PREFIX, Pushes
 from .server import NOWHERE, Port, Refusal, answer
 
-# Whoever asks more often than this gets the same look again; and how long one may take.
+# Whoever asks more often than this gets the same look again: also who asks for nothing else is to
+# cost next to nothing, so one that took long is kept for so many times as long.
 FRESH_S = 1.0
-LOOK_MAX_S = 5.0
+FRESH_TIMES = 20
+LOOK_MAX_S = 5.0  # how long one may take
 
 Answering = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
@@ -45,7 +49,7 @@ class Surface:
         self._live_page = live.Page()
         self._looking = anyio.Lock()
         self._look: Look | None = None
-        self._looked_s = float("-inf")
+        self._fresh_until_s = float("-inf")
         self._plain: dict[str, Answering] = {
             "/healthz": self._healthz,
             "/readyz": self._readyz,
@@ -56,7 +60,11 @@ class Surface:
 
     async def open(self) -> None:
         """Raises EngineError where it cannot listen."""
+        http = self._host.config.http
+        assert http is not None
         await self.port.open(self._host.config.source)
+        for warning in http_warnings(http):
+            self._host.telemetry.event(logging.WARNING, "http", warning)
 
     async def close(self) -> None:
         await self.port.close()
@@ -113,14 +121,17 @@ class Surface:
     async def look(self) -> Look | None:
         """A look at the store, however many ask at once and how often; None: it does not answer."""
         async with self._looking:
-            if self._host.clock.monotonic() - self._looked_s >= FRESH_S:
+            began_s = self._host.clock.monotonic()
+            if began_s >= self._fresh_until_s:
                 self._look = None
                 with anyio.move_on_after(LOOK_MAX_S):
                     try:
                         self._look = await self._host.look()
                     except StoreError:
                         self._look = None
-                self._looked_s = self._host.clock.monotonic()
+                ended_s = self._host.clock.monotonic()
+                keep_s = max(FRESH_S, FRESH_TIMES * (ended_s - began_s) if self._look else 0.0)
+                self._fresh_until_s = ended_s + keep_s
             return self._look
 
 

@@ -49,7 +49,7 @@ async def test_the_page_stands_alone_and_runs_nothing_but_its_own_script(tmp_pat
         assert (await web.ask("/", "POST"))[0] == 405
     links = Links()
     links.feed(text)
-    assert links.found == [("link", "href", "data:,"), ("a", "href", "/metrics")]
+    assert links.found == [("link", "href", "data:,"), ("a", "href", "metrics")]
     assert "http" not in text.replace("<!doctype html>", "").replace("html", "")
     policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == policy["frame-ancestors"] == "'none'"

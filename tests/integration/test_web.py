@@ -142,6 +142,40 @@ async def test_a_look_is_shared_by_all_who_ask(tmp_path: Path) -> None:
         assert reads == 1
 
 
+async def test_a_look_that_takes_long_is_kept_for_long(tmp_path: Path) -> None:
+    """Who asks for nothing else is not to keep the store busy."""
+    async with served(tmp_path, bulksms(NOWHERE)) as (poller, web):
+        assert poller.surface is not None
+        reads = 0
+        read_before = poller.store.read
+
+        async def slow(job: Any) -> Any:
+            nonlocal reads
+            if "WorkerHost.look" in job.__qualname__:
+                reads += 1
+                await anyio.sleep(0.5)
+            return await read_before(job)
+
+        poller.store.read = slow  # type: ignore[method-assign]
+        end = time.monotonic() + 2.5
+        while time.monotonic() < end:
+            assert (await web.ask("/live.json"))[0] == 200
+            await anyio.sleep(0.1)
+        assert reads == 1
+
+
+async def test_what_is_to_be_said_of_the_port_is_said_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    http = {"listen": "0.0.0.0:0", "token": "short"}
+    async with served(tmp_path, bulksms(NOWHERE), http=http) as (poller, _):
+        said = [text for subject, text in poller.telemetry.events if subject == "http"]
+    assert "listening on 0.0.0.0:" in said[0]
+    assert "nothing is encrypted" in said[1]
+    assert "can be guessed" in said[2]
+    assert "short" not in caplog.text
+
+
 # What was sent
 
 

@@ -25,7 +25,9 @@ from engine.windowed import ServerClock, Stand, Visit, WindowReader
 # A queue that keeps giving what is known already is lying; asked again at the next interval.
 REPEATS_MAX = 3
 
-# A provider's clock that is further ahead than it was thought to be has more to read.
+# A provider's clock that is this much further ahead than it was found to be has more to read, which
+# is read at once. That cannot be exact: an answer tells the clock only to within the time it took,
+# and a clock that drifts ahead would have each slice read twice. What is in between comes next.
 AHEAD_MS = 1000
 
 # Of a provider's clock that is far off: what tells, between two looks, whether it goes.
@@ -278,7 +280,7 @@ class Feed:
     ) -> None:
         """A slice was read to its end: move the cursor, and plan the rescans of the period."""
         clock_ms = self._asker.clock.now_ms()
-        skew_ms = int(data.get("skew", 0))
+        skew_ms, moved_ms = int(data.get("skew", 0)), AHEAD_MS if "skew" in data else 0
         cursor, end_ms = int(data["cursor"]), int(data.pop("end"))
         # What the provider did not have yet by its own clock was not read.
         far_ms = self._far(data, server.far_ms)
@@ -292,7 +294,7 @@ class Feed:
         ahead_ms = skew_ms if server.skew_ms is None else server.skew_ms
         if server.skew_ms is not None:
             data["skew"] = ahead_ms
-        behind = ahead_ms > skew_ms + AHEAD_MS
+        behind = ahead_ms > skew_ms + moved_ms
         capped = data.pop("capped", False)
         # Begun so long ago that by now the next one would have been.
         interval_ms = round(self._account.schedule.interval_s * 1000)

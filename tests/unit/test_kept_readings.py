@@ -172,6 +172,21 @@ async def test_a_clock_that_was_put_right_does_not_silence_the_feed() -> None:
         ]  # fmt: skip
 
 
+async def test_a_clock_ahead_that_nobody_knew_of_is_read_up_to_at_once() -> None:
+    """Less than a second: a run that ends with this reading would leave what was sent in it."""
+    script = [(200, {**EMPTY, "time_token": (T0 + 800 + ms) / 1000}) for ms in (0, 0, 60_500)]
+    async with one_page(*script) as parts:
+        feed = Feed(parts.asker, WindowReader(parts.asker), Ladder.of(()))
+        work = await parts.put(feed_work(parts.clock))
+        assert (await feed.advance(work, None)).more
+        assert work.due_ms == T0
+        assert not (await feed.advance(work, None)).more
+        parts.clock.ms += 60_000
+        assert not (await feed.advance(work, None)).more  # it drifts: that is read the next time
+        ends = [round(float(end) * 1000) - T0 for _, end in asked(parts)]
+        assert ends == [0, 800, 60_800]
+
+
 @pytest.mark.parametrize("once", [True, False])
 async def test_a_failed_visit_waits_for_no_question_that_has_no_place_yet(once: bool) -> None:
     """Three requests may go out: the fourth page waits while the third is refused for a minute."""

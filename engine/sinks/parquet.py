@@ -16,22 +16,22 @@ import fcntl
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core.contracts import Batch
-from ..core.errors import PartialWrite, SinkError
+from ..core.errors import PartialWrite
 from ..core.rows import COLUMNS, EVENT_ID, OBSERVED_AT, Row, read_rows
-from ..disk_causes import file_cause
-from ..offload import Offload
+from ..disk_causes import write_cause
 from ..private import make_folder, sync_folder
+from ..targets.own_thread import OwnThread
 
 SLICE = 2000  # rows turned into columns at once: as Python objects they take much more room
 UNFINISHED = ".unfinished-"
@@ -59,23 +59,19 @@ class ParquetSink:
 
     def __init__(self, options: ParquetOptions) -> None:
         self._path = options.path
-        self._offload = Offload("dlr-parquet")
+        self._thread = OwnThread(
+            "dlr-parquet", f"cannot write {self._path}", lambda: None, write_cause
+        )
 
     async def open(self) -> None:
-        await self._run(self._prepare)
+        await self._thread.run(self._prepare)
 
     async def write(self, batch: Batch) -> None:
-        if batch.lines:
-            await self._run(self._store, batch.lines)
+        if batch.lines and (rejected := await self._thread.run(self._store, batch.lines)):
+            raise PartialWrite(rejected)
 
     async def close(self) -> None:
-        await self._offload.close()
-
-    async def _run(self, work: Callable[..., None], *args: Any) -> None:
-        try:
-            await self._offload.run(work, *args)
-        except OSError as error:
-            raise SinkError(f"cannot write {self._path}: {file_cause(error)}") from error
+        await self._thread.close()
 
     # All below runs in a worker thread.
 
@@ -87,7 +83,7 @@ class ParquetSink:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 left.unlink()
 
-    def _store(self, lines: Sequence[bytes]) -> None:
+    def _store(self, lines: Sequence[bytes]) -> dict[int, str]:
         rejected: dict[int, str] = {}
         days: defaultdict[date, _Day] = defaultdict(_Day)
         for start in range(0, len(lines), SLICE):
@@ -100,8 +96,7 @@ class ParquetSink:
                 days[day].add(chosen)
         for day, found in days.items():
             self._write_file(self._path / f"day={day}" / found.name(), found.pieces)
-        if rejected:
-            raise PartialWrite(rejected)
+        return rejected
 
     def _write_file(self, path: Path, pieces: list[pa.RecordBatch]) -> None:
         make_folder(path.parent)

@@ -283,7 +283,7 @@ async def test_what_a_bug_could_not_read_is_read_once_it_is_mended(
         monkeypatch.setattr(Infobip, "reader", sound)
         replayer = Replayer(
             poller.config.accounts[0], poller.store, telemetry=poller.telemetry,
-            clock=poller.clock, chance=lambda: 0.0, redactor=None,
+            clock=poller.clock, redactor=None,
         )  # fmt: skip
         (line,) = await replayer.run(Order())
         assert (line.digested, line.new) == (1, 1)

@@ -42,7 +42,7 @@ _KINDS: dict[type[BaseException], str] = {
     js_errors.ServiceUnavailableError: "JetStream is not available",
     errors.NoRespondersError: "JetStream is not enabled",
     errors.AuthorizationError: "the credentials are wrong",
-    errors.TimeoutError: "it does not answer",
+    TimeoutError: "it does not answer",
     errors.NoServersError: "no server can be reached",
 }
 

@@ -256,6 +256,22 @@ async def test_kafka_leaves_no_thread_after_a_cancelled_write(
     assert numbers(await place.read()) == list(range(10))
 
 
+@pytest.mark.parametrize("kind", ["amqp", "kafka", "nats", "redis"])
+async def test_a_server_that_hangs_is_named_as_that(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = BY_ID[kind]
+    monkeypatch.setattr(known.patience or "", 0.5)
+    async with known.place() as place:
+        sink = known.make(place)
+        await sink.open()
+        await place.hang()
+        cause = await refusal(sink, batch(0, 10))
+        await place.cut()
+        await sink.close()
+    assert cause.endswith(("it does not answer", "the brokers do not answer"))
+
+
 @pytest.mark.parametrize("kind", ["amqp", "nats", "redis"])
 async def test_records_stay_in_order_over_a_server_that_was_too_slow(
     kind: str, monkeypatch: pytest.MonkeyPatch

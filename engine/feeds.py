@@ -19,8 +19,7 @@ from engine.core.reading import Reading
 from engine.core.schedule import Ladder
 from engine.core.work import NEVER_DUE_MS, Page, Work
 from engine.limits import Slot
-from engine.stores.ledger import widen
-from engine.windowed import ServerClock, Stand, Visit, WindowReader
+from engine.windowed import ServerClock, Stand, Visit, WindowReader, window_of
 
 # A queue that keeps giving what is known already is lying; asked again at the next interval.
 REPEATS_MAX = 3
@@ -307,22 +306,15 @@ class Feed:
             work.due_ms = clock_ms
             page.quiet_due_ms = None
             visit.more = True
-        if reached > cursor and self._rescans.offsets_ms:
-            window = Work(
-                account=self._account.name,
-                kind=Kind.WINDOW,
-                key=f"{cursor}-{reached}",
-                due_ms=clock_ms,
-                start_ms=clock_ms,
-                data={"from": cursor, "to": reached},
-            )
-            if opened is not None:
-                widen(window, *opened)
+        window = window_of(
+            self._account.name,
+            (cursor, reached),
+            opened,
+            self._rescans,
+            clock_ms,
+            self._asker.rand.random,
+        )
+        if window is not None:
+            page.put = [*page.put, window]
             if visit.unsure:
                 page.cover = (cursor - round(self._account.overlap_s * 1000), cursor)
-            due_ms = self._rescans.next_due_ms(
-                clock_ms, window.answered_ms, self._asker.rand.random()
-            )
-            if due_ms is not None:
-                window.due_ms = due_ms
-                page.put = [*page.put, window]

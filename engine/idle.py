@@ -93,6 +93,8 @@ async def _remaining(engine: Engine, since_ms: Mapping[str, int]) -> Remaining:
         tracked = sum(works.get(kind, (0, 0, 0))[0] for kind in (Kind.BATCH, Kind.MESSAGE))
         if tracked:
             left.accounts[name] = f"{tracked} tracked batches or messages have not ended"
+        elif Kind.BACKFILL in works:
+            left.accounts[name] = "a past period is still being read"
         elif Kind.WINDOW in works and await _windows_open(engine.store, name):
             left.accounts[name] = "windows with open messages are still to be read again"
         elif poller.traits.feed is not None and not poller.feed_ended:

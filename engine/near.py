@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 
 from engine.core.clock import Clock
 from engine.core.contracts import Kind
+from engine.core.schedule import Ladder
 from engine.core.work import NEVER_DUE_MS, Committed, Work
 from engine.stores.transaction import Store
 from engine.windows import Rate
@@ -20,6 +21,10 @@ from engine.windows import Rate
 HORIZON_MS = 60_000
 QUEUE_MIN, QUEUE_MAX = 100, 2000
 HELD_TIMES = 10  # items that fail and wait for another try are held, too: so many times that
+
+# Overdue work found at a start is spread over at most this.
+SPREAD_MAX_MS = 300_000
+HERD_MIN = 10  # fewer polls at once trouble nobody
 
 FROM_THE_START = (-(1 << 62), 0)
 
@@ -34,8 +39,16 @@ class NearQueue:
     """What one account has to do next."""
 
     def __init__(
-        self, account: str, store: Store, clock: Clock, *, queue_max: int = QUEUE_MAX
+        self,
+        account: str,
+        store: Store,
+        clock: Clock,
+        *,
+        queue_max: int = QUEUE_MAX,
+        only: Kind | None = None,
     ) -> None:
+        """`only`: works of this kind alone, of which there are few."""
+        self._only = only
         self._account = account
         self._queue_max = queue_max
         self._store = store
@@ -80,9 +93,12 @@ class NearQueue:
         self._reading_to_ms = now_ms + HORIZON_MS
         self._changed = set()
         after, until_ms, most = self._read_to, self._reading_to_ms, self._queue_max
-        works = await self._store.read(
-            lambda tx: tx.works_due(self._account, until_ms, most, after=after)
-        )
+        if (only := self._only) is not None:
+            works = await self._store.read(lambda tx: tx.find_works(self._account, only, None))
+        else:
+            works = await self._store.read(
+                lambda tx: tx.works_due(self._account, until_ms, most, after=after)
+            )
         for work in works:
             if work.id not in self._busy and work.id not in self._changed:
                 self.push(work, work.due_ms)
@@ -170,9 +186,23 @@ class NearQueue:
             ]
             heapq.heapify(self._heap)
 
-    def spread(self, overdue: Iterable[Work], when_ms: Callable[[int], int]) -> None:
-        """The n-th of the overdue items is due at `when_ms(n)`."""
-        due = {work.id: when_ms(n) for n, work in enumerate(overdue)}
+    def spread_herd(
+        self, now_ms: int, asks: Set[str], ladder: Ladder, interval_ms: int, most: int
+    ) -> None:
+        """Overdue polls, found at a start, are not all made at once, where the limits do not spread
+        them already: they let `most` through at a time."""
+        overdue = sorted(
+            (due_ms, n, work)
+            for n, (due_ms, work) in enumerate(self)
+            if due_ms < now_ms and work.kind.value in asks
+        )
+        if not HERD_MIN <= len(overdue) <= most:
+            return
+        works = [work for _, _, work in overdue]
+        span_ms = min(interval_ms, SPREAD_MAX_MS)
+        for work in works:
+            span_ms = min(span_ms, ladder.gap_ms(work.answered_ms) or span_ms)
+        due = {work.id: now_ms + span_ms * n // len(works) for n, work in enumerate(works)}
         self._heap = [(due.get(w.id, due_ms), n, w) for due_ms, n, w in self._heap]
         heapq.heapify(self._heap)
 

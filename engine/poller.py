@@ -12,6 +12,7 @@ import anyio.abc
 
 from engine.alarm import Alarm
 from engine.asking import Asker, Reply
+from engine.backfills import Backfills
 from engine.core.contracts import Kind, Poll, Verb
 from engine.core.errors import LeaseLost, StoreError
 from engine.core.schedule import Ladder
@@ -27,10 +28,6 @@ from engine.tracking import fit_schedule
 from engine.verdicts import UNREAD_LOOK_MS, Verdicts
 from engine.windowed import Visit, WindowReader
 
-# Overdue work found at a start is spread over at most this.
-SPREAD_MAX_MS = 300_000
-HERD_MIN = 10  # fewer polls at once trouble nobody
-
 UNCOMMITTED_MAX = 64  # answers that may wait for the store beside the requests in flight
 WAIT_MAX_S = 1.0  # then a wait is looked at again, so that a stepped wall clock is noticed
 
@@ -41,7 +38,8 @@ Job = tuple[Work, Slot | None]
 class AccountPoller:
     """Runs one account until it is stopped."""
 
-    def __init__(self, asker: Asker, *, once: bool = False) -> None:
+    def __init__(self, asker: Asker, *, once: bool = False, only: Kind | None = None) -> None:
+        """`only`: works of this kind alone, for a command that does what a worker would."""
         schedule = asker.account.schedule
         self.name, self.account = asker.account.name, asker.account
         self.limiter = asker.limiter
@@ -62,11 +60,14 @@ class AccountPoller:
         self._reader = WindowReader(asker, self._watch.answered)
         self._feed = Feed(asker, self._reader, self.rescans)
         self._again = Rescans(asker, self._reader, self.rescans)
+        past = WindowReader(asker, self._watch.answered)
+        self._past = Backfills(asker, past, self.rescans)
         self._verdicts = Verdicts(asker, self.ladder)
         self._near = NearQueue(
-            self.name, asker.store, asker.clock, queue_max=near_max(asker.account.limits.rates)
-        )
-        self._once = once
+            self.name, asker.store, asker.clock,
+            queue_max=near_max(asker.account.limits.rates), only=only,
+        )  # fmt: skip
+        self._once, self._only = once, only
         self._once_ms: int | None = None  # with `once`: what is due by then is done
         self._alarm = Alarm()
         self._hands = Hands(
@@ -94,6 +95,7 @@ class AccountPoller:
     def stop(self) -> None:
         """No new polls; those in flight go on."""
         self._stopping = self._reader.stopping = True
+        self._past.stop()
         self._loop_scope.cancel()
 
     def wake(self) -> None:
@@ -105,6 +107,7 @@ class AccountPoller:
         """Another hand has committed something of the account: what is over is not asked for."""
         self._near.enter(done)
         self._watch.ended(done.ended)
+        self._past.over(done.ended)
         self.wake()
 
     def accept(self, works: Sequence[Work]) -> None:
@@ -144,6 +147,8 @@ class AccountPoller:
 
     async def _begin(self) -> None:
         """Make sure that the feed is in the schedule, and spread what became due meanwhile."""
+        if self._only is not None:
+            return
         now_ms, name = self._clock.now_ms(), self.name
         if self.traits.feed is not None:
             feed = Work(account=name, kind=Kind.FEED, key="", due_ms=now_ms, start_ms=now_ms)
@@ -160,7 +165,9 @@ class AccountPoller:
         if self._once:
             self._once_ms = self._clock.now_ms()
         else:
-            self._spread(now_ms)
+            interval_ms = round(self.account.schedule.interval_s * 1000)
+            most = min(rate.requests for rate in self.account.limits.rates)
+            self._near.spread_herd(now_ms, self.traits.asks, self.ladder, interval_ms, most)
 
     def _feed_due_ms(self, feed: Work) -> int:
         """Not later than from now on: its interval may have been edited, the clock set back."""
@@ -175,22 +182,6 @@ class AccountPoller:
         if now_ms < before_ms:
             self._near.set_back(before_ms - now_ms)
             self.feed_began_ms = None  # by the clock as it was
-
-    def _spread(self, now_ms: int) -> None:
-        """Overdue polls are not all made at once, where the limits do not spread them already."""
-        overdue = sorted(
-            (due_ms, n, work)
-            for n, (due_ms, work) in enumerate(self._near)
-            if due_ms < now_ms and work.kind.value in self.traits.asks
-        )
-        if len(overdue) < HERD_MIN:
-            return
-        works = [work for _, _, work in overdue]
-        span_ms = min(round(self.account.schedule.interval_s * 1000), SPREAD_MAX_MS)
-        for work in works:
-            span_ms = min(span_ms, self.ladder.gap_ms(work.answered_ms) or span_ms)
-        if len(works) <= min(rate.requests for rate in self.account.limits.rates):
-            self._near.spread(works, lambda n: now_ms + span_ms * n // len(works))
 
     async def _loop(self, polls: anyio.abc.TaskGroup) -> None:
         while not self._stopping:
@@ -259,6 +250,8 @@ class AccountPoller:
                 await self._visit_feed(work, slot)
             elif work.kind is Kind.WINDOW:
                 await self._visit_windows(work)
+            elif work.kind is Kind.BACKFILL:
+                await self._visit_past(work)
             elif self._asks(work):
                 await self._rung(work, slot)
             else:
@@ -301,6 +294,13 @@ class AccountPoller:
             self._near.done(works[1:])
         self._after_visit(works, visit)
 
+    async def _visit_past(self, work: Work) -> None:
+        visit = await self._past.advance(work)
+        if visit is None:
+            self._finish(work, Committed(ended=[work.id] if work.id is not None else []))
+        else:
+            self._after_visit([work], visit)
+
     def _after_visit(self, works: list[Work], visit: Visit) -> None:
         """Queue what was visited again: after a failure with a backoff of its own."""
         self._near.look_again()  # the visit has moved the schedule
@@ -321,7 +321,7 @@ class AccountPoller:
             elif work.id is not None:  # nothing was asked: that proves nothing of the account
                 self._watch.ended([work.id])
             self._near.done([work])
-            if work.kind is Kind.FEED:
+            if work.kind in (Kind.FEED, Kind.BACKFILL):
                 # With `once`, a slice that follows was due at the start, too.
                 at_once = visit.more and self._once_ms is not None
                 due_ms = self._once_ms if at_once and self._once_ms else self._feed_due_ms(work)

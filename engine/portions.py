@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.config.model import AccountConfig
-from engine.core.work import Page
+from engine.core.work import Committed, Page
 from engine.late import Late, page_of
 from engine.stores.kept import write_asked
 from engine.stores.ledger import FILE, commit
@@ -65,7 +65,9 @@ def check(item: InboxItem) -> None:
     msgspec.msgpack.decode(item.payload, type=Portion)
 
 
-def take_portion(tx: Transaction, account: AccountConfig, item: InboxItem, *, apart: bool) -> None:
+def take_portion(
+    tx: Transaction, account: AccountConfig, item: InboxItem, *, apart: bool
+) -> Committed:
     """Into the books. `apart`: something in the inbox cannot be recorded; its reports are set
     aside, where `replay` reads them one by one."""
     portion = msgspec.msgpack.decode(item.payload, type=Portion)
@@ -81,6 +83,7 @@ def take_portion(tx: Transaction, account: AccountConfig, item: InboxItem, *, ap
     counts.apart += reports if apart else 0
     kept = dict(list(runs.items())[-RUNS_MAX:])
     tx.put_note(account.name, KIND, msgspec.json.encode(kept))
+    return done
 
 
 def counts_of(tx: Transaction, account: str) -> dict[str, Counts]:

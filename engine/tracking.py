@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
-from engine import late, portions
+from engine import late, periods, portions
 from engine.config.model import AccountConfig, Config, tracking_ladder
 from engine.core.contracts import Flaw
 from engine.core.errors import ConfigError, LeaseLost
@@ -197,15 +197,19 @@ def digest_inbox(
                 tx.add_tallies(item.account, {"set_aside": new})
             continue
         taken.append(item)
+        committed: Committed | None = None
         if tracked:
             redactor = redactors.get(account.name)
             take_tracked(tx, account, tracked, redactor=redactor, now_ms=now_ms, chance=chance)
         elif item.kind == late.KIND:
             committed = late.take_late(tx, account, item, apart=apart)
-            if done is not None:
-                done[item.id] = committed
         elif item.kind == portions.KIND:
-            portions.take_portion(tx, account, item, apart=apart)
+            committed = portions.take_portion(tx, account, item, apart=apart)
+        elif item.kind == periods.KIND:
+            period = msgspec.json.decode(item.payload, type=periods.Period)
+            committed = periods.take_period(tx, account, period, now_ms)
+        if committed is not None and done is not None:
+            done[item.id] = committed
     tx.drop_inbox([item.id for item in items if item.id not in open_ids])
     return taken
 
@@ -217,6 +221,11 @@ def _tracked(account: AccountConfig, item: InboxItem) -> list[Tracked]:
         return []
     if item.kind == portions.KIND:
         portions.check(item)
+        return []
+    if item.kind == periods.KIND:
+        periods.check(item)
+        if account.provider.traits.feed != "windowed":
+            raise ValueError("its provider has no periods to read")
         return []
     if item.kind != "track":
         raise ValueError("of a kind that is not known")

@@ -27,8 +27,10 @@ from engine.core.reading import (
     decide,
     divide_short,
 )
+from engine.core.schedule import NEVER_MS, Ladder
 from engine.core.work import Page, Work
 from engine.limits import Slot
+from engine.stores.ledger import widen
 
 # A window that times out is halved, but not below this: shorter ones time out for other reasons.
 TIMEOUT_SPLIT_MIN_MS = 60_000
@@ -92,6 +94,34 @@ class Visit(msgspec.Struct, kw_only=True):
     left: list[Work] = []  # windows that are still due
     more: bool = False  # read to the end of a slice, and the next one is due at once
     resumed: bool = False  # of a slice that an earlier visit began: what came since is not in it
+
+
+def window_of(
+    account: str,
+    period: tuple[int, int],
+    opened: tuple[int, int] | None,
+    rescans: Ladder,
+    now_ms: int,
+    chance: Callable[[], float],
+) -> Work | None:
+    """The rescans of a period that was read up to now, `opened` being where something new in it
+    is open; None: it is empty, or is not read again."""
+    from_ms, to_ms = period
+    if from_ms >= to_ms or not rescans.offsets_ms:
+        return None
+    due_ms = rescans.next_due_ms(now_ms, NEVER_MS, chance())
+    assert due_ms is not None
+    window = Work(
+        account=account,
+        kind=Kind.WINDOW,
+        key=f"{from_ms}-{to_ms}",
+        due_ms=due_ms,
+        start_ms=now_ms,
+        data={"from": from_ms, "to": to_ms},
+    )
+    if opened is not None:
+        widen(window, *opened)
+    return window
 
 
 class WindowReader:

@@ -58,6 +58,7 @@ def build() -> argparse.ArgumentParser:
     _run(commands)
     _check(commands)
     _track(commands)
+    _backfill(commands)
     _ingest(commands)
     _show(commands)
     _stats(commands)
@@ -189,6 +190,36 @@ def _track(commands: Any) -> None:
         "--sent-at", type=words.time, metavar="T", help="RFC 3339 or epoch seconds (default now)"
     )
     parser.add_argument("--reference", type=words.text, metavar="X", help="your own id for it")
+
+
+def _backfill(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "backfill",
+        "read a past period of a windowed feed",
+        "Reads what was sent from T to T at avaamo or messangi, in slices as long as a window may\n"
+        "be, beside the ordinary feed and inside the account's limits. Where a worker is running\n"
+        "it is the worker that does it, and this command shows how far it is; else it is done\n"
+        "here. Ctrl-C stops it; the same command goes on from where it was, also after a crash.\n"
+        "Exit status 1: it could not be read to its end.",
+        [
+            "--config engine.toml --account omni --from 2026-06-01T00:00:00Z"
+            " --to 2026-09-01T00:00:00Z"
+        ],
+        config=True,
+    )
+    parser.add_argument("--account", required=True, metavar="A", help="the account to read")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        type=words.time,
+        required=True,
+        metavar="T",
+        help="RFC 3339 or epoch seconds",
+    )
+    parser.add_argument(
+        "--to", dest="end", type=words.time, required=True, metavar="T", help="up to here, not now"
+    )
 
 
 def _ingest(commands: Any) -> None:

@@ -19,6 +19,7 @@ from engine.core.contracts import Kind
 from engine.core.errors import EngineError
 from engine.core.units import iso, spell_size
 from engine.core.work import NEVER_DUE_MS
+from engine.periods import Progress, progress_of
 
 from . import dead_letter, needs, process
 from .show import stored
@@ -48,6 +49,7 @@ class Books(msgspec.Struct):
     fleet: Survey | None = None  # where workers share the store
     sink_notes: dict[tuple[str, str], bytes] = {}  # there: by sink and worker
     dead: dict[str, DeadCount] = {}
+    periods: dict[str, dict[str, Progress]] = {}  # past ones, by account
 
 
 def command(args: argparse.Namespace) -> int:
@@ -87,6 +89,9 @@ async def _read(config: Config) -> Books:
     try:
         now_ms = time.time_ns() // 1_000_000
         books = await store.read(lambda tx: _books(tx, now_ms))
+        books.periods = await store.read(
+            lambda tx: {one.name: progress_of(tx, one.name) for one in config.accounts}
+        )
         if config.store.scheme == "postgresql":
             from engine.stores.postgres_leases import survey
 
@@ -154,10 +159,23 @@ def _account(account: AccountConfig, books: Books) -> dict[str, Any]:
             }
             for kind, (count, due, first_ms) in sorted(books.due.get(account.name, {}).items())
         },
+        "backfills": [_period(one) for one in books.periods.get(account.name, {}).values()],
         "lease": _lease(account.name, books),
         "status": orjson.loads(status) if status is not None else {},
         "needs_per_s": round(needs.scheduled_per_s(account, within), 4),
         "allows_per_s": round(needs.allows_per_s(account), 4),
+    }
+
+
+def _period(period: Progress) -> dict[str, Any]:
+    return {
+        "from": iso(period.from_ms),
+        "to": iso(period.to_ms),
+        "state": period.state,
+        "reached": iso(period.reached_ms),
+        "records": period.records,
+        "incidents": period.incidents,
+        "ended_at": iso(period.ended_ms) if period.ended_ms is not None else None,
     }
 
 
@@ -292,6 +310,12 @@ def _account_lines(name: str, account: dict[str, Any]) -> list[str]:
     for kind, due in account["due"].items():
         following = f", next {due['next']}" if due["next"] else ", at its end"
         lines.append(f"  {kind}: {due['count']:,} scheduled, {due['due']:,} due now{following}")
+    lines += [
+        f"  backfill {period['from']} to {period['to']}: {period['state']}, read up to"
+        f" {period['reached']}, {period['records']:,} new records"
+        for period in account["backfills"]
+        if period["state"] != "done"
+    ]
     used = ", ".join(
         f"{rate['used']} of {rate['requests']} in {rate['per_s']:g} s"
         for rate in account["status"].get("used", [])

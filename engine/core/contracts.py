@@ -24,6 +24,7 @@ class Kind(StrEnum):
     BATCH = "batch"  # what was sent together, asked for by its id on the ladder
     MESSAGE = "message"  # one message, asked for by its id on the ladder
     WINDOW = "window"  # a period that was read and is read again while something in it is open
+    BACKFILL = "backfill"  # a past period that is read in windows, as it was ordered
     PUSH = "push"  # what the provider has sent by itself; never stored as work
     PROBE = "probe"  # `check --connect`: one harmless request, never stored
     FILE = "file"  # a file that the provider has exported; only ever read, never asked for

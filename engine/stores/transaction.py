@@ -37,7 +37,7 @@ class InboxItem(msgspec.Struct, kw_only=True):
     """Something handed over by a process that does not own the account."""
 
     account: str
-    kind: str  # "track", "late", "ingest", or a question's: "probe", "replay", or one of SINK_KINDS
+    kind: str  # "track", "late", "ingest", "backfill", or a question's
     payload: bytes
     at_ms: int
     id: int = 0

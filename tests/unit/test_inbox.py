@@ -24,6 +24,8 @@ NOT_TAKEN = {
     "no nonce": ("probe", b'{"id": 7}'),
     "no order": ("replay", b'{"since_ms": "soon"}'),
     "no portion": ("ingest", b"\x80"),
+    "no period": ("backfill", b'{"id": "x", "from_ms": 5, "to_ms": 5}'),
+    "no windowed feed": ("backfill", b'{"id": "x", "from_ms": 5, "to_ms": 6}'),
     "an unknown kind": ("dance", b"{}"),
 }
 

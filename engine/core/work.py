@@ -124,7 +124,6 @@ class Committed(msgspec.Struct, gc=False, kw_only=True):
     ended: list[int] = []  # ids of works that are over
     put: list[Work] = []  # works as they stand now, with their ids
     remaining: bool = False  # an `expire` has more to end
-    last_seq: int = 0  # the account's newest log row
 
 
 class LogRow(msgspec.Struct, gc=False, kw_only=True):

@@ -166,7 +166,6 @@ class Posting:
         if self._rows:
             self.tx.append_log(self.page.account, self._rows, self._replaced)
             self.change.add("records", self.done.records)
-            self.done.last_seq = self._rows[-1].seq
 
 
 def who(recipient: str | None) -> str:

@@ -152,6 +152,10 @@ async def tallies(store: Store, account: str = "a") -> dict[str, int]:
     return (await store.read(lambda tx: tx.tallies())).get(account, {})
 
 
+async def next_seq(store: Store, account: str = "a") -> int:
+    return await store.read(lambda tx: tx.next_log_seq(account))
+
+
 def dead(n: int, sink: str = "s", account: str = "a", **fields: Any) -> DeadLetter:
     told = {
         "place": (1, n), "message_id": f"m{n}", "revision": n, "event_id": f"e{n}",

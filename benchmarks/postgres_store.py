@@ -2,8 +2,9 @@
 
 The store's own path, and nothing before it: pages of 1,000 new messages over 8 accounts, one page
 an account at a time, each committed as an answer of a one-time provider is; then the same messages
-with their final state. Then the same work over more processes, each with accounts of its own, for
-what a report costs each of them. The server stands beside them on the same machine.
+with their final state. Then as many new ones over more processes, each with 8 accounts of its own,
+for what a report costs each of them: pages that come at the same time share a commit, and fewer
+accounts in a process would have fewer that do. The server stands beside them on the same machine.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from engine.stores.transaction import Store
 POSTGRES = os.environ.get("DLR_BENCH_POSTGRES", "postgresql://postgres@127.0.0.1:5432/test")
 NAME = f"dlr_bench_{uuid.uuid4().hex[:12]}"  # of the schema and of the connections
 PAGE = 1000
-ACCOUNTS = 8
+ACCOUNTS = 8  # of each process
 PROCESSES = (1, 2, 4)
 RATE = 30_000  # reports a second that the store takes, at least
 GROWTH = 1.25  # what a report may cost a process of four, beside one alone
@@ -92,9 +93,9 @@ def _values(done: list[dict[str, dict[str, float]]], what: str) -> dict[str, flo
 
 def _once(url: str, processes: int, size: int, *, again: bool) -> dict[str, dict[str, float]]:
     """Each process with pages of its own accounts, all from one moment on."""
-    accounts = [f"account-{n}" for n in range(ACCOUNTS)]
+    accounts = [f"account-{n}" for n in range(ACCOUNTS * processes)]
     shares = [accounts[n::processes] for n in range(processes)]
-    pages = max(1, round(size / PAGE / ACCOUNTS))
+    pages = max(1, round(size / PAGE / len(accounts)))
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks.postgres_store"],

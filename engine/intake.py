@@ -328,7 +328,10 @@ class Digestion:
         self._held.clear()
         flaw = Flaw(cause, self._where(), raw, not whole, Form.ANSWER)
         page.asked = self._asked
-        page.flaws = [*page.flaws, self._intake.committer.redacted(flaw, self._watch)]
+        kept = self._intake.committer.redacted(flaw, self._watch)
+        # Where no byte could be read, a parser has given all of it for a record: once is enough,
+        # and as an answer it can be read again.
+        page.flaws = [*(one for one in page.flaws if one.raw != kept.raw), kept]
 
     def _where(self) -> str:
         poll = self._poll

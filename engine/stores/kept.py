@@ -75,6 +75,8 @@ def flaw_identity(source: str, flaw: Flaw) -> str:
     question that goes wrong in the same way.
     """
     digest = blake2b(f"{source}|{flaw.cause}|".encode(), digest_size=16)
+    if flaw.form is Form.ANSWER:  # the same bytes may have been kept for a record, too
+        digest.update(b"answer|")
     if flaw.form is Form.ANSWER and flaw.truncated:
         digest.update(flaw.position.encode())
     else:

@@ -87,6 +87,11 @@ def broken(reader: Reader, head: Head) -> Reader:
             raise TypeError("'NoneType' object is not subscriptable")
 
         reader.outcome = outcome  # type: ignore[method-assign]
+    elif Bug.kind == "mended for UTF-16":
+        plain = reader.parser.feed
+        reader.parser.feed = (  # type: ignore[method-assign]
+            lambda chunk: plain(chunk.decode("utf-16").encode())
+        )
     elif Bug.kind == "reader":
         raise ValueError("not enough values to unpack")
     return reader
@@ -187,6 +192,28 @@ async def test_a_bug_in_the_way_of_many(
     await store.open(own=True)
     try:
         assert await pieces(store, "info") == []
+    finally:
+        await store.close()
+
+
+async def test_an_answer_of_which_no_byte_could_be_read(
+    tmp_path: Path, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is kept as an answer, not as a record that could not be read."""
+    faulty(monkeypatch, Infobip, "")
+    body = answer("m1", "m2").decode().encode("utf-16")
+    config = configured(tmp_path, infobip(standin.answer("info", [body, EMPTY])))
+    seen = await run_until(config, lambda poller: len(standin.asked["info"]) > 2)
+    assert (seen.get("records", 0), seen["set_aside"]) == (0, 1)
+
+    monkeypatch.setattr(Bug, "kind", "mended for UTF-16")
+    store = SqliteStore(tmp_path / "state.db")
+    await store.open(own=True)
+    try:
+        (piece,) = await pieces(store, "info")
+        assert (piece.raw, piece.times) == (body, 1)
+        (line,) = await replay(store, config.accounts[0])
+        assert (line.digested, line.new, line.left) == (1, 2, 0)
     finally:
         await store.close()
 

@@ -25,6 +25,8 @@ ROW_MAX: Final = 1024 * 1024
 # Names that are looked at of a header; an export has a dozen.
 COLUMNS_MAX: Final = 1000
 
+NO_EXPORT: Final = "its first row does not name the columns of an export"
+UTF_16: Final = "it is UTF-16: save it as UTF-8"
 QUOTE: Final = "a quote that is wrong or not closed"
 DELIMITERS: Final = (",", ";", "\t")
 _BOM: Final = b"\xef\xbb\xbf"
@@ -215,7 +217,10 @@ class CsvRows:
         """The first line that holds anything; returns the one behind it."""
         for at, text in enumerate(texts):
             if self._line + at == 0 and self._block[0].startswith(_WIDE):
-                self._refuse("it is UTF-16: save it as UTF-8")
+                self._refuse(UTF_16)
+                return at
+            if self._oversize(at, at + 1):
+                self._refuse(NO_EXPORT)
                 return at
             if not text.strip():
                 continue
@@ -239,7 +244,7 @@ class CsvRows:
         within = len(words) <= COLUMNS_MAX
         found = self._names([word.strip() for word in words]) if within else None
         if found is None:
-            self._refuse("its first row does not name the columns of an export")
+            self._refuse(NO_EXPORT)
         else:
             self.header = tuple(found)
 
@@ -252,10 +257,10 @@ class CsvRows:
 
     def _too_long(self) -> None:
         """A line without end."""
-        if self.header is None:
-            self._refuse("its first row does not name the columns of an export")
-            return
         raw = b"".join(self._rest)
+        if self.header is None:
+            self._refuse(UTF_16 if self._byte == 0 and raw.startswith(_WIDE) else NO_EXPORT)
+            return
         self.rows += 1
         cause = f"a row of more than {self._row_max} bytes"
         self._flaw(cause, raw, self._line + 1, self._byte)

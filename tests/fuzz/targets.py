@@ -23,13 +23,14 @@ SHARES = {
     "avaamo": 67,
     "infobip": 67,
     "pipe": 240,
+    "csv": 200,
     "bulksms": 145,
     "rules": 180,
     "track": 90,
     "inflate": 110,
     "ladder": 1300,
     "units": 2900,
-    "retry_after": 4681,
+    "retry_after": 4481,
 }
 _READERS = ("bulksms", "infobip", "avaamo", "messangi")
 

@@ -390,6 +390,20 @@ async def test_a_worker_that_ends_is_taken_over_from(sim: Simulator, tmp_path: P
     assert out.endswith(" is read, 600 new records\n")
 
 
+async def test_once_reads_what_is_left_of_a_period(sim: Simulator, tmp_path: Path) -> None:
+    """It was due at the start, and so is each of its slices: 20 days of avaamo are three."""
+    configure(tmp_path, sim)
+    send(sim, "bot", 100)
+    code = DYING.format(left=1, before=False)
+    assert (await run(tmp_path, *words("bot"), python=code))[0] == -signal.SIGKILL
+    status, _, err = await run(tmp_path, "run", "--config", "engine.toml", "--once", "--quiet")
+    assert (status, err) == (0, "")
+    assert len(ids(tmp_path, "bot")) == 100
+    shown = json.loads((await run(tmp_path, "stats", "--config", "engine.toml", "--json"))[1])
+    (one,) = shown["accounts"]["bot"]["backfills"]
+    assert (one["state"], one["reached"]) == ("done", one["to"])
+
+
 async def test_what_is_open_is_read_again_and_until_idle_waits(
     sim: Simulator, tmp_path: Path
 ) -> None:

@@ -56,7 +56,18 @@ def test_help_names_every_command_and_is_quick(tmp_path: Path) -> None:
     done = cli("--help", cwd=tmp_path)
     took = time.monotonic() - began
     assert done.returncode == 0
-    words = ("run", "check", "track", "show", "stats", "replay", "dead-letter", "sinks")
+    words = (
+        "run",
+        "check",
+        "track",
+        "backfill",
+        "ingest",
+        "show",
+        "stats",
+        "replay",
+        "dead-letter",
+        "sinks",
+    )
     for command in (*words, "simulate", "demo"):
         assert f"    {command} " in done.stdout
         assert "examples:" in cli(command, "--help", cwd=tmp_path).stdout

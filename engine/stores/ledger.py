@@ -7,7 +7,7 @@ poll are there together or not at all. Nothing here waits, and nothing knows whi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
 
 from msgspec.structs import replace
@@ -23,9 +23,11 @@ from engine.core.work import Committed, Page, Work
 
 from .posting import Change, Posting, Standing
 from .reopening import reopen
-from .settling import batch_over, expire, settle
+from .settling import batch_over, count_down, expire, settle
 from .transaction import Transaction
 
+# The source of a page that was asked for.
+POLL = "poll"
 # The sources of pages whose reports were received at another time than now: read from set-aside
 # pieces, and from a provider's exported file.
 REPLAY, FILE = "replay", "file"
@@ -288,11 +290,11 @@ def _tracked_batches(tx: Transaction, page: Page) -> dict[str, Work]:
     return {work.key: work for work in works}
 
 
-def _end_tracked(post: Posting, touched: Iterable[Known], batches: dict[str, Work]) -> None:
+def _end_tracked(post: Posting, touched: Collection[Known], batches: dict[str, Work]) -> None:
     """What was tracked ends with its last final state, by whatever way that came in.
 
-    A batch that was asked for here ends in `settle`, which knows what its answer held; and one that
-    is asked for, and of which no recipient is named, with no other: only an answer is whole.
+    A batch that is asked for ends in `settle`, which knows what its answer held, or with reports
+    that were pushed or handed over; where no recipient is named, only an answer is whole.
     """
     tx, page = post.tx, post.page
     asked = {step.work.id for step in page.settles}
@@ -302,10 +304,13 @@ def _end_tracked(post: Posting, touched: Iterable[Known], batches: dict[str, Wor
         for work in (tx.find_works(page.account, Kind.MESSAGE, finals) if finals else [])
         if work.id is not None and work.id not in asked
     ]
+    polled = page.source == POLL and "batch" in page.traits.asks
     for work in batches.values():
-        if work.id is None or work.id in asked:
+        if work.id is None or work.id in asked or polled:
             continue
-        if batch_over(tx, work, page.traits, rows=0, all_final=False):
+        if count_down(tx, work, page.traits, touched) and batch_over(
+            tx, work, page.traits, rows=0, all_final=False
+        ):
             over.append(work.id)
     for work_id in over:
         post.end(work_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from engine.core.contracts import Kind, Traits
 from engine.core.reconcile import Known, fold, verdict
@@ -18,6 +18,11 @@ BATCH_MAX = 200_000
 # else a look into the store before each question costs more than it saves.
 LARGE_BATCH = 10
 
+# In a batch's data: how many ends have to come before it is counted again.
+OWING = "owing"
+# What an answer makes obsolete.
+FORGOTTEN = frozenset({"code", "text", OWING})
+
 # Where the last answer of a ladder, or the last reading of a window, is visibly not whole, it is
 # asked for once more after these.
 SHORT_WAITS_MS = (1_000, 30_000)
@@ -30,11 +35,30 @@ def batch_over(tx: Transaction, work: Work, traits: Traits, *, rows: int, all_fi
     if traits.derives_ids and recipients:
         return tx.batch_counts(work.account, work.key)[2] == 0
     if recipients:
+        known, pending, _ = tx.batch_counts(work.account, work.key)
+        if known - pending < len(recipients):  # each has a message of its own: no need to read them
+            return False
         return final_recipients(tx, work).issuperset(recipients)
     if "batch" in traits.asks:
         return rows > 0 and all_final
     known, pending, _ = tx.batch_counts(work.account, work.key)
     return known > 0 and pending == 0
+
+
+def count_down(tx: Transaction, work: Work, traits: Traits, touched: Collection[Known]) -> bool:
+    """Whether it is time to look if a batch is over: to count a hundred thousand messages at each
+    pushed report would hold up everybody. At least so many ends have to come as messages were
+    pending when they were last counted; whoever else changes that forgets the number."""
+    if not (traits.derives_ids and work.data.get("recipients")):
+        return True
+    ends = sum(known.final and known.batch_id == work.key for known in touched)
+    left = int(work.data.get(OWING, 0)) - ends
+    if left <= 0:
+        left = tx.batch_counts(work.account, work.key)[2]
+    if left:
+        work.data = work.data | {OWING: left}
+        tx.move_works([work])
+    return not left
 
 
 def final_recipients(tx: Transaction, work: Work) -> set[str]:
@@ -55,7 +79,7 @@ def settle(post: Posting, steps: Sequence[Settle]) -> None:
         work = works.get(step.work.id or 0)
         if work is not None and (due_ms := _next_ms(post, step, work, waiting)) is not None:
             work.due_ms = due_ms
-            work.data = {k: v for k, v in work.data.items() if k not in ("code", "text")}
+            work.data = {k: v for k, v in work.data.items() if k not in FORGOTTEN}
             if step.code is not None:
                 work.data |= {"code": step.code, "text": step.text}
             if step.rows >= LARGE_BATCH:

@@ -15,7 +15,7 @@ from engine.core.schedule import Ladder
 from engine.core.work import Work
 
 from .posting import Change, who
-from .settling import batch_over, final_recipients
+from .settling import OWING, batch_over, final_recipients
 from .transaction import Transaction
 
 
@@ -125,7 +125,8 @@ def _track_batch(
     if not new and (found or recipients):
         return None
     if grown:
-        work.data = {**work.data, "recipients": grown}
+        kept = {key: fact for key, fact in work.data.items() if key != OWING}
+        work.data = {**kept, "recipients": grown}
     if not traits.asks and batch_over(tx, work, traits, rows=0, all_final=False):
         return None
     return work

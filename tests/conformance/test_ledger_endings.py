@@ -9,8 +9,9 @@ import pytest
 from engine.core.report import Report
 from engine.core.state import State
 from engine.core.units import iso
-from engine.core.work import Expire
-from engine.stores.transaction import Store
+from engine.core.work import Committed, Expire, Work
+from engine.stores import ledger, settling
+from engine.stores.transaction import Store, Transaction
 from tests.conformance.storing import (
     ASKED,
     DAY,
@@ -197,6 +198,48 @@ async def test_a_batch_that_is_asked_for_ends_with_what_comes_another_way(store:
         last = await commit(store, rows[1], traits=traits, account=ids[0], source="push")
         assert last.ended == [asked.id]
         assert [work.id for work in await works(store, ids[0])] == [bare.id]
+
+
+async def test_the_ends_of_a_batch_are_counted_down(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is counted when it may be over, not at each report; an answer, or a recipient more, has it
+    counted anew."""
+    numbers = [f"4477009000{n:02}" for n in range(40)]
+    counted: list[int] = []
+
+    def counting(tx: Transaction, work: Work, *more: Any) -> bool:
+        before = work.data.get(settling.OWING, 0)
+        looks = settling.count_down(tx, work, *more)
+        if looks or work.data[settling.OWING] > before - 1:
+            counted.append(work.data.get(settling.OWING, 0))
+        return looks
+
+    monkeypatch.setattr(ledger, "count_down", counting)
+
+    async def push(number: str) -> Committed:
+        one = report(f"b1:{number}", State.DELIVERED, batch_id="b1", recipient=number)
+        return await commit(store, one, traits=DERIVED, source="push")
+
+    [asked] = await track(store, tracked("b1", *numbers[:30]), traits=DERIVED)
+    for number in numbers[:10]:
+        assert not (await push(number)).ended
+    assert counted == [29]
+    polled = [
+        report(f"b1:{number}", State.DELIVERED, batch_id="b1", recipient=number)
+        for number in numbers[10:20]
+    ]
+    await settle(store, asked, *polled, traits=DERIVED)
+    assert not (await push(numbers[20])).ended
+    assert counted == [29, 9]
+    await track(store, tracked("b1", *numbers), traits=DERIVED)
+    for number in numbers[21:39]:
+        assert not (await push(number)).ended
+    assert counted == [29, 9, 18]
+    (work,) = await works(store)
+    assert work.due_ms == asked.start_ms + 1_800_000  # nothing else of it has moved
+    assert (await push(numbers[39])).ended == [asked.id]
+    assert await works(store) == []
 
 
 async def test_a_window_expires_in_pieces(store: Store) -> None:

@@ -30,6 +30,7 @@ from engine.sim import Profile, Simulator
 from engine.stores.sqlite import SqliteStore
 from engine.worker import Engine
 from tests.integration.harness import balanced, lines, tallies, until
+from tests.integration.test_redacted_accounts import kept
 from tests.services import own_schema
 
 DAY_S = 86400.0
@@ -175,6 +176,33 @@ async def test_where_no_worker_runs(sim: Simulator, tmp_path: Path, account: str
     assert len(ids(tmp_path, account)) == 300
     again = (await run(tmp_path, *asked))[1]
     assert again.endswith("is read, 0 new records\n")
+
+
+async def test_on_postgresql_where_no_worker_runs(sim: Simulator, tmp_path: Path) -> None:
+    """With every lease in hand; and a worker that starts right after has them at once."""
+    async with own_schema() as url:
+        configure(tmp_path, sim, store=url)
+        send(sim, "omni", 100)
+        status, out, err = await run(tmp_path, *words("omni"))
+        assert (status, err) == (0, "")
+        assert out.endswith(" is read, 100 new records\n")
+        async with worker(tmp_path) as engine:
+            await until(lambda: len(lines(tmp_path)) >= 100, 20)
+            await balanced(engine)
+            (told,) = await progress(engine, "omni")
+            assert (told.state, told.records) == ("done", 100)
+
+
+async def test_a_redacted_account_keeps_nobody(sim: Simulator, tmp_path: Path) -> None:
+    configure(tmp_path, sim, more='redact = ["recipient"]')
+    send(sim, "omni", 20)
+    assert (await run(tmp_path, *words("omni")))[0] == 0
+    async with worker(tmp_path):
+        await until(lambda: len(lines(tmp_path)) >= 20, 20)
+    numbers = {one.recipient.removeprefix("+") for one in sim.messages("omni")}
+    assert len(numbers) == 20
+    for name, raw in kept(tmp_path).items():
+        assert not [number for number in numbers if number.encode() in raw], name
 
 
 def span_of(query: Any) -> tuple[float, float]:

@@ -109,6 +109,12 @@ def iso(ms: int) -> str:
     return _second(seconds) + _FRACTIONS[rest]
 
 
+def iso_texts(times_ms: Sequence[int]) -> list[str]:
+    """The same of many."""
+    second, fractions = _second, _FRACTIONS
+    return [second(ms // 1000) + fractions[ms % 1000] for ms in times_ms]
+
+
 @lru_cache(maxsize=4096)
 def _second(seconds: int) -> str:
     """Reports come in bursts that share their seconds: 3.3 us becomes 0.9 us a time."""

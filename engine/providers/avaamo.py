@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import repeat
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -37,7 +37,7 @@ from ..core.http import outcome_of_status
 from ..core.report import Reason, Report, msisdn, msisdns
 from ..core.secret import Secret
 from ..core.state import FINAL, State
-from ..core.units import MS_MAX, MS_MIN, iso, parse_ms
+from ..core.units import MS_MAX, MS_MIN, iso, iso_texts, parse_ms
 from ..parsing.flaw import FLAW_RAW_MAX
 from ..parsing.json_decode import Misfit
 from ..parsing.json_items import JsonItems
@@ -236,7 +236,7 @@ class _Reader:
         out = []
         for message_id, sender, recipient, digits, content, sent_at, status, words in zip(
             ids, senders, to, msisdns(to), contents if self._content else repeat(None),
-            map(self._sent, created), statuses, said, strict=False,
+            self._times(created), statuses, said, strict=False,
         ):  # fmt: skip
             report = replace(
                 self._alike.get(status) or self._like(status),
@@ -263,6 +263,14 @@ class _Reader:
         like = self._report("", {"uuid": "", "sms_status": status})
         self._alike[status] = like
         return like
+
+    def _times(self, created: Sequence[object]) -> Sequence[str | None]:
+        """When they were sent."""
+        if set(map(type, created)) == {float}:
+            numbers = cast("Sequence[float]", created)
+            if min(numbers) > 0 and max(numbers) < SECONDS_USUAL:  # as `epoch_ms` does it
+                return iso_texts([round(value * 1_000_000) // 1000 for value in numbers])
+        return [self._sent(value) for value in created]
 
     def _sent(self, created: object) -> str | None:
         """When it was sent; what cannot be read belongs into `extra`."""

@@ -53,7 +53,7 @@ class JsonlSink:
     name: ClassVar[str] = "jsonl"
     Options: ClassVar[type[msgspec.Struct]] = JsonlOptions
     # A batch costs two syncs, its own and that of its position, whatever is in it.
-    BATCH: ClassVar[Mapping[str, float]] = {"records": 4000, "bytes": 4 << 20}
+    BATCH: ClassVar[Mapping[str, float]] = {"records": 2000, "bytes": 2 << 20}
 
     def __init__(self, options: JsonlOptions, *, clock: Callable[[], float] = time.time) -> None:
         path, rotate, kind = options.path, options.rotate, options.compress

@@ -86,7 +86,6 @@ class Worker:
 
     def __init__(self, account: str, store: Store, clock: Clock, began_ms: int) -> None:
         self.counts = Counts()
-        self.waits: str | None = None  # why the worker is not given more for now
         self._account = account
         self._store = store
         self._clock = clock

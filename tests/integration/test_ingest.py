@@ -31,7 +31,7 @@ from engine.worker import Engine
 from tests.integration.harness import balanced, lines, tallies, until
 from tests.integration.test_redacted_accounts import kept
 from tests.services import own_schema
-from tests.unit.test_provider_messangi_export import HEADER, exported
+from tests.unit.test_provider_messangi_export import exported
 
 HOUR_S = 3600.0
 MAIL = "ann.o'nymous@example.com"
@@ -456,8 +456,3 @@ def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     assert "omni" in shown
     assert "100%" in shown
     assert out == b"omni: a.csv: 3,000 rows: 3,000 new records\n"
-
-
-def test_the_header_is_the_documents() -> None:
-    assert HEADER[0] == "Channel"
-    assert HEADER[9] == "items.Subject"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import ClassVar
@@ -52,8 +52,6 @@ class JsonlSink:
 
     name: ClassVar[str] = "jsonl"
     Options: ClassVar[type[msgspec.Struct]] = JsonlOptions
-    # A batch costs two syncs, its own and that of its position, whatever is in it.
-    BATCH: ClassVar[Mapping[str, float]] = {"records": 2000, "bytes": 2 << 20}
 
     def __init__(self, options: JsonlOptions, *, clock: Callable[[], float] = time.time) -> None:
         path, rotate, kind = options.path, options.rotate, options.compress

@@ -41,7 +41,7 @@ REDIRECTS_MAX = 3
 # many such answers one piece after the other: at full speed one endless body would take the
 # processor from all accounts until its deadline, and fifty in no hurry a quarter of it.
 BARREN_MAX = 1 << 20
-BARREN_PAUSE_S = 0.01
+BARREN_PAUSE_S = 0.02
 
 LOGIN_BODY_MAX = 64 * 1024
 

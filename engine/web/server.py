@@ -90,9 +90,7 @@ class Port:
     async def open(self, source: str) -> None:
         """Raises EngineError, headed with `source`, where it cannot listen there."""
         loop, http = asyncio.get_running_loop(), self._config
-        self._server = web.Server(
-            self._serve, access_log=None, logger=_silent, debug=False, auto_decompress=False
-        )
+        self._server = web.Server(self._serve)
         try:
             self._listening = await loop.create_server(self._connection, http.host, http.port)
         except OSError as error:
@@ -126,7 +124,14 @@ class Port:
         assert self._server is not None
         if len(self._server.connections) >= CONNECTIONS_MAX:
             return _Closed()
-        return self._server()
+        return _Connection(
+            self._server,
+            loop=asyncio.get_running_loop(),
+            access_log=_silent,
+            logger=_silent,
+            debug=False,
+            auto_decompress=False,
+        )
 
     async def _watch(self, server: web.Server) -> None:
         """End what has been open for too long, whatever it does."""
@@ -154,10 +159,7 @@ class Port:
             self._telemetry.count("faults", "")
             self._telemetry.debug(fault)
             response = Refusal(500, "a fault in the program: please report it").response()
-        for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
-        response.force_close()
-        return response
+        return _last(response)
 
     async def pieces(self, request: web.BaseRequest, most: int) -> AsyncIterator[bytes]:
         """A body of at most so many bytes, as it comes. Raises Refusal."""
@@ -186,6 +188,28 @@ class Port:
             yield
         finally:
             self._bodies -= size
+
+
+def _last(response: web.Response) -> web.Response:
+    """The one answer of its connection."""
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.force_close()
+    return response
+
+
+class _Connection(web.RequestHandler):
+    """What is no HTTP is answered in our own words: aiohttp's repeat it, secrets included."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        super().handle_error(request, status, exc)  # raises where an answer has begun
+        return _last(Refusal(status, "this is not a request in HTTP").response())
 
 
 class _Closed(asyncio.Protocol):

@@ -422,7 +422,7 @@ async def test_a_fault_in_the_program_says_nothing_of_it(
     assert "c4n4ry" not in caplog.text
 
 
-async def test_what_is_no_http_is_not_logged(
+async def test_what_is_no_http_is_neither_logged_nor_repeated(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -433,6 +433,8 @@ async def test_what_is_no_http_is_not_logged(
             b"GET /push/a/c4n4ry HTTP/9.9\r\nHost: h\r\n\r\n", b"\x16\x03\x01c4n4ry\r\n\r\n",
             b"GET /push/a/c4n4ry HTTP/1.1\r\nHost: h\r\nc4n4ry\r\n\r\n",
             b"GET /" + b"c4n4ry" * 5000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"GET /push/a/c4n4ry?a=\xe9 HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"GET /v1/m HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer c4n4ry\x01\r\n\r\n",
         ):  # fmt: skip
             reader, writer = await asyncio.open_connection(*address(poller))
             writer.write(sent)
@@ -440,6 +442,8 @@ async def test_what_is_no_http_is_not_logged(
                 answered = await reader.read()
             assert not answered.startswith(b"HTTP/1.1 2")
             assert b"Traceback" not in answered
+            assert b"c4n4ry" not in answered
+            assert answered == b"" or b"Server: dlr-engine\r\n" in answered
             writer.close()
         asyncio.get_running_loop().set_debug(False)
     assert "c4n4ry" not in caplog.text

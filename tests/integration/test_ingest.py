@@ -47,7 +47,7 @@ provider = "messangi"
 base_url = "{url}"
 limits = {{ requests = 50, per = "1s", slack = "100ms" }}
 lookback = "1s"
-schedule = {{ interval = "100ms", idle_interval = "100ms", rescan = ["2s", "4s"] }}
+schedule = {{ interval = "100ms", idle_interval = "100ms", rescan = ["2s", "5s", "9s", "9m"] }}
 {more}
 
 [[accounts]]

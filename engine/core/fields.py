@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Final
 
 import msgspec
 import orjson
+
+
+# What is more counts nothing, and no store's number could hold it.
+COUNT_MAX: Final = 10**18 - 1
 
 
 def count_of(value: object) -> int | None:
@@ -16,7 +21,7 @@ def count_of(value: object) -> int | None:
         return int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= COUNT_MAX else None
 
 
 def text_of(value: object) -> str | None:

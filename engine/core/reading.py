@@ -176,13 +176,14 @@ def _has_more(progress: Progress, outcome: Outcome, total: int | None, rows: int
         return False
     if outcome.page is not None and outcome.page != progress.page:
         return False  # the server ignores the page that was asked for
+    told = outcome.pages is not None and progress.page < outcome.pages
     if progress.every_page:
-        return outcome.pages is None or progress.page < outcome.pages
+        return outcome.pages is None or told
     if progress.fresh == 0 and (progress.page > 1 or progress.passes > 1):
         return False  # a page that repeats others: asking on would go round in circles
     if total is not None:
-        return len(progress.seen) + progress.flaws < total
-    return outcome.pages is None or progress.page < outcome.pages
+        return told or len(progress.seen) + progress.flaws < total
+    return outcome.pages is None or told
 
 
 def _must_read_again(progress: Progress, total: int, received: int) -> bool:

@@ -184,6 +184,39 @@ async def test_a_page_that_repeats(tmp_path: Path, standin: Standin) -> None:
     assert len(standin.asked["bot"]) < 60
 
 
+async def test_a_total_below_the_pages_that_there_are(tmp_path: Path, standin: Standin) -> None:
+    """Half of what there is, as the pages tell: rows that come are rows."""
+
+    class Low(Report):
+        def give(self, found: list[dict[str, Any]], page: int, size: int) -> Answer:
+            return json_of({
+                "current_page": page, "per_page": size, "total_entries": len(found) // 2,
+                "total_pages": -(-len(found) // size), "time_token": time.time(),
+                "entries": found[(page - 1) * size : page * size],
+            })  # fmt: skip
+
+    records, troubles = await read_once(tmp_path, standin, Low(*hourly(45)), per_page=10)
+    each_once(records, 45)
+    assert troubles == []
+    assert len(standin.asked["bot"]) == 5
+
+
+@pytest.mark.parametrize("total", [10**18, 2**64, 10**30])
+async def test_a_total_that_no_table_holds_is_none(
+    tmp_path: Path, standin: Standin, total: int
+) -> None:
+    class Vast(Report):
+        def give(self, found: list[dict[str, Any]], page: int, size: int) -> Answer:
+            rows = json_of(found[(page - 1) * size : page * size]).decode()
+            said = f'"current_page":{page},"total_entries":{total},"total_pages":{total}'
+            return f'{{{said},"entries":{rows}}}'
+
+    records, troubles = await read_once(tmp_path, standin, Vast(*hourly(25)), per_page=10)
+    each_once(records, 25)
+    assert troubles == []
+    assert len(standin.asked["bot"]) < 10
+
+
 async def test_a_window_that_stays_short_is_an_incident(tmp_path: Path, standin: Standin) -> None:
     """One row of a second is held back: split down to that second, then said."""
     shy = BEGIN + 1000.5

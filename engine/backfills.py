@@ -14,7 +14,7 @@ import msgspec
 
 from engine.asking import Asker, joined
 from engine.core.contracts import Kind
-from engine.core.reading import Reading
+from engine.core.reading import SHORT_WINDOW, Reading
 from engine.core.schedule import Ladder
 from engine.core.work import Page, Work
 from engine.periods import end_period
@@ -101,7 +101,8 @@ class Backfills:
             nonlocal counted
             opened = joined(data.get("opened"), visit.opened_ms)
             data["opened"] = None if opened is None else list(opened)  # as it is read again
-            data["incidents"] = int(data.get("incidents", 0)) + len(page.incidents)
+            gaps = sum(one.kind == SHORT_WINDOW for one in page.incidents)
+            data["incidents"] = int(data.get("incidents", 0)) + gaps
             data["records"] = int(data.get("records", 0)) + visit.records - counted
             data["records"] += self._uncounted.pop(work_id, 0)
             counted = visit.records

@@ -30,6 +30,8 @@ from engine.sim import Profile, Simulator
 from engine.stores.sqlite import SqliteStore
 from engine.worker import Engine
 from tests.integration.harness import balanced, lines, tallies, until
+from tests.integration.standin import Answer, Standin
+from tests.integration.test_avaamo import HOUR, Report, hourly
 from tests.integration.test_redacted_accounts import kept
 from tests.services import own_schema
 
@@ -464,6 +466,24 @@ async def test_a_window_that_stays_short_is_an_incident_and_no_success(tmp_path:
     rest = "3 new records, 2 gaps that could not be closed\n"
     assert out == f"omni: {start} to {end} is read, {rest}"
     assert "the gaps: dlr-engine stats --config engine.toml" in err
+
+
+async def test_a_total_that_is_ignored_is_no_gap(tmp_path: Path, standin: Standin) -> None:
+    class More(Report):
+        def give(self, found: list[dict[str, Any]], page: int, size: int) -> Answer:
+            shown = found[(page - 1) * size : page * size]
+            return self.page(shown, page, size, len(found) + 1)
+
+    configure(tmp_path, None)
+    config = tmp_path / "engine.toml"
+    url = standin.answer("bot", More(*hourly(20)))
+    config.write_text(config.read_text().replace("http://127.0.0.1:9", url, 1))
+    period = ("--from", HOUR["start"], "--to", HOUR["end"])
+    options = ("--config", "engine.toml", "--account", "bot", *period, "--quiet")
+    status, out, err = await run(tmp_path, "backfill", *options)
+    assert out.endswith("is read, 20 new records\n")
+    assert status == 0
+    assert "its total cannot prove completeness and is ignored" in err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from typing import Final
 import msgspec
 import orjson
 
-
 # What is more counts nothing, and no store's number could hold it.
 COUNT_MAX: Final = 10**18 - 1
 

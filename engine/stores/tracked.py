@@ -152,6 +152,7 @@ def _track_derived(
     found = tx.messages(account, [(message_id, "mt") for message_id, _ in ids], [mark] * len(ids))
     new: list[Known] = []
     early: list[Known] = []  # reported before they were tracked
+    over: list[Known] = []  # … and to their end
     nothing = [None] * len(ids)
     for (message_id, digits), reference, time_ms in zip(
         ids, item.references or nothing, item.times_ms or nothing, strict=True
@@ -167,7 +168,9 @@ def _track_derived(
         elif not known.tracked and not known.final:
             _adopt(known, item, reference)
             early.append(known)
-    tx.put_messages([*new, *early])
+        elif _named(known, reference or item.reference):
+            over.append(known)
+    tx.put_messages([*new, *early, *over])
     return len(new) + len(early)
 
 
@@ -177,8 +180,7 @@ def _track_message(
     assert item.message_id is not None
     found = tx.messages(account, [(item.message_id, "mt")]).get((item.message_id, "mt"))
     if found is not None and (found.tracked or found.final):
-        if not found.tracked and found.reference is None and item.reference is not None:
-            found.reference = item.reference
+        if _named(found, item.reference):
             tx.put_messages([found])
         return None
     if found is None:
@@ -190,6 +192,14 @@ def _track_message(
         _adopt(known, item, None)
     tx.put_messages([known])
     return _new_work(account, Kind.MESSAGE, item.message_id, item)
+
+
+def _named(known: Known, reference: str | None) -> bool:
+    """Whether one that came to its end before it was tracked gets its reference now."""
+    if known.tracked or known.reference is not None or reference is None:
+        return False
+    known.reference = reference
+    return True
 
 
 def _adopt(known: Known, item: Tracked, reference: str | None) -> None:

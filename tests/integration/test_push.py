@@ -216,6 +216,22 @@ async def test_ids_that_nobody_tracked_are_recorded_and_adopted(tmp_path: Path) 
     assert [line["revision"] for line in lines(tmp_path)] == [1, 2]
 
 
+@pytest.mark.parametrize("store", STORES)
+async def test_what_was_pushed_to_its_end_before_it_was_tracked_gets_its_reference(
+    tmp_path: Path, store: str
+) -> None:
+    async with served(tmp_path, bulk(), store=store) as (_, web):
+        assert await pushed(web) == 200
+        sent = {"account": "bulk", "batch_id": "4711", "recipients": [ONE, TWO]}
+        status, said = await web.track({**sent, "reference": "order-17"})
+        assert (status, said["new"]) == (202, 1)
+        status, shown = await web.message("bulk", f"4711:{ONE}")
+        assert (status, shown["state"], shown["revision"]) == (200, "delivered", 1)
+        assert shown["reference"] == "order-17"
+        assert (await web.track({**sent, "reference": "order-18"}))[1]["new"] == 0
+        assert (await web.message("bulk", f"4711:{ONE}"))[1]["reference"] == "order-17"
+
+
 async def test_a_number_that_stands_twice_in_its_batch_is_left_to_the_polls(
     tmp_path: Path,
 ) -> None:

@@ -32,6 +32,9 @@ KEEPALIVE_S = 15.0  # shorter than common servers', so that an idle connection i
 DNS_CACHE_S = 60  # a provider that moves is found again within a minute
 HEAD_LINE_MAX = 16 * 1024  # one header, or the status line
 HEADERS_MAX = 128
+# For a body behind a 204, which may have none. One that is written apart from its head comes after
+# a round trip and a delayed acknowledgement.
+LATE_BODY_S = 0.5
 LAST_LOOK_S = 0.05  # what has arrived by the end of the patience is read before it ends
 BODY_PIECE = 64 * 1024  # of a request's body, written at a time
 PLACES_MAX = 4096  # URLs that are kept as the wire has them; more than accounts have paths
@@ -46,10 +49,19 @@ class _Protocol(ResponseHandler):
 
     _parser: LenientParser | None  # type: ignore[assignment]  # it is asked for no more than that
 
-    def begin(self, patience_s: float) -> None:
-        """An answer is to come."""
+    def begin(self, patience_s: float, *, asks: bool) -> None:
+        """An answer is to come; whoever `asks` for something wants its body."""
         self.read_timeout = patience_s
-        self._parser = LenientParser(self._fresh_parser, self.force_close)
+        hold = partial(self._hold, min(LATE_BODY_S, patience_s)) if asks else None
+        self._parser = LenientParser(self._fresh_parser, self.force_close, hold)
+
+    def _hold(self, seconds: float) -> None:
+        self._loop.call_later(seconds, self._let_go, self._parser)
+
+    def _let_go(self, parser: LenientParser | None) -> None:
+        """Nothing more is waited for; `parser` is of the answer that was."""
+        if parser is not None and parser is self._parser and parser.holds:
+            self.data_received(b"")
 
     def _fresh_parser(self) -> HttpResponseParser:
         return HttpResponseParser(
@@ -81,6 +93,7 @@ class _Protocol(ResponseHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         # A connection on which a chunk is malformed is closed, but only those who wait for a head
         # are told: the reader of the body would wait for the whole deadline.
+        self._let_go(self._parser)
         payload = self._payload
         super().connection_lost(exc)
         if payload is not None and not payload.is_eof() and payload.exception() is None:
@@ -204,18 +217,19 @@ class Exchange:
         head: bytes,
         body: bytes,
         *,
+        asks: bool,
         patience_s: float,
         total_s: float,
         on_sent: Callable[[], None],
     ) -> RawResponseMessage:
-        """Send, and wait for the answer's head; `content` is its body then.
+        """Send, and wait for the answer's head; `content` is its body then. `asks`: for a body.
 
         `on_sent` is called when the request's head is handed to the network. Raises what aiohttp
         raises, HttpProcessingError included, and TimeoutError once `total_s` have passed.
         """
         protocol, loop = self._protocol, asyncio.get_running_loop()
         self._deadline = loop.call_later(total_s, self._expire)
-        protocol.begin(patience_s)
+        protocol.begin(patience_s, asks=asks)
         transport = protocol.transport
         if transport is None:
             raise aiohttp.ServerDisconnectedError

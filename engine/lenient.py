@@ -4,7 +4,8 @@ The parser gives out nothing of a piece that it takes offence at, and a head tha
 HTTP takes the whole answer along; a provider may have no second copy of it. So a head goes in
 alone, and one that is refused goes in once more in plain words (`core.amended`). A body that is not
 in the chunks that its head speaks of is handed on as it is; and so is what is no HTTP at all, as a
-body that ends with the parser's refusal: whoever reads it can set it aside.
+body that ends with the parser's refusal: whoever reads it can set it aside. A 204 on its own may
+be held for a moment, for a body that comes behind it all the same.
 """
 
 from __future__ import annotations
@@ -39,16 +40,29 @@ class LenientParser:
     _body: aiohttp.StreamReader | None = None  # once there is a head
     _lengths: frozenset[int] = frozenset()
     _no_http = False
+    _held: Fed | None = None  # a 204 on its own
 
-    def __init__(self, fresh: Callable[[], Any], spoil: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        fresh: Callable[[], Any],
+        spoil: Callable[[], None],
+        hold: Callable[[], None] | None = None,
+    ) -> None:
         """`fresh` makes a parser of aiohttp's; `spoil` is called where the connection must not be
-        used again."""
-        self._fresh, self._spoil = fresh, spoil
+        used again. `hold`: a 204 on its own is held, and this is called; who gave it feeds b""
+        when nothing more is waited for."""
+        self._fresh, self._spoil, self._hold = fresh, spoil, hold
         self._parser = fresh()
+
+    @property
+    def holds(self) -> bool:
+        return self._held is not None
 
     def feed_data(self, data: bytes) -> Fed:
         if self._body is not None:
             return self._feed_body(self._body, data)
+        if self._held is not None:
+            return self._feed_held(self._held, data)
         if (end := data.find(HEAD_END)) < 0 or (end := end + len(HEAD_END)) == len(data):
             return self._feed_head(data, b"")
         return self._feed_both(data[:end], data[end:])
@@ -114,7 +128,24 @@ class LenientParser:
         for message, body in fed[0]:
             if message.code == 204 and (_speaks_of_a_body(message) or _is_body(rest)):
                 return self._amend(None, rest)
+            if self._hold is not None and not rest and _is_bare(message):
+                self._held = fed
+                self._hold()
+                return _NOTHING
             self._begin(message, body)
+        return fed
+
+    def _feed_held(self, held: Fed, data: bytes) -> Fed:
+        """What came behind a 204 on its own, or nothing."""
+        self._held = None
+        if _is_body(data):
+            fed = self._amend(None, data)
+        else:
+            fed = held
+            for message, body in fed[0]:
+                self._begin(message, body)
+        if data and self._body is not None:
+            self._feed_rest(self._body, data)
         return fed
 
     def _begin(self, message: RawResponseMessage, body: aiohttp.StreamReader) -> None:
@@ -157,6 +188,11 @@ class LenientParser:
 def _speaks_of_a_body(message: RawResponseMessage) -> bool:
     headers = message.headers
     return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+
+
+def _is_bare(message: RawResponseMessage) -> bool:
+    """Whether it says nothing of a body, not even that there is none."""
+    return message.code == 204 and "Content-Length" not in message.headers
 
 
 def _is_body(rest: bytes) -> bool:

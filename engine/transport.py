@@ -357,6 +357,7 @@ class Fetch:
         message = await exchange.run(
             head,
             body or b"",
+            asks=request.method == "GET",
             patience_s=limits.connect_or_byte_s,
             total_s=limits.total_s,
             on_sent=progress.note_sent,

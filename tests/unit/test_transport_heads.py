@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_transport import ASK, TIMEOUTS, Script, answer, fails, ok, read, serving
 
 from engine.core.amended import amended
+from engine.core.contracts import Request
 from engine.transport import Cut, Timeout, Timeouts, Transport
 
 BODY = b'{"results": [{"messageId": "1"}]}'
@@ -18,6 +19,10 @@ CHUNKS = b"5\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (BODY[:5], N - 5, BODY[5:])
 CHUNKED = "Transfer-Encoding: chunked"
 EMPTY = "HTTP/1.1 204 No Content"
 HASTY = Timeouts(connect_or_byte_s=0.3, total_s=2.0, body_max=1 << 20)
+
+
+def patient(seconds: float) -> Timeouts:
+    return Timeouts(connect_or_byte_s=seconds, total_s=seconds, body_max=1 << 20)
 
 
 def head(*lines: str, first: str = "HTTP/1.1 200 OK") -> bytes:
@@ -120,6 +125,58 @@ async def test_a_204_without_a_body_stays_one() -> None:
             data = head(*lines, first=EMPTY) + behind
             async with serving(answer(data, then_close=False)) as server:
                 assert await read(server.url) == (204, b"")
+
+
+def behind(data: bytes, *, then_close: bool) -> Script:
+    """A 204, and this in a packet of its own."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(first=EMPTY))
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        await answer(data, then_close=then_close)(reader, writer)
+
+    return script
+
+
+async def test_a_body_that_comes_behind_a_204_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.exchange.LATE_BODY_S", 60.0)
+    async with serving(behind(BODY, then_close=True)) as server:
+        assert await read(server.url) == (200, BODY)
+    error, got = await fails(behind(BODY, then_close=False), HASTY)
+    assert (type(error), got) == (Timeout, BODY)
+
+
+async def test_a_204_that_its_connection_ends_behind_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.exchange.LATE_BODY_S", 60.0)
+    async with serving(behind(b"", then_close=True)) as server:
+        assert await read(server.url, timeouts=patient(60.0)) == (204, b"")
+    async with serving(behind(head(first="HTTP/1.1 408 Late"), then_close=False)) as server:
+        assert await read(server.url, timeouts=patient(60.0)) == (204, b"")
+
+
+async def test_a_204_is_held_for_who_asks_and_not_for_who_tells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A webhook's receiver mostly has nothing to say: its sender must not wait for it."""
+    monkeypatch.setattr("engine.exchange.LATE_BODY_S", 60.0)
+    tell = Request(method="POST", path="/hook", json=b"[]")
+    async with serving(answer(head(first=EMPTY), then_close=False)) as server:
+        assert await read(server.url, tell, timeouts=patient(60.0)) == (204, b"")
+
+
+async def test_a_connection_is_used_again_after_a_204() -> None:
+    async with (
+        serving(answer(head(first=EMPTY), then_close=False)) as server,
+        Transport() as transport,
+    ):
+        for _ in range(2):
+            async with transport.fetch(server.url, ASK, TIMEOUTS) as reply:
+                assert reply.head.status == 204
+                assert [piece async for piece in reply.chunks()] == []
+        assert server.connections == 1
 
 
 async def test_what_else_the_head_says_is_kept() -> None:

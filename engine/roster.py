@@ -41,6 +41,7 @@ class Roster:
     ) -> None:
         self.pollers: dict[str, AccountPoller] = {}
         self.limits = KeptLimits(engine.store, engine.clock)
+        self.limits.wall = engine.clock.wall
         self._engine = engine
         self._once = once
         self._rand = rand

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.config.model import AccountConfig
+from engine.core.clock import Clock
 from engine.core.errors import StoreTrouble
 from engine.core.work import Page
 from engine.pushing import Pusher
@@ -37,7 +38,7 @@ class WorkerHost:
         self._engine = engine
         self.config = engine.config
         self.telemetry = engine.telemetry
-        self.clock = engine.clock
+        self.clock: Clock = engine.clock
 
     def ailing(self) -> str | None:
         if self._engine.ending:

@@ -12,6 +12,7 @@ import logging
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ import anyio.abc
 import msgspec
 
 from engine.chores import Chores
-from engine.clock import RealClock
+from engine.clock import RealClock, SteadyClock
 from engine.config.describe import unsafe
 from engine.config.model import WORKER, Config
 from engine.core.clock import Clock
@@ -73,8 +74,9 @@ class Engine:
         """`clock`, `rand`, `store` and `transport`: instead of the machine's, the configured
         store and one HTTP client for each `ca_file`. `serve`: open the port of `[http]`."""
         self.config = config
-        self.clock: Clock = clock or RealClock()
         self.telemetry = Telemetry()
+        told = partial(self.telemetry.event, logging.WARNING, "clock")
+        self.clock = SteadyClock(clock or RealClock(), told)
         self.fleet: Fleet | None = None
         self._store = store or make_store(
             config.store.scheme,

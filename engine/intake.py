@@ -34,7 +34,6 @@ from engine.core.contracts import (
 )
 from engine.core.report import Report
 from engine.core.state import State
-from engine.core.units import iso_ms
 from engine.core.work import Asked, Page
 from engine.telemetry import Telemetry
 
@@ -51,7 +50,6 @@ BEGINNING_MAX = 64 << 10
 EMPTY_MAX = 1024
 
 _is_final = attrgetter("final")
-_sent_at = attrgetter("sent_at")
 _message_id = attrgetter("message_id")
 
 Mapped = tuple[list[Report], list[int]]  # reports, and the indexes of those with unlisted codes
@@ -66,14 +64,6 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
     finals: int = 0
     flaws: int = 0
     keys: set[int] = set()
-    first_at: str | None = None  # of a window's rows: when the first and the last were sent
-    last_at: str | None = None
-
-    @property
-    def sent_ms(self) -> tuple[int, int] | None:
-        if self.first_at is None or self.last_at is None:
-            return None
-        return iso_ms(self.first_at), iso_ms(self.last_at)
 
     def begin_again(self) -> None:
         """Forget what was taken and is not committed: the answer is read from its first byte."""
@@ -81,7 +71,6 @@ class Taken(msgspec.Struct, gc=False, kw_only=True):
         self.page.unlisted, self.page.flaws_beyond = frozenset(), 0
         self.rows = self.reports = self.finals = self.flaws = 0
         self.keys = set()
-        self.first_at = self.last_at = None
 
 
 class Intake:
@@ -279,17 +268,8 @@ class Digestion:
         page.reports.extend(reports)
         taken.reports += len(reports)
         taken.finals += sum(map(_is_final, reports))
-        if traits.feed == "windowed":
-            self._note_times(reports)
         if traits.paged:
             taken.keys.update(map(hash, map(_message_id, reports)))
-
-    def _note_times(self, reports: list[Report]) -> None:
-        """Times are RFC 3339 in UTC with milliseconds: their text sorts as they do."""
-        taken = self._taken
-        if times := list(filter(None, map(_sent_at, reports))):
-            taken.first_at = min(times) if taken.first_at is None else min(taken.first_at, *times)
-            taken.last_at = max(times) if taken.last_at is None else max(taken.last_at, *times)
 
     # What could not be read
 

@@ -24,6 +24,7 @@ from engine.core.reading import (
     Progress,
     Reading,
     Span,
+    Totals,
     decide,
     divide_short,
 )
@@ -138,8 +139,7 @@ class WindowReader:
         self._traits = asker.traits
         self._slow: tuple[int, int, str | None] | None = None  # the span that timed out last
         self.stopping = False
-        # What one reading has found out holds for all of the account. None: nobody has looked yet.
-        self._total_ignored: bool | None = None
+        self._totals: Totals | None = None  # None: nobody has looked yet what is known of them
 
     @property
     def halts(self) -> bool:
@@ -159,9 +159,11 @@ class WindowReader:
         Returns the reply that failed, or None when all was read or the account halts. As long as
         spans are left, `stand` says where to go on.
         """
-        if self._total_ignored is None:
+        if self._totals is None:
             told = await self._asker.store.read(lambda tx: tx.notes(TOTAL_IGNORED))
-            self._total_ignored = self._asker.account.name in told
+            known = False if self._asker.account.name in told else None
+            self._totals = self._totals or Totals(known)
+        stand.reading.totals = self._totals
         one_time = self._asker.traits.one_time  # then who asks is who commits
         width = 0 if one_time else self._asker.account.limits.concurrency - 1
 
@@ -192,7 +194,6 @@ class WindowReader:
     ) -> Reply | None:
         reading = stand.reading
         while reading.spans:
-            reading.total_ignored = bool(self._total_ignored)
             span, progress = reading.spans[0], stand.progress
             if (short := divide_short(reading, self._traits)) is not None:
                 if short.incidents:
@@ -230,11 +231,9 @@ class WindowReader:
                 rows=reply.rows,
                 flaws=reply.flaws,
                 keys=reply.keys,
-                sent_ms=reply.sent_ms,
             )
-            if span.tests is not None:  # what is in it is read in its own turn
+            if span.told:  # what is in it is read in its own turn
                 reply.page = self._asker.page()
-            self._total_ignored = reading.total_ignored
             self._note(span, step, reply.page, stand)
             stand.doubts += reply.flaws
             visit.opened_ms = joined(visit.opened_ms, reply.opened_ms)

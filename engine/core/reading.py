@@ -7,10 +7,10 @@ so a span that turns out short is split and read again in halves.
 
 Where an answer says how many rows there are, that is the proof of completeness. A span that can
 be split no further and is still short is an incident. A total that does not follow the window at
-all (both halves claim what the whole claimed) proves nothing: it is reported once, then ignored.
-Halves share the instant between them, so that no row falls through: a burst at that instant is
-claimed by both honestly, and is told from a false total by where its rows are. Where a span has no
-halves, its total is put to the test: in a window beside it, and in one that holds them both.
+all proves nothing: it is reported once, then ignored. Before the first span is split over its total
+this is put to the test, by three short windows that are asked for their totals alone. Nothing is
+concluded from the totals of the halves: messages that show up late between two answers, a burst at
+the instant that halves share, and a total that is capped make honest ones look false.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ ROWS_MAX = 50_000
 # How often the pages of one span are read, where their total goes on moving.
 PASSES_MAX = 3
 
+# How long the windows are that put a total to the test, where the provider takes such short ones.
+# A provider that counts in whole seconds still tells them apart.
+TEST_MS = 1000
+
 # Kinds of incidents.
 SHORT_WINDOW = "short_window"
 TOTAL_IGNORED = "total_ignored"
@@ -42,15 +46,19 @@ class Span(msgspec.Struct, kw_only=True, omit_defaults=True):
     from_ms: int
     to_ms: int
     channel: str | None = None
-    parent_total: int | None = None  # what the whole claimed; of a short one, what it claims
-    sibling_total: int | None = None  # what the other half claimed, where it was the same
-    burst_ms: int | None = None  # the instant between, where all rows of the other half were on it
     received: int | None = None  # read already, and short: so many rows came. Only to be split
-    tests: int | None = None  # asked only for its total, to be held against that of others
+    total: int | None = None  # and so many it claims
+    told: tuple[int, ...] = ()  # asked only for its total, to be held against these told before
 
     @property
     def width_ms(self) -> int:
         return self.to_ms - self.from_ms
+
+
+class Totals(msgspec.Struct):
+    """What is known of the totals that an account's provider tells; of all its readings."""
+
+    follow: bool | None = None  # whether they follow the window, where that is known
 
 
 class Reading(msgspec.Struct, kw_only=True):
@@ -58,8 +66,7 @@ class Reading(msgspec.Struct, kw_only=True):
     stood."""
 
     spans: list[Span] = []
-    total_ignored: bool = False  # it is known not to follow the window
-    total_tested: bool = False  # it was found to follow it
+    totals: Totals = msgspec.field(default_factory=Totals)
 
     @staticmethod
     def of(from_ms: int, to_ms: int, traits: Traits) -> Reading:
@@ -90,14 +97,13 @@ class Progress(msgspec.Struct, kw_only=True):
     rows: int = 0  # all rows, flaws and repetitions included
     flaws: int = 0
     seen: set[int] = set()  # of a paged span: which rows, by a hash of their message's id
+    seen_again: set[int] = set()  # those of this pass alone
     first_total: int | None = None
     total: int | None = None
     passes: int = 1  # the pages are read again when the total has moved
     shrunk: bool = False  # the total went down while these pages were read
     every_page: bool = False  # this time to the last page: rows have moved up over page edges
-    fresh: int = 0  # rows of the last page that were new
-    first_ms: int | None = None  # when the rows were sent
-    last_ms: int | None = None
+    fresh: int = 0  # rows of the last page that no page of this pass had before
 
 
 class Next(msgspec.Struct, kw_only=True):
@@ -117,20 +123,17 @@ def decide(
     rows: int,
     flaws: int,
     keys: set[int],
-    sent_ms: tuple[int, int] | None = None,
 ) -> Next:
     """What to do after an answer to the first span with `rows` rows (`flaws` of them unusable),
-    whose messages hash to `keys` and were sent between the two times `sent_ms`."""
+    whose messages hash to `keys`."""
     span = reading.spans[0]
-    if span.tests is not None:
-        return _tested(reading, span.tests, outcome.total)
+    if span.told:
+        return _tested(reading, traits, outcome.total)
     progress.rows += rows
     progress.flaws += flaws
-    progress.fresh = len(keys - progress.seen) + flaws
+    progress.fresh = len(keys - progress.seen_again) + flaws
+    progress.seen_again |= keys
     progress.seen |= keys
-    if sent_ms is not None:
-        progress.first_ms = min(sent_ms[0], progress.first_ms or sent_ms[0])
-        progress.last_ms = max(sent_ms[1], progress.last_ms or sent_ms[1])
     if outcome.verb is Verb.SPLIT:
         return _divide(reading, traits, outcome.cause)
     if outcome.total is not None:
@@ -138,36 +141,27 @@ def decide(
         progress.total = outcome.total
         if progress.first_total is None:
             progress.first_total = outcome.total
-    incidents = _judge_total(reading, span, progress)
-    total = None if reading.total_ignored else progress.total
+    total = progress.total if reading.totals.follow is not False else None
+    received = len(progress.seen) + progress.flaws if traits.paged else progress.rows
     if traits.paged:
-        too_many = total is not None and total > ROWS_MAX and progress.page == 1
-        if too_many and _halves(span, traits):
+        if total is not None and total > ROWS_MAX and progress.page == 1 and _halves(span, traits):
             cause = f"{total} rows are more than one window may hold"
-            other = _untold_half(reading, progress)
-            if other is None or span.sibling_total is not None:
-                return _divide(reading, traits, cause, total=total)
-            # Only its first page was read: it is asked again once the other half has told.
-            other.sibling_total = total
-            reading.spans[:2] = [other, span]
-            return Next(cause=cause, incidents=incidents)
+            return _short(reading, traits, cause, total, received)
         if _has_more(progress, outcome, total, rows):
             progress.page += 1
-            return Next(same_span=True, incidents=incidents)
+            return Next(same_span=True)
         if progress.page >= PAGES_MAX and rows and outcome.page in (None, progress.page):
             return _divide(reading, traits, f"more than {PAGES_MAX} pages")
-    received = len(progress.seen) + progress.flaws if traits.paged else progress.rows
     if total is not None and _must_read_again(progress, total, received):
         progress.passes += 1
         progress.page = 1
+        progress.seen_again = set()
         progress.first_total = total
-        return Next(same_span=True, incidents=incidents)
+        return Next(same_span=True)
     if total is None or received >= total:
         reading.spans.pop(0)
-        return Next(incidents=incidents)
-    step = _short(reading, traits, progress, received)
-    step.incidents = [*incidents, *step.incidents]
-    return step
+        return Next()
+    return _short(reading, traits, f"{received} of {total} rows came", total, received)
 
 
 def _has_more(progress: Progress, outcome: Outcome, total: int | None, rows: int) -> bool:
@@ -179,7 +173,7 @@ def _has_more(progress: Progress, outcome: Outcome, total: int | None, rows: int
     told = outcome.pages is not None and progress.page < outcome.pages
     if progress.every_page:
         return outcome.pages is None or told
-    if progress.fresh == 0 and (progress.page > 1 or progress.passes > 1):
+    if progress.fresh == 0 and progress.page > 1:
         return False  # a page that repeats others: asking on would go round in circles
     if total is not None:
         return told or len(progress.seen) + progress.flaws < total
@@ -200,24 +194,54 @@ def _must_read_again(progress: Progress, total: int, received: int) -> bool:
     return (went or came) and progress.passes < PASSES_MAX
 
 
-def _judge_total(reading: Reading, span: Span, progress: Progress) -> list[Incident]:
-    """Whether the total follows the window: two halves cannot both hold what the whole holds."""
-    if (
-        not reading.total_ignored
-        and progress.page == 1
-        and progress.total
-        and _claims_all(progress.total, span.parent_total)
-        and _claims_all(span.sibling_total, span.parent_total)
-        and not _on_instant(progress, span.burst_ms)
-    ):
-        return [_ignore_total(reading, progress.total)]
-    return []
+def _short(reading: Reading, traits: Traits, cause: str, total: int, received: int) -> Next:
+    """Fewer rows of the span were read than the provider says there are: it is split where it is
+    known that its total follows the window. Before it is said that rows are missing, the total is
+    put to the test in any case: one that is a row too high is found out where there are few."""
+    span = reading.spans[0]
+    if reading.totals.follow and (_halves(span, traits) or _channels(span, traits)):
+        return _divide(reading, traits, cause, total=total, received=received)
+    span.total, span.received = total, received
+    reading.spans.insert(0, _test(span, traits, (total,)))
+    return Next(cause=cause)
 
 
-def _ignore_total(reading: Reading, total: int) -> Incident:
-    reading.total_ignored = True
-    # Some wait to be split for their missing rows; there is no telling any more.
-    reading.spans = [span for span in reading.spans if span.received is None]
+def _test(short: Span, traits: Traits, told: tuple[int, ...]) -> Span:
+    """The next test of the total of `short`: its end, a window before that, one over both."""
+    step = max(traits.window_min_ms, TEST_MS)
+    from_ms, to_ms = ((1, 0), (4, 3), (4, 0))[len(told) - 1]
+    return Span(
+        from_ms=short.to_ms - from_ms * step,
+        to_ms=short.to_ms - to_ms * step,
+        channel=short.channel,
+        told=told,
+    )
+
+
+def _tested(reading: Reading, traits: Traits, total: int | None) -> Next:
+    """What has become of a test of the short span's total, which stands behind it.
+
+    A total that does not follow the window is much the same each time. Any that is less than half
+    of the first one follows it: mostly the first test ends it. Else the two windows apart have rows
+    indeed, and the one over both, asked last, has as many as the two together, or nearly, as some
+    go meanwhile; a total that does not follow the window is half of that.
+    """
+    span = reading.spans.pop(0)
+    if reading.totals.follow is False:  # another reading has found out meanwhile
+        return Next()
+    if total is None or 2 * total < span.told[0]:
+        reading.totals.follow = True
+        return Next()
+    told = (*span.told, total)
+    if len(told) < 4:
+        reading.spans.insert(0, _test(reading.spans[0], traits, told))
+        return Next()
+    _, one, other, both = told
+    reading.totals.follow = 4 * both >= 3 * (one + other)
+    return Next(incidents=[] if reading.totals.follow else [_ignored(both)])
+
+
+def _ignored(total: int) -> Incident:
     return Incident(
         kind=TOTAL_IGNORED,
         text=(
@@ -228,90 +252,17 @@ def _ignore_total(reading: Reading, total: int) -> Incident:
     )
 
 
-def _claims_all(total: int | None, whole: int | None) -> bool:
-    """Whether a half claims what the whole claimed.
-
-    A total of all messages ever sent moves between two answers. Of so many, nearly all will do:
-    they cannot be at the instant that both halves share.
-    """
-    if total is None or whole is None:
-        return False
-    return total == whole or (whole > ROWS_MAX and 4 * total >= 3 * whole)
-
-
-def _untold_half(reading: Reading, progress: Progress) -> Span | None:
-    """The other half of a first one that claims all: all rows may be in this one, or the total may
-    not follow the window. The other half's total tells, so it is asked first."""
-    span, other = reading.spans[0], reading.spans[1] if len(reading.spans) > 1 else None
-    if (
-        other is not None
-        and other.received is None
-        and other.sibling_total is None
-        and other.parent_total == span.parent_total
-        and _claims_all(progress.total, span.parent_total)
-    ):
-        return other
-    return None
-
-
-def _on_instant(progress: Progress, instant_ms: int | None) -> bool:
-    """Whether rows came and all of them were sent at that instant."""
-    return instant_ms is not None and progress.first_ms == progress.last_ms == instant_ms
-
-
-def _short(reading: Reading, traits: Traits, progress: Progress, received: int) -> Next:
-    """The span holds fewer rows than the provider says there are."""
-    span = reading.spans[0]
-    assert progress.total is not None
-    cause = f"{received} of {progress.total} rows came"
-    if _halves(span, traits):
-        other = _untold_half(reading, progress)
-        if other is not None:
-            span.received, span.parent_total = received, progress.total
-            other.sibling_total = progress.total
-            between_ms = other.from_ms
-            other.burst_ms = between_ms if _on_instant(progress, between_ms) else None
-            reading.spans[0], reading.spans[1] = other, span
-            return Next(cause=cause)
-    elif not _channels(span, traits) and not reading.total_tested:
-        span.received, span.parent_total = received, progress.total
-        step = traits.window_min_ms
-        reading.spans.insert(0, _test(span, span.to_ms + 2 * step, step, progress.total))
-        return Next(cause=cause)
-    return _divide(reading, traits, cause, total=progress.total, received=received)
-
-
-def _tested(reading: Reading, tests: int, total: int | None) -> Next:
-    """What has become of a test of the short span's total, which stands behind it.
-
-    Beside it there may be rows as well. Then both together have as many as the two, or nearly, as
-    some come and go meanwhile; a total that does not follow the window is half of that.
-    """
-    span = reading.spans.pop(0)
-    short = reading.spans[0]
-    beside = span.from_ms > short.to_ms
-    if beside and total:
-        reading.spans.insert(
-            0, _test(short, short.from_ms, span.to_ms - short.from_ms, tests + total)
-        )
-    elif total is not None and not beside and 4 * total < 3 * tests:
-        return Next(incidents=[_ignore_total(reading, total)])
-    else:
-        reading.total_tested = True
-    return Next()
-
-
-def _test(short: Span, from_ms: int, width_ms: int, tests: int) -> Span:
-    return Span(from_ms=from_ms, to_ms=from_ms + width_ms, channel=short.channel, tests=tests)
-
-
 def divide_short(reading: Reading, traits: Traits) -> Next | None:
-    """Before asking: a span that is known to be short is split without being read again."""
+    """Before asking: a span that is known to be short is split without being read again, unless
+    its total has turned out to tell nothing."""
     span = reading.spans[0]
-    if span.received is None:
+    if span.received is None or span.total is None:
         return None
-    cause = f"{span.received} of {span.parent_total} rows came"
-    return _divide(reading, traits, cause, total=span.parent_total, received=span.received)
+    if reading.totals.follow is False:
+        span.received = span.total = None
+        return None
+    cause = f"{span.received} of {span.total} rows came"
+    return _divide(reading, traits, cause, total=span.total, received=span.received)
 
 
 def _divide(
@@ -326,8 +277,6 @@ def _divide(
     span = reading.spans.pop(0)
     halves = _halves(span, traits)
     if halves:
-        for half in halves:
-            half.parent_total = total
         reading.spans[:0] = halves
         return Next(cause=cause)
     channels = _channels(span, traits)

@@ -309,7 +309,7 @@ async def test_a_global_total_is_said_once_and_ignored(
 async def test_a_global_total_is_found_out_where_no_window_can_be_split(
     tmp_path: Path, standin: Standin, all_ever: int, growth: int
 ) -> None:
-    """Each is of a second at most, and beside the first one nothing was ever sent."""
+    """Each is of a second at most, and nothing was ever sent in or before the first one."""
     answer = standin.answer("bot", Global(all_ever=all_ever, growth=growth))
     account = avaamo(answer, lookback="200ms", overlap="0s")
     async with hasty(configured(tmp_path, account)) as poller:
@@ -318,11 +318,11 @@ async def test_a_global_total_is_found_out_where_no_window_can_be_split(
         assert poller.telemetry.of("incidents", "bot") == 1
 
 
-@pytest.mark.parametrize("beside", [[], [entry("next", BEGIN + 3)]])
+@pytest.mark.parametrize("beside", [[], [entry("before", BEGIN - 2)]])
 async def test_a_true_total_of_a_second_stays_an_incident(
     tmp_path: Path, standin: Standin, beside: list[dict[str, Any]]
 ) -> None:
-    """A row is never given. It is at the very end of the second, so that it is in the next, too."""
+    """A row is never given."""
 
     class Hiding(Report):
         def give(self, found: list[dict[str, Any]], page: int, size: int) -> Answer:
@@ -333,14 +333,14 @@ async def test_a_true_total_of_a_second_stays_an_incident(
     records, troubles = await read_once(
         tmp_path, standin, answer, start="2024-06-01T00:00:00Z", end="2024-06-01T00:00:01Z"
     )
-    each_once(records, 1)  # and nothing that lies beyond the end
+    each_once(records, 1)  # and nothing that lies before the beginning
     ((kind, cause),) = troubles
     assert (kind, cause.partition(": ")[2]) == (
         "short_window",
         "1 of 2 rows came, and the window can be split no further",
     )
-    pages = 2  # of the second itself; then beside it, and where there is a row, over both
-    assert len(standin.asked["bot"]) == pages + 1 + len(beside)
+    pages = 2  # of the second itself; then it again, before it, and where a row is there, over both
+    assert len(standin.asked["bot"]) == pages + 2 + len(beside)
 
 
 async def test_a_global_total_that_a_rescan_found_is_known_after_a_restart(

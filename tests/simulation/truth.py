@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from engine.core.reading import SHORT_WINDOW
 from engine.core.work import Work
 from engine.sim.answer import Call
 from engine.sim.messages import Message
@@ -235,7 +236,11 @@ class Truth:
         finals = [s for s in told if state_of(plan.provider, letter, s)[1]]
         text = f"{who}: known as {known and (known.state.value, known.provider_status)}"
         if plan.windowed and self._is_found(plan, message):
-            hold("nothing-lost", known is not None, lambda: f"{text}; sent {message.sent_at:.3f}")
+            hold(
+                "nothing-lost",
+                known is not None or self._is_hidden(plan, message),
+                lambda: f"{text}; sent {message.sent_at:.3f}",
+            )
         if plan.provider != "infobip":
             hold("nothing-lost", known is not None or not told, lambda: f"{text}; told: {told}")
             if known is not None and finals:
@@ -265,6 +270,24 @@ class Truth:
             and shown - message.sent_at <= plan.keys["overlap"]
             and (came_up is None or shown < self._read_at.get(plan.name, math.inf))
         )
+
+    def _is_hidden(self, plan: AccountPlan, message: Message) -> bool:
+        """Whether no question brings it, as more messages were sent in its millisecond than one
+        answer holds, and the engine has said so."""
+        profile, ms = plan.profile, round(message.sent_at * 1000)
+        most = profile.page_max_items or profile.report_max_items
+        crowd = [
+            other
+            for other in plan.host.account.messages
+            if other.channel == message.channel and round(other.sent_at * 1000) == ms
+        ]
+        spans = [
+            position.split()[0].split("-")
+            for account, kind, position in self.tables.troubles
+            if (account, kind) == (plan.name, SHORT_WINDOW)
+        ]
+        said = any(int(from_ms) <= ms <= int(to_ms) for from_ms, to_ms in spans)
+        return 0 < most < len(crowd) and said
 
     def _compare_one_time(self, plan: AccountPlan) -> None:
         """Each report that has reached a living engine is known, or a later one is."""

@@ -35,6 +35,7 @@ from engine.core.contracts import (
 from engine.core.report import Report
 from engine.core.state import State
 from engine.core.work import Asked, Page
+from engine.parsing.form import FormRecord
 from engine.telemetry import Telemetry
 
 # Pieces of one answer that are set aside; beyond that they are counted, or a provider that sends
@@ -164,6 +165,10 @@ class Digestion:
         if not self._mapping or self._one_time:
             self._keep(self._cause)
         return Outcome(verb=Verb.RETRY, cause=self._cause)
+
+    @property
+    def reads_form(self) -> bool:
+        return self._cause is None and isinstance(self._parser, FormRecord)
 
     @property
     def failed(self) -> bool:

@@ -20,6 +20,7 @@ from engine.core.report import encode
 from engine.core.work import Committed, Page
 from engine.intake import ONE_TIME_MAX, Intake, Taken
 from engine.late import late_item
+from engine.parsing.form import FORM_MAX, completed
 from engine.stores.ledger import PUSH
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
@@ -55,15 +56,23 @@ class Pusher:
         if zones.get(self.account.name) == MOVED:
             self._committer.distrust_times()
 
-    async def read(self, pieces: AsyncIterator[bytes], content_type: str) -> Page:
-        """What is to be kept of a push. Raises what `pieces` does."""
+    async def read(self, pieces: AsyncIterator[bytes], query: bytes, content_type: str) -> Page:
+        """What is to be kept of a push: of its body, and of its query where the body says nothing.
+        Raises what `pieces` does."""
         page = self._committer.page()
         page.source = PUSH
         poll = Poll(kind=Kind.PUSH, now_ms=page.observed_ms)
         head = Head(200, {"content-type": content_type})
         digestion = self._intake.begin(poll, head, Taken(page=page))
+        body = bytearray()  # its beginning: a form is no longer
         async for piece in pieces:
             digestion.feed(piece)
+            if len(body) <= FORM_MAX:
+                body += piece
+        if query and not body.strip():
+            digestion.feed(query)
+        elif query and digestion.reads_form:
+            digestion.feed(completed(bytes(body), query))
         digestion.close(cut=False)
         return page
 

@@ -7,7 +7,7 @@ nothing is read of one that was cut.
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote_to_bytes, urlencode
 
 from engine.core.contracts import Flaw
 from engine.parsing.flaw import set_aside
@@ -60,6 +60,17 @@ class FormRecord:
     def frame(self, raw: bytes) -> bytes:
         """A push that holds this record alone."""
         return raw
+
+
+def completed(body: bytes, query: bytes) -> bytes:
+    """What goes behind a body, for the query to count where the body says nothing."""
+    said = set(map(_name, body.split(b"&")))
+    more = [pair for pair in query.split(b"&") if pair and _name(pair) not in said]
+    return b"".join(b"&" + pair for pair in more)
+
+
+def _name(pair: bytes) -> bytes:
+    return unquote_to_bytes(pair.strip().partition(b"=")[0].replace(b"+", b" "))
 
 
 def _table(raw: bytes) -> dict[str, Any]:

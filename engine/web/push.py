@@ -44,7 +44,8 @@ class Pushes:
             raise Refusal(405, f"this takes {allowed}", headers={"Allow": allowed})
         try:
             pusher = await self._pusher(account)
-            page = await pusher.read(self._pieces(request), request.content_type)
+            query = request.rel_url.raw_query_string.encode()
+            page = await pusher.read(self._pieces(request), query, request.content_type)
             with anyio.fail_after(STORE_S):
                 await self._host.keep_pushed(pusher, page)
         except (StoreError, TimeoutError):
@@ -75,11 +76,7 @@ class Pushes:
         return found
 
     async def _pieces(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
-        """The body; where there is none, the query: parameters come either way."""
-        size = 0
+        """The body: a POST's."""
         if request.method == "POST":
             async for piece in self._port.pieces(request, PUSH_MAX):
-                size += len(piece)
                 yield piece
-        if not size:
-            yield request.rel_url.raw_query_string.encode()

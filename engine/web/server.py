@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -84,7 +84,7 @@ class Port:
         self._server: web.Server | None = None
         self._listening: asyncio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._bodies = 0
+        self._bodies = 0  # bytes of all that are in memory
         self.address = ("", 0)
 
     async def open(self, source: str) -> None:
@@ -165,29 +165,30 @@ class Port:
         """A body of at most so many bytes, as it comes. Raises Refusal."""
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise Refusal(415, "a compressed body is not taken")
-        size = most if request.content_length is None else request.content_length
+        size = request.content_length or 0
         if size > most:
             raise Refusal(413, f"the body is longer than {most:,} bytes")
-        with self._room(size):
+        came = held = 0
+        try:
+            held = self._room(size)
             if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
                 request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            came = 0
             async for piece in request.content.iter_any():
                 came += len(piece)
                 if came > most:
                     raise Refusal(413, f"the body is longer than {most:,} bytes")
+                held += self._room(came - held)  # it grows where nothing was said of its length
                 yield piece
-
-    @contextmanager
-    def _room(self, size: int) -> Any:
-        """A place among all bodies."""
-        if self._bodies + size > BODIES_MAX:
-            raise Refusal(503, "too much at a time; try again", headers={"Retry-After": "1"})
-        self._bodies += size
-        try:
-            yield
         finally:
-            self._bodies -= size
+            self._bodies -= held
+
+    def _room(self, more: int) -> int:
+        """Take so many bytes more of the room of all bodies, if that is any; how many it were."""
+        more = max(0, more)
+        if self._bodies + more > BODIES_MAX:
+            raise Refusal(503, "too much at a time; try again", headers={"Retry-After": "1"})
+        self._bodies += more
+        return more
 
 
 def _last(response: web.Response) -> web.Response:

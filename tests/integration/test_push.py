@@ -272,6 +272,42 @@ async def test_a_bad_push_is_set_aside_and_answered(tmp_path: Path) -> None:
         assert poller.telemetry.of("pushed", "info") == 0
 
 
+PARAMS = {"msisdn": ONE, "batch_id": "4711", "status": "11"}
+HALVES = {
+    "nothing in the body": (PARAMS, b""),
+    "blanks in the body": (PARAMS, b"\r\n"),
+    "a word in the body": (PARAMS, b"ok"),
+    "JSON in the body": (PARAMS, b"{}"),
+    "some of each": ({"status": "11"}, f"batch_id=4711&msisdn={ONE}".encode()),
+    "the body says otherwise": (
+        {"status": "22", "msisdn": TWO}, urlencode(PARAMS).encode(),
+    ),
+    "by another spelling": ({"msis%64n": TWO}, urlencode(PARAMS).encode()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("query", "body"), HALVES.values(), ids=HALVES)
+async def test_a_query_counts_where_the_body_says_nothing(
+    tmp_path: Path, query: dict[str, str], body: bytes
+) -> None:
+    async with served(tmp_path, bulk()) as (poller, web):
+        text = "&".join(f"{name}={value}" for name, value in query.items())
+        status, _, _ = await web.ask(f"{AT}?{text}", "POST", data=body)
+        assert status == 200
+        counts = (await tallies(poller))["bulk"]
+        assert (counts["known"], counts["state:delivered"]) == (1, 1)
+        assert "set_aside" not in counts
+        await until(lambda: bool(lines(tmp_path)))
+    assert [line["message_id"] for line in lines(tmp_path)] == [f"4711:{ONE}"]
+
+
+async def test_a_query_beside_a_body_of_json_says_nothing_of_it(tmp_path: Path) -> None:
+    async with served(tmp_path, info()) as (poller, web):
+        status, _, _ = await web.ask(f"{INFO}?results=1", "POST", data=page(report("m1")))
+        assert status == 200
+        assert (await tallies(poller))["info"]["known"] == 1
+
+
 async def test_what_a_bug_could_not_read_is_read_once_it_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

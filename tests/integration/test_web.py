@@ -350,6 +350,41 @@ async def test_bodies_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert (status, back["Retry-After"]) == (503, "1")
 
 
+async def test_a_body_of_unsaid_length_takes_the_room_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "BODIES_MAX", 1000)
+    count, come, rest = 9, 0, anyio.Event()
+    said: list[int] = []
+    async with served(tmp_path, bulksms(NOWHERE, schedule=LATER)) as (poller, web):
+        assert poller.surface is not None
+        port = poller.surface.port
+
+        async def small(n: int) -> Any:
+            nonlocal come
+            yield b'{"batch_id": '
+            come += 1
+            await rest.wait()
+            yield b'"%d"}' % n
+
+        async def ask(body: Any) -> None:
+            said.append((await web.ask("/v1/track", "POST", data=body, headers=BEARER))[0])
+
+        async def large() -> Any:
+            for _ in range(11):
+                yield b" " * 100
+
+        async with anyio.create_task_group() as asking:
+            for n in range(count):
+                asking.start_soon(ask, small(n))
+            await until(lambda: come == count and port._bodies == count * len('{"batch_id": '))
+            await ask(large())
+            assert said == [503]
+            rest.set()
+        assert said == [503] + [202] * count
+        await until(lambda: port._bodies == 0)
+
+
 async def test_expect_continue_is_answered_only_to_who_may(tmp_path: Path) -> None:
     async with served(tmp_path, bulksms(NOWHERE, schedule=LATER)) as (poller, _):
         for token, first in ((TOKEN, b"HTTP/1.1 100 Continue"), ("x", b"HTTP/1.1 401")):

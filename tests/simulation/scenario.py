@@ -164,19 +164,19 @@ class Scenario:
             and (states is None or record["state"] in states)
         )
 
-    def turns(self, plan: AccountPlan, due: int) -> int:
-        """How many requests may go before the last of so many polls has had its turn."""
+    def turns(self, plan: AccountPlan, ahead: int) -> int:
+        """How many requests may go before a poll has been answered, of all that share its limit,
+        where so many of its own account go before it, or with it."""
         group = plan.keys["limits"].get("group")
         sharing = [p for p in self.accounts if group and p.keys["limits"].get("group") == group]
         # Requests of one reading, which may have to split and to go through pages and channels.
         visit = {"avaamo": 40, "messangi": 120}.get(plan.provider, 8)
-        return (due + visit) * max(1, len(sharing))
+        return (ahead + visit) * max(1, len(sharing))
 
-    def spread_s(self, plan: AccountPlan, due: int) -> float:
-        """How long it may take until so many polls had their turn in the limit."""
+    def spread_s(self, plan: AccountPlan, turns: int) -> float:
+        """How long it may take until so many requests had their turn in the limit."""
         limits = plan.profile.limits
         rates = [(limits.requests, limits.per), *((w.requests, w.per) for w in limits.also)]
-        turns = self.turns(plan, due)
         return max(-(-turns // requests) * per * 1.1 for requests, per in rates)
 
     # Building

@@ -19,8 +19,8 @@ from tests.simulation.scenario import Crash, Scenario
 ROOT = Path(__file__).parents[2]
 SEEDS = 300
 BLOCK = 25
-# Of the first 20,000: those that showed a fault of the engine or of what was expected of it.
-FOUND = (1330, 2334, 2721, 3316, 5419, 7879, 11258, 11614, 17202)
+# Of the first 100,000: those that showed a fault of the engine or of what was expected of it.
+FOUND = (1330, 2334, 2721, 3316, 5419, 7879, 11258, 11614, 17202, 71797)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.core.contracts import Kind
 from engine.core.work import Work
@@ -26,6 +26,14 @@ EXCHANGES_KEPT = 1000  # more than may go before a poll's turn
 BACKOFF_S = 62.0  # the longest backoff, and the Retry-After of these simulations
 
 BY_ID = (Kind.BATCH, Kind.MESSAGE)
+
+
+class Ended(NamedTuple):
+    """An exchange that is over."""
+
+    began: float
+    ended: float
+    work: Work | None  # whose question it was, as it stood then; None where none is asked by its id
 
 
 @dataclass
@@ -60,9 +68,7 @@ class Timing:
         self._died_at = 0.0
         self._pauses: dict[str, tuple[float, int]] = {}
         self._fault_at: dict[str, float] = defaultdict(lambda: -1e9)
-        self._exchanges: dict[str, deque[tuple[float, float]]] = defaultdict(
-            lambda: deque(maxlen=EXCHANGES_KEPT)
-        )
+        self._exchanges: dict[str, deque[Ended]] = defaultdict(lambda: deque(maxlen=EXCHANGES_KEPT))
         self._begun_at = 0.0
 
     def born(self, process: Process, jump_s: float) -> None:
@@ -142,12 +148,13 @@ class Timing:
     def ends(self, exchange: Exchange, *, good: bool, refused: bool) -> None:
         """An exchange is over, whichever way."""
         said, plan = exchange.said, self.plans[exchange.host.name]
-        self._exchanges[plan.name].append((exchange.began, self.world.now))
+        key = key_of(plan, exchange)
+        work = self.stored(plan.name, *key) if key is not None else None
+        self._exchanges[plan.name].append(Ended(exchange.began, self.world.now, work))
         if not good or refused:
             self._fault_at[plan.name] = self.world.now
         if said is not None and exchange.whole and exchange.process.alive:
             self._note_orders(plan, exchange, refused=refused)
-        key = key_of(plan, exchange)
         if key is not None:
             self._answered(plan, exchange, self.asks[plan.name, *key], good=good)
 
@@ -259,12 +266,14 @@ class Timing:
             well_s = self.world.now - max(self._begun_at, self._fault_at[name] + BACKOFF_S)
             works = [w for w in self.tables.works.values() if w.account == name]
             due = [w for w in works if w.due_ms <= now_ms]
-            bound_s = LATE_S + plan.settled_s + self.scenario.spread_s(plan, len(due))
             for work in due:
                 late_s = min(well_s, (now_ms - work.due_ms) / 1000)
+                bound_s = LATE_S + plan.settled_s
                 if late_s <= bound_s:
                     continue
-                busy_s = self._busy_s(name, late_s, self.scenario.turns(plan, len(due)))
+                turns = self.scenario.turns(plan, self._ahead(work, late_s, len(due)))
+                bound_s += self.scenario.spread_s(plan, turns)
+                busy_s = self._busy_s(name, late_s, turns)
                 self.world.hold(
                     "every-due-poll-done",
                     late_s <= bound_s + busy_s,
@@ -273,6 +282,21 @@ class Timing:
                         f" are allowed beside {busy_s:.1f} s of requests"
                     ),
                 )
+
+    def _ahead(self, work: Work, late_s: float, due: int) -> int:
+        """How many requests had a right to go before the poll's last one, beside a reading's.
+
+        Those of the last `late_s` for what was due no later, each page of it; and what is due
+        still, once before each page of its own.
+        """
+        since = self.world.now - late_s
+        went = [
+            one.work
+            for one in self._exchanges[work.account]
+            if one.work is not None and one.ended > since and one.work.due_ms <= work.due_ms
+        ]
+        own = sum(one.id == work.id for one in went)
+        return len(went) + due * max(1, own)
 
     def _busy_s(self, name: str, late_s: float, turns: int) -> float:
         """How long of the last `late_s` requests were on their way or their answers being stored.
@@ -283,8 +307,8 @@ class Timing:
         """
         ended = self.world.now - late_s
         busy_s = 0.0
-        since = [one for one in self._exchanges[name] if one[1] > ended]
-        for begin, end in since[:turns]:
+        since = [one for one in self._exchanges[name] if one.ended > ended]
+        for begin, end, _ in since[:turns]:
             end += 2 * self.scenario.disk_slow_s  # of a commit's two halves
             busy_s += max(0.0, end - max(begin, ended))
             ended = max(ended, end)

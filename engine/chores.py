@@ -61,6 +61,7 @@ class Chores:
             engine.store,
             reads=engine.read_as,
             holds=lambda account: engine.fleet is not None and account in engine.fleet.fences,
+            leaves=lambda: engine.fleet is not None and engine.ending,
         )
         self._statuses: dict[tuple[str, str], bytes] = {}  # by whose and kind
         self._noting = anyio.Lock(fast_acquire=True)

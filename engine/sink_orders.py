@@ -13,7 +13,7 @@ from engine.core.errors import SinkError
 from engine.dead_letters import Retried
 from engine.dispatcher import Dispatcher
 from engine.stores.burying import Gone, forget
-from engine.stores.transaction import InboxItem, Question, Store
+from engine.stores.transaction import InboxItem, Question, Store, Transaction
 
 
 class SinkOrder(Question, frozen=True, kw_only=True):
@@ -21,6 +21,7 @@ class SinkOrder(Question, frozen=True, kw_only=True):
 
     sink: str
     to_ms: int | None = None  # of a rewind; None: the oldest record kept
+    accepted: int = 0  # of a retry that a worker before has begun
 
 
 class SinkAnswer(msgspec.Struct, kw_only=True):
@@ -46,23 +47,45 @@ class SinkOrders:
         *,
         reads: Callable[[], str | None],
         holds: Callable[[str], bool],
+        leaves: Callable[[], bool],
     ) -> None:
         """`reads`: the name under which the program around the engine reads the log, if it does.
-        `holds`: whether an account has been leased to this worker."""
+        `holds`: whether an account has been leased to this worker. `leaves`: whether this worker
+        ends, and others go on."""
         self._dispatchers = dispatchers
         self._store = store
         self._reads = reads
         self._holds = holds
+        self._leaves = leaves
 
     async def obey(self, item: InboxItem) -> bytes | None:
-        """Do it, and say what came of it. None: the account was only just leased, and its log is
-        not yet read; to be done later."""
+        """Do it, and say what came of it. None: it is to be done later. The account was only just
+        leased, and its log is not yet read; or this worker ends, and the next one does it."""
         order = msgspec.json.decode(item.payload, type=SinkOrder)
         try:
             answer = await self._answer(item, order)
         except SinkError as error:
             answer = SinkAnswer(cause=str(error))
-        return msgspec.json.encode(answer) if answer is not None else None
+        if answer is None:
+            return None
+        retried = answer.retried or Retried(sink=order.sink)
+        if self._leaves() and (answer.cause or retried.cause):
+            if retried.accepted:
+                await self._leave(item, order, retried.accepted)
+            return None
+        retried.accepted += order.accepted
+        return msgspec.json.encode(answer)
+
+    async def _leave(self, item: InboxItem, order: SinkOrder, accepted: int) -> None:
+        """The same order, with what has been done of it. What was refused is offered once more."""
+        rest = msgspec.structs.replace(order, accepted=order.accepted + accepted)
+        left = msgspec.structs.replace(item, id=0, payload=msgspec.json.encode(rest))
+
+        def put(tx: Transaction) -> None:
+            tx.drop_inbox([item.id])
+            tx.put_inbox(left)
+
+        await self._store.write(put)
 
     async def _answer(self, item: InboxItem, order: SinkOrder) -> SinkAnswer | None:
         dispatcher = next((one for one in self._dispatchers if one.name == order.sink), None)

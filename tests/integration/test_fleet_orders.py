@@ -47,6 +47,7 @@ class Fleet:
     def __init__(self, folder: Path, store: str, standin: Standin, receiver: Receiver) -> None:
         self.config = str(folder / "engine.toml")
         self._receiver = receiver
+        self.batch = '{ wait = "10ms" }'
         self._head = f'[store]\nurl = "{store}"\n'
         for n in range(ACCOUNTS):
             url = standin.answer(f"i{n}", [page(report(f"m{n}")), b'{"results":[]}'])
@@ -71,7 +72,12 @@ class Fleet:
         assert parent.returncode == 0
 
     def configure(self, *sinks: str) -> None:
-        parts = [WEBHOOK.format(name=name, url=self._receiver.url) for name in sinks]
+        parts = [
+            WEBHOOK.format(name=name, url=self._receiver.url).replace(
+                '{ wait = "10ms" }', self.batch
+            )
+            for name in sinks
+        ]
         Path(self.config).write_text("".join([self._head, *parts]))
 
     async def _holders(self) -> int:
@@ -130,6 +136,33 @@ async def test_sinks_of_a_fleet_obey_for_the_accounts_of_all_workers(
     fleet.configure()  # and no worker runs
     gone = await fleet.told("sinks", "forget", "--sink", "crm")
     assert gone == {"sink": "crm", "accounts": ACCOUNTS, "dead_letters": 0}
+
+
+async def test_an_order_that_an_ending_worker_has_begun_is_ended_by_another(
+    fleet: Fleet, receiver: Receiver, database: str
+) -> None:
+    receiver.refuse = {"delivered"}
+    fleet.batch = '{ wait = "10ms", records = 1 }'
+    async with fleet.run("crm"):
+        await patiently(fleet.letters, {"crm": ACCOUNTS})
+        receiver.refuse, receiver.hold = set(), anyio.Event()
+        outcome: list[Any] = []
+
+        async def retry() -> None:
+            outcome.append(await fleet.told("dead-letter", "retry", "--sink", "crm"))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(retry)
+            await until(lambda: bool(receiver.taken), PATIENCE_S)
+            os.kill(await fleet.retrying(database), signal.SIGTERM)
+            await anyio.sleep(1)  # it ends by now; else it just goes on with the next letter
+            receiver.hold.set()
+            receiver.hold = None
+        (done,) = outcome[0]["sinks"]
+        assert (done["accepted"], done["refused"], done["left"]) == (ACCOUNTS, 0, 0)
+        assert await fleet.letters() == {}
+        assert len(receiver.taken) == ACCOUNTS  # and each was offered once
+        assert await rows(database, "SELECT count(*) FROM inbox") == [(0,)]
 
 
 async def test_an_order_in_the_hands_of_a_killed_worker_is_done_by_the_next(

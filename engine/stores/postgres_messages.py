@@ -4,14 +4,14 @@ wait (`postgres_pending`) until a look-up would miss them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from engine.core.errors import LeaseLost, StoreError
 from engine.core.reconcile import Known
 from engine.core.state import State
 
-from .postgres_pending import MARK, Pending, original, plain
+from .postgres_pending import MARK, Key, Pending, original, plain, plain_all
 from .postgres_session import Session
 
 _KNOWN = (
@@ -217,10 +217,10 @@ class PostgresMessages(PostgresRows):
         if not ids:
             return {}
         self._enter(account)
-        self._flush_messages((message_id, account, way) for message_id, way in ids)
+        self._flush_messages(account, ids)
         rows = self._session.fetch(
             f"SELECT {_KNOWN} FROM message WHERE message_id = ANY($1::text[]) AND account = $2",
-            [plain(message_id) for message_id in {message_id for message_id, _ in ids}],
+            plain_all({message_id for message_id, _ in ids}),
             account,
         )
         wanted = set(ids)
@@ -234,11 +234,11 @@ class PostgresMessages(PostgresRows):
                 for known in messages
                 if known.account == account and known.row is not None
             }
-            self._flush_messages((message_id, account, way) for message_id, way in ours)
+            self._flush_messages(account, ours)
             for message_id, way, record in self._session.fetch(
                 "SELECT message_id, direction, record FROM message"
                 " WHERE message_id = ANY($1::text[]) AND account = $2",
-                [plain(message_id) for message_id, _ in ours],
+                plain_all(message_id for message_id, _ in ours),
                 account,
             ):
                 known = ours.get((original(message_id), way))
@@ -249,8 +249,8 @@ class PostgresMessages(PostgresRows):
         accounts = {known.account for known in messages}
         self._enter(*accounts)
         pending = self._to_write(*accounts)
-        for known in messages:
-            pending.put_message(known)
+        for account in accounts:
+            pending.put_messages(account, [one for one in messages if one.account == account])
 
     def batch_messages(
         self, account: str, batch_id: str, *, pending: bool, limit: int
@@ -329,11 +329,14 @@ class PostgresMessages(PostgresRows):
 
     def _flush_account(self, account: str) -> None:
         self._enter(account)
-        self.flush(lambda waiting: any(key[1] == account for key in waiting.messages))
+        self.flush(lambda waiting: account in waiting.messages)
 
-    def _flush_messages(self, keys: Iterable[tuple[str, str, str]]) -> None:
-        wanted = set(keys)
-        self.flush(lambda waiting: not wanted.isdisjoint(waiting.messages))
+    def _flush_messages(self, account: str, keys: Collection[Key]) -> None:
+        def waits(waiting: Pending) -> bool:
+            rows = waiting.messages.get(account)
+            return rows is not None and not rows.keys().isdisjoint(keys)
+
+        self.flush(waits)
 
 
 def _known(row: Any) -> Known:

@@ -120,7 +120,7 @@ _PUT_REST = """
     ON CONFLICT (id) DO UPDATE SET n = excluded.n, seen = excluded.seen
 """
 
-Key = tuple[str, str, str]  # message id, account, direction
+Key = tuple[str, str]  # message id, direction
 _Row = tuple[bool, tuple[Any, ...]]  # whether it is new, and its columns
 
 
@@ -128,7 +128,7 @@ class Pending:
     """Writes that wait; of two to the same row the later one holds."""
 
     def __init__(self) -> None:
-        self.messages: dict[Key, _Row] = {}
+        self.messages: dict[str, dict[Key, _Row]] = {}  # of each account
         self.heads: dict[str, tuple[int, int]] = {}  # of the log: next number, bytes so far
         self.log: list[tuple[str, int, int, int, bytes, bytes]] = []
         self.tallies: dict[tuple[str, str], int] = {}
@@ -145,18 +145,12 @@ class Pending:
         """Whether works wait to be changed."""
         return bool(self.ended or self.moved)
 
-    def put_message(self, known: Known) -> None:
-        """As it is now: whose it is may change it afterwards."""
-        key = (known.message_id, known.account, known.direction)
-        self._put_row(key, (known.row is None, _row(known)))
-
-    def _put_row(self, key: Key, row: _Row) -> None:
-        before = self.messages.get(key)
-        if before is not None and not row[1][_RECORD]:
-            kept = list(row[1])
-            kept[_RECORD] = before[1][_RECORD]
-            row = (row[0], tuple(kept))
-        self.messages[key] = row
+    def put_messages(self, account: str, messages: Iterable[Known]) -> None:
+        """As they are now: whose they are may change them afterwards."""
+        waiting = self.messages.setdefault(account, {})
+        for known in messages:
+            row = (known.row is None, _row(known))
+            _put_row(waiting, (known.message_id, known.direction), row)
 
     def append(self, account: str, rows: Sequence[LogRow], head: tuple[int, int]) -> None:
         """Rows of the log behind `head`, packed here: by the server it would take longer."""
@@ -176,8 +170,11 @@ class Pending:
 
     def absorb(self, later: Pending) -> None:
         """Take over what waits in another one, which is newer."""
-        for key, row in later.messages.items():
-            self._put_row(key, row)
+        for account, rows in later.messages.items():
+            waiting = self.messages.setdefault(account, rows)
+            if waiting is not rows:
+                for key, row in rows.items():
+                    _put_row(waiting, key, row)
         self.heads |= later.heads
         self.log += later.log
         for (account, name), by in later.tallies.items():
@@ -189,11 +186,13 @@ class Pending:
 
     def write_messages(self, session: Session, *, careful: bool) -> None:
         """`careful`: what seems to be new may be there already."""
-        # In the order of their keys, lest two workers that know the same wait for each other.
+        # In the order in which they came, in which they lie together in memory: no order of keys is
+        # needed, since nobody else writes these accounts' rows meanwhile.
         new: list[tuple[Any, ...]] = []
         rest: list[tuple[Any, ...]] = []
-        for _, (is_new, row) in sorted(self.messages.items()):
-            (new if is_new and not careful else rest).append(row)
+        for rows in self.messages.values():
+            for is_new, row in rows.values():
+                (new if is_new and not careful else rest).append(row)
         if len(new) < COPY_MIN:
             rest += new
         else:
@@ -232,15 +231,25 @@ def _columns(rows: Iterable[tuple[Any, ...]], count: int) -> list[list[Any]]:
     return columns or [[] for _ in range(count)]
 
 
+def _put_row(waiting: dict[Key, _Row], key: Key, row: _Row) -> None:
+    before = waiting.get(key)
+    if before is not None and not row[1][_RECORD]:
+        kept = list(row[1])
+        kept[_RECORD] = before[1][_RECORD]
+        row = (row[0], tuple(kept))
+    waiting[key] = row
+
+
 def _row(known: Known) -> tuple[Any, ...]:
     """A message as its columns."""
     recipient = known.recipient
+    place_seq, place_index = known.place or _NO_PLACE
     row = (
         known.message_id,
         known.account,
         known.direction,
         known.revision,
-        known.state.value,
+        known.state,
         known.final,
         known.open,
         known.tracked,
@@ -250,7 +259,8 @@ def _row(known: Known) -> tuple[Any, ...]:
         known.seen_ms,
         known.done_ms,
         known.mark,
-        *(known.place or _NO_PLACE),
+        place_seq,
+        place_index,
         known.event_id,
         known.verdict,
         known.provider_status,
@@ -271,6 +281,13 @@ def _row(known: Known) -> tuple[Any, ...]:
 def plain(text: str) -> str:
     """A text as the database can hold it."""
     return text.replace(MARK, f"{MARK}1").replace(_NUL, f"{MARK}0")
+
+
+def plain_all(texts: Iterable[str]) -> list[str]:
+    """Each of them so; quick where all are as they can be."""
+    found = list(texts)
+    joined = "".join(found)
+    return [plain(text) for text in found] if MARK in joined or _NUL in joined else found
 
 
 def original(text: str) -> str:

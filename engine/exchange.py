@@ -26,12 +26,10 @@ from aiohttp.http import HttpResponseParser, RawResponseMessage
 from yarl import URL
 
 from engine.core.contracts import Request
-from engine.lenient import LenientParser
+from engine.lenient import HEAD_MAX, LenientParser
 
 KEEPALIVE_S = 15.0  # shorter than common servers', so that an idle connection is seldom a dead one
 DNS_CACHE_S = 60  # a provider that moves is found again within a minute
-HEAD_LINE_MAX = 16 * 1024  # one header, or the status line
-HEADERS_MAX = 128
 # For a body behind a 204, which may have none. One that is written apart from its head comes after
 # a round trip and a delayed acknowledgement.
 LATE_BODY_S = 0.5
@@ -71,9 +69,9 @@ class _Protocol(ResponseHandler):
             payload_exception=aiohttp.ClientPayloadError,
             read_until_eof=True,
             auto_decompress=False,
-            max_line_size=HEAD_LINE_MAX,
-            max_field_size=HEAD_LINE_MAX,
-            max_headers=HEADERS_MAX,
+            max_line_size=HEAD_MAX,  # all of it is bounded: see `LenientParser`
+            max_field_size=HEAD_MAX,
+            max_headers=HEAD_MAX,
         )
 
     def _on_read_timeout(self) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 
 import aiohttp
 from aiohttp.http import HttpProcessingError, RawResponseMessage
+from aiohttp.http_exceptions import LineTooLong
 
 from engine.core.amended import amended
 
 HEAD_END = b"\r\n\r\n"
-HEAD_MAX = 32 * 1024  # what the parser refuses and is larger stays refused
+HEAD_MAX = 256 * 1024  # a larger one is not read, but handed on as no HTTP is
 INTERIM = (b"HTTP/1.1 100", b"HTTP/1.1 102", b"HTTP/1.1 103")  # the answer's own head follows
 
 # Heads and their bodies; the rest concerns other protocols than HTTP.
@@ -116,30 +117,32 @@ class LenientParser:
     # Heads
 
     def _feed_head(self, data: bytes, rest: bytes) -> Fed:
-        if len(self._head) <= HEAD_MAX:
-            self._head += data
+        self._head += data
         if self._refusal is not None:
-            return self._amend(self._refusal, rest)
+            return self._amend(rest)
+        if len(self._head) > HEAD_MAX and not _head_end(self._head, 0, HEAD_MAX):
+            return self._hand_on_large()
         try:
             fed: Fed = self._parser.feed_data(data)
         except HttpProcessingError as error:
             self._refusal = error
-            return self._amend(error, rest)
+            return self._amend(rest)
         for message, body in fed[0]:
             if message.code == 204 and (_speaks_of_a_body(message) or _is_body(rest)):
-                return self._amend(None, rest)
+                return self._amend(rest)
             if self._hold is not None and not rest and _is_bare(message):
                 self._held = fed
                 self._hold()
                 return _NOTHING
             self._begin(message, body)
+        self._pass_interim()
         return fed
 
     def _feed_held(self, held: Fed, data: bytes) -> Fed:
         """What came behind a 204 on its own, or nothing."""
         self._held = None
         if _is_body(data):
-            fed = self._amend(None, data)
+            fed = self._amend(data)
         else:
             fed = held
             for message, body in fed[0]:
@@ -152,16 +155,15 @@ class LenientParser:
         if message.code >= 200 or message.code == 101:  # else another head comes
             self._body, self._head = body, b""
 
-    def _amend(self, refusal: HttpProcessingError | None, rest: bytes) -> Fed:
+    def _amend(self, rest: bytes) -> Fed:
         """Read a head that cannot be read as it stands. `rest` is fed when it is done with."""
-        while self._head.startswith(INTERIM) and (found := _head_end(self._head)):
-            self._head = self._head[found.end() :]
+        self._pass_interim()
         if not b"HTTP/".startswith(self._head.lstrip()[:5].upper()):
             return self._hand_on()
         found = _head_end(self._head)
         end = found.end() if found else len(self._head)
-        if end > HEAD_MAX and refusal is not None:
-            raise refusal
+        if end > HEAD_MAX:
+            return self._hand_on_large()
         if not found:
             return _NOTHING
         more = self._head[end:]  # of a head whose lines end otherwise
@@ -170,6 +172,14 @@ class LenientParser:
             return self._hand_on()
         self._lengths = plain.lengths
         return self._feed_again(plain.head, more)
+
+    def _pass_interim(self) -> None:
+        while self._head.startswith(INTERIM) and (found := _head_end(self._head)):
+            self._head = self._head[found.end() :]
+
+    def _hand_on_large(self) -> Fed:
+        self._refusal = LineTooLong(b"", HEAD_MAX)
+        return self._hand_on()
 
     def _hand_on(self) -> Fed:
         self._no_http = True

@@ -25,6 +25,7 @@ from typing import Any, cast
 import aiohttp
 from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError
+from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
 from engine.core.contracts import Head, Request
@@ -46,6 +47,7 @@ from engine.failures import (
     tls_cause,
 )
 from engine.inflate import CODINGS, Damaged, Inflater
+from engine.lenient import HEAD_MAX
 from engine.resolver import Resolver
 
 READ = 64 * 1024  # compressed bytes taken at a time; bounds the copying in a chain of tiny members
@@ -142,8 +144,9 @@ class _Progress:
 
 def _answer_cause(error: HttpProcessingError) -> str:
     # The parser's message quotes the answer, which may quote the request: only its kind is kept.
-    long = any(word in error.message for word in ("more than", "Too many", "too long"))
-    return "answer's head is too large" if long else "answer is not valid HTTP"
+    if isinstance(error, LineTooLong):
+        return f"answer's head is larger than {size(HEAD_MAX)}"
+    return "answer is not valid HTTP"
 
 
 class Answer:

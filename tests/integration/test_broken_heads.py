@@ -69,6 +69,23 @@ async def test_no_report_is_lost_over_a_head(tmp_path: Path) -> None:
     assert [record["message_id"] for record in lines(tmp_path)] == expected
 
 
+async def test_a_head_that_is_too_large_to_be_read_is_kept_with_what_came_behind_it(
+    tmp_path: Path,
+) -> None:
+    read, kept = page(report("1")), page(report("2"))
+    large = [said(read, "X: " + "a" * 200_000), said(kept, "X: " + "a" * 300_000)]
+    async with given_once(large) as url:
+        account = infobip(url, request={"timeout": "300ms"})
+        async with hasty(configured(tmp_path, account)) as poller:
+            await until(lambda: poller.telemetry.of("set_aside", "info"), 10)
+            await until(lambda: lines(tmp_path), 10)
+            aside = await poller.store.read(
+                lambda tx: tx.pieces("info", 0, 0, 9, bytes_max=1 << 20)
+            )
+    assert [record["message_id"] for record in lines(tmp_path)] == ["1"]
+    assert [piece.raw for piece in aside] == [large[1]]
+
+
 async def test_what_is_no_http_is_read_or_kept_as_it_came(tmp_path: Path) -> None:
     bare, garbled = page(report("1")), b"HTTP/1.1 OK\r\n\r\n" + page(report("2"))
     async with given_once([bare, garbled]) as url:

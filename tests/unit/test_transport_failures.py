@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import aiohttp
 import pytest
@@ -54,14 +55,33 @@ async def test_what_is_not_http_is_handed_on_as_it_is(data: bytes) -> None:
     assert got == data
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [b"X-Long: " + b"a" * 100_000 + b"\r\n", b"".join(b"X-%d: a\r\n" % i for i in range(5000))],
-)
-async def test_a_flood_of_headers(headers: bytes) -> None:
-    error, _ = await fails(answer(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n"))
+FLOODS = {
+    "a long header": lambda size: b"X-Long: " + b"a" * size + b"\r\n",
+    "many headers": lambda size: b"".join(b"X-%d: a\r\n" % n for n in range(size // 10)),
+    "a bad one among them": lambda size: b"Bad name: x\r\n" + b"X: %s\r\n" % (b"a" * size),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+async def test_a_large_head_is_read(flood: Callable[[int], bytes]) -> None:
+    data = b"HTTP/1.1 200 OK\r\n" + flood(200_000) + b"Content-Length: 2\r\n\r\nok"
+    async with serving(answer(data)) as server:
+        assert await read(server.url) == (200, b"ok")
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+async def test_a_head_without_end_is_handed_on_as_it_is(flood: Callable[[int], bytes]) -> None:
+    data = b"HTTP/1.1 200 OK\r\n" + flood(400_000) + b"Content-Length: 2\r\n\r\nok"
+    error, got = await fails(answer(data))
     assert type(error) is BadAnswer
-    assert error.cause == "answer's head is too large"
+    assert error.cause == "answer's head is larger than 256 KiB"
+    assert got == data
+
+
+async def test_early_hints_are_no_part_of_the_head() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: " + b"a" * 100_000 + b"\r\n\r\n"
+    async with serving(answer(5 * hints + ok(b"ok"))) as server:
+        assert await read(server.url) == (200, b"ok")
 
 
 async def test_connection_refused() -> None:

@@ -8,6 +8,8 @@ what it has heard since stands.
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import msgspec
 
 from engine.config.model import AccountConfig, tracking_ladder
@@ -31,6 +33,19 @@ class Late(msgspec.Struct, kw_only=True):
     flaws_beyond: int = 0
     asked: bytes | None = None
 
+    @classmethod
+    def of(cls, page: Page, **more: Any) -> Self:
+        """What was read, of a page. `more`: what else stands in the item, by its field."""
+        return cls(
+            observed_ms=page.observed_ms,
+            reports=page.reports,
+            unlisted=sorted(page.unlisted),
+            flaws=page.flaws,
+            flaws_beyond=page.flaws_beyond,
+            asked=write_asked(page.asked),
+            **more,
+        )
+
 
 def late_answer(page: Page, now_ms: int) -> InboxItem | None:
     """What is to be handed over of a page; None where the provider can be asked again."""
@@ -41,17 +56,8 @@ def late_answer(page: Page, now_ms: int) -> InboxItem | None:
 
 def late_item(page: Page, now_ms: int) -> InboxItem:
     """A page's reports, and what could not be read, for whoever has the account."""
-    late = Late(
-        observed_ms=page.observed_ms,
-        reports=page.reports,
-        unlisted=sorted(page.unlisted),
-        flaws=page.flaws,
-        flaws_beyond=page.flaws_beyond,
-        asked=write_asked(page.asked),
-    )
-    return InboxItem(
-        account=page.account, kind=KIND, payload=msgspec.msgpack.encode(late), at_ms=now_ms
-    )
+    payload = msgspec.msgpack.encode(Late.of(page))
+    return InboxItem(account=page.account, kind=KIND, payload=payload, at_ms=now_ms)
 
 
 def check(item: InboxItem) -> None:

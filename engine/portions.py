@@ -12,7 +12,6 @@ import msgspec
 from engine.config.model import AccountConfig
 from engine.core.work import Committed, Page
 from engine.late import Late, page_of
-from engine.stores.kept import write_asked
 from engine.stores.ledger import FILE, commit
 from engine.stores.transaction import InboxItem, Transaction
 
@@ -41,23 +40,9 @@ class Counts(msgspec.Struct, kw_only=True):
 
 def portion_item(page: Page, run: str, number: int, began_ms: int) -> InboxItem:
     """What is handed over."""
-    portion = Portion(
-        run=run,
-        number=number,
-        began_ms=began_ms,
-        observed_ms=page.observed_ms,
-        reports=page.reports,
-        unlisted=sorted(page.unlisted),
-        flaws=page.flaws,
-        flaws_beyond=page.flaws_beyond,
-        asked=write_asked(page.asked),
-    )
-    return InboxItem(
-        account=page.account,
-        kind=KIND,
-        payload=msgspec.msgpack.encode(portion),
-        at_ms=page.observed_ms,
-    )
+    portion = Portion.of(page, run=run, number=number, began_ms=began_ms)
+    payload = msgspec.msgpack.encode(portion)
+    return InboxItem(account=page.account, kind=KIND, payload=payload, at_ms=page.observed_ms)
 
 
 def check(item: InboxItem) -> None:

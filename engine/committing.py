@@ -107,10 +107,7 @@ class Committer:
             await self._store_at_last(page)
             raise
         except Exception as fault:
-            if not page.reports:
-                raise
-            page = await self._salvage(page, fault)
-            done = await self._store_page(page)
+            return await self._salvage(page, fault)
         self._count(page, done)
         return done
 
@@ -124,10 +121,7 @@ class Committer:
         except (StoreError, LeaseLost):
             raise
         except Exception as fault:
-            if not page.reports:
-                raise
-            page = await self._salvage(page, fault)
-            done = await self._store_page(page)
+            return await self._salvage(page, fault)
         self._count(page, done)
         return done
 
@@ -177,9 +171,17 @@ class Committer:
         lazy = not page.once
         return await self._store.write(lambda tx: commit(tx, page), lazy=lazy)
 
-    async def _salvage(self, page: Page, fault: Exception) -> Page:
-        """Commit the reports one by one and set aside those that cannot be. Returns the rest of
-        the page, which moves the schedule."""
+    async def _store_and_count(self, page: Page) -> Committed:
+        done = await self._store_page(page)
+        self._count(page, done)
+        return done
+
+    async def _salvage(self, page: Page, fault: Exception) -> Committed:
+        """Commit the reports one by one and set aside those that cannot be; then the rest of the
+        page, which moves the schedule. Returns what became of that. Raises the fault where it is
+        no report's."""
+        if not page.reports:
+            raise fault
         flaws = list(page.flaws)
         for index, report in enumerate(page.reports):
             single = self.page()
@@ -190,7 +192,7 @@ class Committer:
             single.marks = page.marks[index : index + 1] if page.marks is not None else None
             raw = _pruned_json(report)
             try:
-                self._count(single, await self._store_page(single))
+                await self._store_and_count(single)
             except LeaseLost:
                 await self._hand_over(page)
                 raise
@@ -207,7 +209,8 @@ class Committer:
             " others went through",
         )
         asked = self._without_secrets(page.asked)
-        return replace(page, reports=[], unlisted=frozenset(), flaws=flaws, asked=asked)
+        rest = replace(page, reports=[], unlisted=frozenset(), flaws=flaws, asked=asked)
+        return await self._store_and_count(rest)
 
     def _count(self, page: Page, done: Committed) -> None:
         name = self._account.name

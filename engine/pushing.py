@@ -7,7 +7,8 @@ from which that worker takes them. What cannot be read is set aside, and that is
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Self
 
 from engine.committing import MOVED, ZONE, Committer
 from engine.config.model import AccountConfig
@@ -32,29 +33,38 @@ _DOUBLE = "its number stands in the batch more than once: which message is meant
 
 
 class Pusher:
-    """Takes what is pushed to one account."""
+    """Takes what is pushed to one account; `open` makes one."""
 
     def __init__(
         self,
         account: AccountConfig,
         store: Store,
-        *,
         telemetry: Telemetry,
         clock: Clock,
-        redactor: Redactor | None,
+        committer: Committer,
     ) -> None:
         self.account = account
         self._store = store
         self._clock = clock
         self._telemetry = telemetry
-        self._committer = Committer(account, store, telemetry, clock, redactor)
-        self._intake = Intake(account, self._committer, telemetry)
+        self._committer = committer
+        self._intake = Intake(account, committer, telemetry)
 
-    async def open(self) -> None:
+    @classmethod
+    async def open(
+        cls,
+        account: AccountConfig,
+        store: Store,
+        telemetry: Telemetry,
+        clock: Clock,
+        redactors: Mapping[str, Redactor],
+    ) -> Self:
         """Find out how the account's messages go. Raises StoreError."""
-        zones = await self._store.read(lambda tx: tx.notes(ZONE))
-        if zones.get(self.account.name) == MOVED:
-            self._committer.distrust_times()
+        committer = Committer(account, store, telemetry, clock, redactors.get(account.name))
+        zones = await store.read(lambda tx: tx.notes(ZONE))
+        if zones.get(account.name) == MOVED:
+            committer.distrust_times()
+        return cls(account, store, telemetry, clock, committer)
 
     async def read(self, pieces: AsyncIterator[bytes], query: bytes, content_type: str) -> Page:
         """What is to be kept of a push: of its body, and of its query where the body says nothing.

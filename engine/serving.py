@@ -74,15 +74,9 @@ class WorkerHost:
     async def pusher(self, account: AccountConfig) -> Pusher:
         engine = self._engine
         engine.store.check()
-        pusher = Pusher(
-            account,
-            engine.store,
-            telemetry=engine.telemetry,
-            clock=engine.clock,
-            redactor=engine.redactors.get(account.name),
+        return await Pusher.open(
+            account, engine.store, engine.telemetry, engine.clock, engine.redactors
         )
-        await pusher.open()
-        return pusher
 
     async def keep_pushed(self, pusher: Pusher, page: Page) -> None:
         """What is committed here ends the polls of what is final by it; in a fleet what is

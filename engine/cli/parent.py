@@ -138,15 +138,7 @@ class ParentHost:
 
     async def pusher(self, account: AccountConfig) -> Pusher:
         self._check()
-        pusher = Pusher(
-            account,
-            self._store,
-            telemetry=self.telemetry,
-            clock=self.clock,
-            redactor=self._redactors.get(account.name),
-        )
-        await pusher.open()
-        return pusher
+        return await Pusher.open(account, self._store, self.telemetry, self.clock, self._redactors)
 
     async def keep_pushed(self, pusher: Pusher, page: Page) -> None:
         self._check()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from os.path import isfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,6 +24,8 @@ from .limits import LimitsDraft, joined, read_limits
 from .model import DAY_S, AccountConfig, RequestConfig, ScheduleConfig
 from .options import read_options
 from .reader import Reading, Section, ascending
+
+T = TypeVar("T")
 
 _INTERVAL_MIN_S = 0.01  # less is a hot loop
 REDACTABLE = ("recipient",)
@@ -152,28 +154,31 @@ def _certificates(reading: Reading, value: object) -> Path:
 def _provider_class(
     section: Section, name: str, providers: Mapping[str, type[Provider]]
 ) -> type[Provider] | None:
-    if name in providers:
-        try:
-            return providers[name]
-        except ConfigError as error:  # it is there, and could not be loaded
-            for line in error.faults:
-                section.fault("provider", values.printable(line, 300))
-            return None
-    if name in _SHIPPED:
+    if name in _SHIPPED and name not in providers:
         section.fault("provider", f"{values.shown(name)} is not part of this build")
         return None
-    section.fault("provider", unknown_plugin("provider", name, providers))
-    return None
+    return plugin_class(section, "provider", "provider", name, providers)
 
 
-def unknown_plugin(what: str, name: str, available: Mapping[str, Any]) -> str:
-    """The words for a provider or sink that does not exist."""
+def plugin_class(
+    section: Section, key: str, what: str, name: str, available: Mapping[str, T]
+) -> T | None:
+    """The class of a provider or sink; None, and a fault at `key`, where there is none."""
+    if name in available:
+        try:
+            return available[name]
+        except ConfigError as error:  # it is there, and could not be loaded
+            for line in error.faults:
+                section.fault(key, values.printable(line, 300))
+            return None
     likely, close = values.nearest(name, available)
     hint = f'; did you mean "{likely}"?' if close else ""
-    return (
+    section.fault(
+        key,
         f"unknown {what} {values.shown(name)}{hint}"
-        f" (this build has {values.listed(sorted(available))})"
+        f" (this build has {values.listed(sorted(available))})",
     )
+    return None
 
 
 def _provider(

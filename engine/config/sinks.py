@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.core.contracts import Sink
-from engine.core.errors import ConfigError
 from engine.core.state import State
 
 from . import values
-from .accounts import unique_name, unknown_plugin
+from .accounts import plugin_class, unique_name
 from .model import BatchConfig, SinkConfig
 from .options import read_options
 from .reader import Section
@@ -39,7 +38,7 @@ def _sink(
     faults = len(section.faults)
     name = section.need("name", values.name, "")
     kind = section.need("type", values.text, "")
-    cls = _sink_class(section, kind, sinks) if kind else None
+    cls = plugin_class(section, "type", "sink", kind, sinks) if kind else None
     chosen = _accounts(section, accounts)
     states = _states(section)
     start = section.take("start", values.Choice(("oldest", "now")), "oldest")
@@ -62,18 +61,6 @@ def _sink(
         timeout_s=timeout_s,
         batch=batch,
     )
-
-
-def _sink_class(section: Section, kind: str, sinks: Mapping[str, type[Sink]]) -> type[Sink] | None:
-    if kind in sinks:
-        try:
-            return sinks[kind]
-        except ConfigError as error:  # it is there, and could not be loaded
-            for line in error.faults:
-                section.fault("type", values.printable(line, 300))
-            return None
-    section.fault("type", unknown_plugin("sink", kind, sinks))
-    return None
 
 
 def _accounts(section: Section, accounts: frozenset[str]) -> tuple[str, ...] | None:

@@ -205,10 +205,7 @@ class JsonItems(ValueCursor):
         byte = self._next_byte()
         if byte == -1:
             return False
-        if self._member != self._key:
-            self._expect(CLOSE_OBJECT)
-            self._phase = self._value
-        elif byte == OPEN_ARRAY:
+        if self._member == self._key and byte == OPEN_ARRAY:
             self._at += 1
             self.found = True
             self.envelope.pop(self._key, None)

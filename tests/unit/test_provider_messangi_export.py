@@ -17,7 +17,7 @@ from engine.providers.messangi import Messangi, MessangiOptions
 from engine.providers.messangi_export import columns
 from engine.testing import Answer, ProviderCase
 from engine.testing.provider_case import read as read_answer
-from tests.unit.test_provider_messangi import LETTERED, PRETTY, one
+from tests.unit.messangi_answers import LETTERED, PRETTY, one
 
 NOW = 1_700_000_000_000
 FILE = Poll(kind=Kind.FILE, now_ms=NOW)

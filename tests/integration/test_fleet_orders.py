@@ -16,8 +16,8 @@ import orjson
 import pytest
 
 from tests.integration.harness import until
+from tests.integration.receiver import WEBHOOK, Receiver, receiver
 from tests.integration.standin import Standin
-from tests.integration.test_dead_letters import WEBHOOK, Receiver, receiver
 from tests.integration.test_infobip import page, report
 from tests.integration.test_workers import ENGINE, PATIENCE_S, database, said
 

@@ -1,14 +1,8 @@
-"""Pushed reports, over real sockets: durable before the answer, one fact by whatever way."""
+"""Pushed reports, over real sockets: one fact with the polled one, by whatever way it comes."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
-import signal
-import sqlite3
-import sys
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -17,50 +11,24 @@ import anyio
 import pytest
 
 from engine.core.contracts import Kind
-from engine.core.secret import Secret
 from engine.providers.infobip import Infobip
 from engine.replaying import Order, Replayer
-from tests.integration.canary import MARK, leaks
 from tests.integration.harness import (
     STORES,
     avaamo,
     balanced,
     bulksms,
     causes,
-    infobip,
     lines,
     messangi,
     table,
     tallies,
     until,
 )
-from tests.integration.standin import Raw, Standin, json_of
+from tests.integration.pushes import AT, INFO, ONE, SECRET, TWO, bulk, info, pushed
+from tests.integration.standin import Raw, Standin
 from tests.integration.test_infobip import page, report
-from tests.integration.webbing import Asker, asking, served
-
-NOWHERE = "http://127.0.0.1:9"
-SECRET = "a/secret of+the%port&"
-AT = "/push/bulk/" + quote(SECRET, safe="")
-INFO = "/push/info/" + quote(SECRET, safe="")
-LATER = {"ladder": ["1h"]}
-ONE, TWO = "447700900001", "447700900002"
-ROWS = "0|Returns to follow\n\n"
-
-
-def bulk(url: str = NOWHERE, **keys: Any) -> dict[str, Any]:
-    return bulksms(url, **{"push_secret": SECRET, "schedule": LATER, **keys})
-
-
-def info(url: str = NOWHERE, **keys: Any) -> dict[str, Any]:
-    idle = {"interval": "1h", "idle_interval": "1h", "ladder": ["1h"]}
-    return infobip(url, **{"push_secret": SECRET, "schedule": idle, **keys})
-
-
-async def pushed(web: Asker, *, to: str = ONE, status: str = "11", **more: str) -> int:
-    params = {"msisdn": to, "batch_id": "4711", "status": status, **more}
-    code, said, _ = await web.ask(f"{AT}?{urlencode(params)}")
-    assert said
-    return code
+from tests.integration.webbing import NOWHERE, ROWS, served
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
@@ -340,207 +308,3 @@ async def test_what_a_bug_could_not_read_is_read_once_it_is_mended(
         (line,) = await replayer.run(Order())
         assert (line.digested, line.new) == (1, 1)
         assert (await tallies(poller))["info"]["known"] == 3
-
-
-# Trouble
-
-
-async def test_while_the_store_is_in_trouble_it_has_to_come_again(tmp_path: Path) -> None:
-    async with served(tmp_path, bulk()) as (poller, web):
-        assert await pushed(web, status="0") == 200
-        moved = tmp_path / "moved.db"
-        (tmp_path / "state.db").rename(moved)
-        assert await pushed(web) == 503  # found out by this very push, or before it
-        await until(lambda: poller.store.trouble is not None)
-        assert await pushed(web) == 503
-        moved.rename(tmp_path / "state.db")
-        await until(lambda: poller.store.trouble is None)
-        assert await pushed(web) == 200
-        assert (await tallies(poller))["bulk"]["state:delivered"] == 1
-
-
-async def test_a_store_that_takes_too_long_is_in_trouble(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from engine.web import push
-
-    monkeypatch.setattr(push, "STORE_S", 1.0)
-    async with served(tmp_path, bulk()) as (poller, web):
-        assert await pushed(web, status="0") == 200
-        write = poller.store.write
-
-        async def slow(job: Any, *, lazy: bool = False) -> Any:
-            await anyio.sleep(30.0)
-            return await write(job, lazy=lazy)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(poller.store, "write", slow)
-            assert await pushed(web) == 503
-
-
-async def test_where_no_room_is_left_it_has_to_come_again(tmp_path: Path) -> None:
-    async with served(tmp_path, bulk()) as (poller, web):
-        poller.disk_usage = lambda path: (100 << 20, 100 << 20, 0)
-        await until(lambda: poller.room.short)
-        assert await pushed(web) == 503
-        poller.disk_usage = lambda path: (100 << 20, 0, 100 << 20)
-        await until(lambda: not poller.room.short)
-        assert await pushed(web) == 200
-
-
-async def test_a_push_is_synced_also_where_polls_need_not_be(tmp_path: Path) -> None:
-    store = {"url": "sqlite:///state.db", "synchronous": "normal"}
-    async with served(tmp_path, bulk(), store=store) as (poller, web):
-        written: list[bool] = []
-        write = poller.store.write
-
-        async def watched(job: Any, *, lazy: bool = False) -> Any:
-            if "_store_page" in job.__qualname__:
-                written.append(lazy)
-            return await write(job, lazy=lazy)
-
-        poller.store.write = watched  # type: ignore[method-assign]
-        assert await pushed(web) == 200
-        assert written == [False]
-
-
-def command(folder: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "engine", words[0], "--config", str(folder / "engine.toml"),
-            *words[1:]]  # fmt: skip
-
-
-def written(folder: Path) -> list[bytes]:
-    """All that the engine has left."""
-    return [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
-
-
-async def test_what_was_answered_is_there_after_a_kill(tmp_path: Path) -> None:
-    (tmp_path / "engine.toml").write_text(
-        f'[http]\nlisten = "127.0.0.1:0"\n[[accounts]]\nname = "bulk"\nprovider = "bulksms"\n'
-        f'base_url = "{NOWHERE}"\nusername = "j"\npassword = "p"\npush_secret = "{SECRET}"\n'
-        '[[sinks]]\nname = "lines"\ntype = "jsonl"\npath = "r.jsonl"\n'
-    )
-    answered: list[str] = []
-    for life in range(3):
-        worker = await anyio.open_process(command(tmp_path, "run"), stdout=None)
-        assert worker.stderr is not None
-        said = b""
-        while b"listening on " not in said or b"\n" not in said.partition(b"listening on ")[2]:
-            said += await worker.stderr.receive()
-        place = said.partition(b"listening on ")[2].split()[0].decode()
-        async with asking(f"http://{place}") as web:
-
-            async def push(number: str, web: Asker = web) -> None:
-                if await pushed(web, to=number) == 200:
-                    answered.append(number)
-
-            async with anyio.create_task_group() as group:
-                for n in range(40):
-                    group.start_soon(push, f"44770090{life}{n:03}")
-            worker.send_signal(signal.SIGKILL)
-        await worker.wait()
-        await worker.stderr.aclose()
-    assert len(answered) == 120
-    done = await anyio.run_process(command(tmp_path, "run", "--once"), check=False)
-    assert done.returncode == 0, done.stderr
-    assert {line["msisdn"] for line in lines(tmp_path)} == set(answered)
-    events = [line["event_id"] for line in lines(tmp_path)]
-    assert len(set(events)) == 120
-    with closing(sqlite3.connect(tmp_path / "state.db")) as db:
-        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-
-
-# Secrets and personal data
-
-
-async def test_the_secret_of_the_url_is_nowhere(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Through good and bad pushes, one that says it back, and faults in the program."""
-    caplog.set_level(logging.DEBUG)
-    secret = f"{MARK}-push/+&=ü %'\"<z9"
-    secrets = {"push": secret}
-    path = quote(secret, safe="")
-    outputs: list[bytes] = []
-    async with served(
-        tmp_path, bulk(push_secret=secret), info(push_secret=secret)
-    ) as (poller, web):  # fmt: skip
-        back = urlencode({"msisdn": ONE, "batch_id": "1", "status": "11", "source_id": secret,
-                          "more": f"http://h/push/bulk/{path}"})  # fmt: skip
-        for query in (back, back.replace("status=11", "status=x"), f"x={path}"):
-            status, said, head = await web.ask(f"/push/bulk/{path}?{query}")
-            assert status == 200
-            outputs.append(f"{said}{head}".encode())
-        said_back = json_of({"results": [report("m1", callbackData=secret, note=[path]), secret]})
-        assert (await web.ask(f"/push/info/{path}", "POST", data=said_back))[0] == 200
-        assert (await web.ask(f"/push/info/{path}", "POST", data=f"<{secret}>"))[0] == 200
-        for wrong in (f"/push/bulk/{path}x", f"/push/none/{path}", f"/x/{path}", f"/{path}"):
-            status, said, head = await web.ask(wrong)
-            assert status == 404
-            outputs.append(f"{said}{head}".encode())
-        outputs.append(str(await web.ask(f"/push/bulk/{path}", "PUT")).encode())
-        outputs.append(str(await web.ask("/metrics")).encode())
-        poller.surface._pushes._pushers.clear()  # type: ignore[union-attr]
-
-        def broken(self: Secret) -> str:
-            raise RuntimeError(secret)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Secret, "reveal", broken)
-            status, said, _ = await web.ask(f"/push/bulk/{path}")
-        assert status == 500
-        outputs.append(str(said).encode())
-        await until(lambda: len(lines(tmp_path)) == 2)
-        troubles = await poller.store.read(lambda tx: tx.troubles(None, 100))
-        assert len(troubles) == 4
-        outputs.append(repr((troubles, poller.telemetry.counts, poller.telemetry.events)).encode())
-    outputs += [caplog.text.encode(), *written(tmp_path)]
-    for output in outputs:
-        assert not leaks(output, secrets)
-    assert all("***" in json.dumps(line) for line in lines(tmp_path))
-
-
-async def test_a_redacted_number_that_is_pushed_is_nowhere(tmp_path: Path) -> None:
-    redact = {"redact": ["recipient"]}
-    async with served(tmp_path, bulk(**redact), info(**redact)) as (poller, web):
-        await poller.track("bulk", batch_id="4711", recipients=[ONE, TWO])
-        assert await pushed(web, source_id=f"for {ONE}") == 200
-        assert await pushed(web, to=TWO, status="x") == 200
-        sent = page(report("m1", to=ONE), report("m2", to=f"+{ONE}"))
-        assert (await web.ask(INFO, "POST", data=sent))[0] == 200
-        assert (await tallies(poller))["bulk"]["state:delivered"] == 1
-        await until(lambda: len(lines(tmp_path)) == 3)
-        troubles = repr(await poller.store.read(lambda tx: tx.troubles(None, 10))).encode()
-    (hashed,) = {line["recipient"] for line in lines(tmp_path)}
-    assert hashed.startswith("tel_")
-    for output in (troubles, *written(tmp_path)):
-        assert ONE.encode() not in output
-        assert TWO.encode() not in output
-
-
-async def test_bodies_of_pushes_are_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from engine.web import push
-
-    monkeypatch.setattr(push, "PUSH_MAX", 2000)
-    async with served(tmp_path, info()) as (poller, web):
-        many = page(*(report(f"m{n}") for n in range(20)))
-        assert (await web.ask(INFO, "POST", data=many))[0] == 413
-        assert await tallies(poller) == {}  # all of it or nothing
-        assert (await web.ask(INFO, "POST", data=page(report("m1"))))[0] == 200
-
-
-async def test_who_hangs_up_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
-    async with served(tmp_path, info()) as (poller, web):
-        assert poller.surface is not None
-        _, writer = await asyncio.open_connection(*poller.surface.port.address)
-        body = page(report("m1"), report("m2"))
-        head = f"POST {INFO} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body[:-10])
-        await writer.drain()
-        writer.close()
-        await anyio.sleep(0.2)
-        assert await tallies(poller) == {}
-        assert (await web.ask("/healthz"))[0] == 200
-        assert poller.telemetry.of("faults", "") == 0

@@ -13,6 +13,9 @@ import orjson
 from engine.worker import Engine
 from tests.integration.harness import configured, hasty
 
+NOWHERE = "http://127.0.0.1:9"
+ROWS = "0|Returns to follow\n\n"  # the head of what bulksms answers
+LATER = {"ladder": ["1h"]}
 TOKEN = "t0ken-canary-of-the-port"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 HTTP = {"listen": "127.0.0.1:0", "token": TOKEN}

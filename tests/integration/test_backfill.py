@@ -1,73 +1,46 @@
-"""Past periods: by themselves, beside a running worker, killed, stopped, again; what is refused."""
+"""Past periods: by themselves, and beside a running worker; what is left open; what is refused."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import pty
-import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
-import msgspec
 import pytest
 
-from engine.config import load
 from engine.core.contracts import Kind
-from engine.core.units import iso, iso_ms
+from engine.core.units import iso
 from engine.idle import until_idle
-from engine.periods import Progress, progress_of
-from engine.registry import providers, sinks
-from engine.sim import Profile, Simulator
-from engine.stores.sqlite import SqliteStore
+from engine.sim import Simulator
 from engine.worker import Engine
+from tests.integration.backfilling import (
+    DAY_S,
+    configure,
+    ids,
+    progress,
+    run,
+    send,
+    sim,
+    simulator,
+    span_of,
+    words,
+)
+from tests.integration.folder import worker
 from tests.integration.harness import balanced, lines, tallies, until
 from tests.integration.standin import Answer, Standin
 from tests.integration.test_avaamo import HOUR, Report, hourly
 from tests.integration.test_redacted_accounts import kept
 from tests.services import own_schema
 
-DAY_S = 86400.0
-SPAN_S = 20 * DAY_S  # how far back messages lie
+__all__ = ["sim"]
 
-CONFIG = """
-[store]
-url = "{store}"
 
-[[accounts]]
-name = "bot"
-provider = "avaamo"
-base_url = "{bot}"
-agent_id = 5157
-access_token = "t"
-per_page = 20
-lookback = "1s"
-limits = {{ requests = {rate}, per = "1s", slack = "100ms" }}
-schedule = {{ interval = "200ms", idle_interval = "200ms", rescan = {rescan} }}
-
-[[accounts]]
-name = "omni"
-provider = "messangi"
-base_url = "{omni}"
-lookback = "1s"
-limits = {{ requests = {rate}, per = "1s", slack = "100ms" }}
-schedule = {{ interval = "200ms", idle_interval = "200ms", rescan = {rescan} }}
-{more}
-
-[[sinks]]
-name = "lines"
-type = "jsonl"
-path = "r.jsonl"
-batch = {{ wait = "20ms" }}
-"""
 MORE = """
 [[accounts]]
 name = "bulk"
@@ -82,78 +55,6 @@ provider = "infobip"
 base_url = "http://127.0.0.1:9"
 api_key = "k"
 """
-DELIVERED = {"bot": "delivered", "omni": "DELIVRD"}
-
-Done = tuple[int, str, str]
-
-
-def simulator(**keys: Any) -> Simulator:
-    limits = {"requests": 40, "per": 1.0}
-    bot = {"name": "bot", "provider": "avaamo", "access_token": "t", "limits": limits}
-    omni = {"name": "omni", "provider": "messangi", "limits": limits, **keys}
-    return Simulator(msgspec.convert({"accounts": [bot, omni]}, Profile))
-
-
-@pytest.fixture
-async def sim() -> AsyncIterator[Simulator]:
-    """An answer of the log has 30 messages at most, so that windows have to be halved."""
-    async with simulator(report_max_items=60, page_max_items=30) as made:
-        yield made
-
-
-def configure(
-    folder: Path, sim: Simulator | None, *, store: str = "sqlite:///state.db", rate: int = 40,
-    rescan: str = "[]", more: str = "",
-) -> None:  # fmt: skip
-    urls = {name: sim.url(name) if sim else "http://127.0.0.1:9" for name in ("bot", "omni")}
-    text = CONFIG.format(store=store, rate=rate, rescan=rescan, more=more, **urls)
-    (folder / "engine.toml").write_text(text)
-
-
-def send(sim: Simulator, account: str, count: int, *, plan: Any = None) -> None:
-    """Evenly over the last days."""
-    now = time.time()
-    for n in range(count):
-        at = now - SPAN_S + n * SPAN_S / count
-        sim.send(account, 1, sent_at=at, plan=plan or [(0.0, DELIVERED[account])])
-
-
-def words(account: str, *, ago_s: float = SPAN_S + 60, to_s: float = 60) -> list[str]:
-    now = time.time() // 60 * 60
-    period = ("--from", iso(round((now - ago_s) * 1000)), "--to", iso(round((now - to_s) * 1000)))
-    return ["backfill", "--config", "engine.toml", "--account", account, *period, "--quiet"]
-
-
-async def run(folder: Path, *arguments: str, python: str | None = None) -> Done:
-    head = ["-c", python] if python is not None else ["-m", "engine"]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *head, *arguments, cwd=folder,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), 90)
-    return process.returncode or 0, out.decode(), err.decode()
-
-
-@asynccontextmanager
-async def worker(folder: Path) -> AsyncIterator[Engine]:
-    config = load(folder / "engine.toml", providers=providers(), sinks=sinks())
-    async with Engine(config) as engine:
-        yield engine
-
-
-async def progress(engine: Engine, account: str) -> list[Progress]:
-    return list((await engine.store.read(lambda tx: progress_of(tx, account))).values())
-
-
-def ids(folder: Path, account: str, *, once: bool = True) -> set[str]:
-    """Of the messages that were recorded, each under one event_id; and once, unless the worker was
-    killed over a batch."""
-    found = [line for line in lines(folder) if line["account"] == account]
-    events = {line["event_id"] for line in found}
-    messages = {line["message_id"] for line in found}
-    assert len(events) == len(messages)
-    assert len(found) == len(events) or not once
-    return messages
 
 
 @pytest.mark.parametrize("account", ["bot", "omni"])
@@ -207,12 +108,6 @@ async def test_a_redacted_account_keeps_nobody(sim: Simulator, tmp_path: Path) -
         assert not [number for number in numbers if number.encode() in raw], name
 
 
-def span_of(query: Any) -> tuple[float, float]:
-    if "from_timetoken" in query:
-        return float(query["from_timetoken"]), float(query["to_timetoken"])
-    return iso_ms(query["from"]) / 1000, iso_ms(query["to"]) / 1000
-
-
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 async def test_beside_a_worker_it_is_the_worker_that_reads(
     sim: Simulator, tmp_path: Path, kind: str
@@ -263,173 +158,6 @@ async def _beside(sim: Simulator, folder: Path, store: str) -> None:
 async def cursor_of(engine: Engine) -> int:
     works = await engine.store.read(lambda tx: tx.find_works("omni", Kind.FEED, [""]))
     return int(works[0].data.get("cursor", 0)) if works else 0
-
-
-DYING = """
-import os, signal, sys
-from engine.committing import Committer
-
-left, commit = {left}, Committer.commit
-
-async def dying(self, page):
-    global left
-    left -= any(work.kind == "backfill" for work in page.put)
-    if left == 0 and {before}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    done = await commit(self, page)
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return done
-
-Committer.commit = dying
-from engine.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.parametrize("way", ["here", "worker"])
-async def test_killed_in_the_middle_it_goes_on_from_there(
-    sim: Simulator, tmp_path: Path, way: str
-) -> None:
-    """Nothing is lost or there twice; what had been read is not asked for again. Where it is the
-    worker that is killed, the next one goes on by itself."""
-    rand = random.Random(9)
-    configure(tmp_path, sim)
-    send(sim, "omni", 400)
-    asked = words("omni")
-    reached = 0.0
-    watching: asyncio.subprocess.Process | None = None
-    if way == "worker":
-        order = [sys.executable, "-m", "engine", *asked]
-        quiet = asyncio.subprocess.DEVNULL
-        worker_words = ["run", "--config", "engine.toml", "--quiet"]
-    for before in (True, False, True, False):
-        code = DYING.format(left=rand.randint(2, 6), before=before)
-        if way == "worker":
-            dying = asyncio.create_task(run(tmp_path, *worker_words, python=code))
-            if watching is None:
-                await until((tmp_path / "state.db").exists, 20)
-                watching = await asyncio.create_subprocess_exec(
-                    *order, cwd=tmp_path, stdout=quiet, stderr=quiet
-                )
-                await until(lambda: backfills(sim, asked), 30)
-                watching.kill()
-            status = (await dying)[0]
-        else:
-            status = (await run(tmp_path, *asked, python=code))[0]
-        assert status == -signal.SIGKILL
-        async with reading(tmp_path) as told:
-            assert told.state == "under way"
-            assert told.reached_ms >= reached
-            reached = told.reached_ms
-    count = len(sim.requests("omni"))
-    if way == "worker":
-        async with worker(tmp_path) as engine:
-            assert await until_idle(engine, 30) == []
-    else:
-        assert (await run(tmp_path, *asked))[:1] == (0,)
-    later = [span_of(seen.query)[0] for seen in sim.requests("omni")[count:]]
-    assert min(later) >= reached / 1000 - 1
-    assert sim.violations("omni") == []
-    async with worker(tmp_path) as engine:
-        await until(lambda: len(lines(tmp_path)) >= 400, 20)
-        await balanced(engine)
-        assert (await tallies(engine))["omni"]["known"] == 400
-    assert len(ids(tmp_path, "omni", once=way == "here")) == 400
-
-
-@asynccontextmanager
-async def reading(folder: Path) -> AsyncIterator[Progress]:
-    """The only period, as it stands in the store."""
-    store = SqliteStore(folder / "state.db")
-    await store.open(own=False)
-    try:
-        (told,) = (await store.read(lambda tx: progress_of(tx, "omni"))).values()
-        yield told
-    finally:
-        await store.close()
-
-
-@pytest.mark.parametrize("beside", [False, True])
-async def test_stopped_by_a_signal_it_says_how_to_go_on(
-    sim: Simulator, tmp_path: Path, beside: bool
-) -> None:
-    """And nothing takes it up again by itself, until the command is given once more."""
-    configure(tmp_path, sim, rate=10)
-    send(sim, "omni", 900)
-    asked = words("omni")
-    async with AsyncExitStack() as stack:
-        if beside:
-            engine = await stack.enter_async_context(worker(tmp_path))
-            await until(lambda: "omni" in engine.pollers, 20)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "engine", *asked, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
-        )
-        await until(lambda: len(backfills(sim, asked)) > 8, 30)
-        process.send_signal(signal.SIGINT)
-        _, err = await asyncio.wait_for(process.communicate(), 30)
-        assert process.returncode == 0
-        assert b"run the same command again to go on" in err
-        async with reading(tmp_path) as told:  # a worker may have its order still to take
-            pass
-        with anyio.fail_after(10):
-            while told.state != "stopped":
-                await anyio.sleep(0.1)
-                async with reading(tmp_path) as told:
-                    pass
-        assert told.from_ms < told.reached_ms < told.to_ms
-        shown = json.loads((await run(tmp_path, "stats", "--config", "engine.toml", "--json"))[1])
-        (one,) = shown["accounts"]["omni"]["backfills"]
-        assert (one["state"], one["reached"]) == ("stopped", iso(told.reached_ms))
-        text = (await run(tmp_path, "stats", "--config", "engine.toml"))[1]
-        assert f": stopped, read up to {iso(told.reached_ms)}, {told.records:,} new" in text
-        await anyio.sleep(1)
-        count = len(backfills(sim, asked))
-        await anyio.sleep(1)
-        assert len(backfills(sim, asked)) == count
-        if not beside:
-            engine = await stack.enter_async_context(worker(tmp_path))
-        assert await until_idle(engine, 30) == []
-        assert (await tallies(engine))["omni"]["known"] < 900
-        if beside:
-            status, out, _ = await run(tmp_path, *asked)
-            assert (status, " is read, " in out) == (0, True)
-            later = [span_of(seen.query)[0] for seen in backfills(sim, asked)[count:]]
-            assert min(later) >= told.reached_ms / 1000 - 1
-            assert (await tallies(engine))["omni"]["known"] == 900
-
-
-def backfills(sim: Simulator, asked: list[str]) -> list[Any]:
-    """The requests that are no feed's."""
-    end = iso_ms(asked[8]) / 1000
-    return [seen for seen in sim.requests("omni") if span_of(seen.query)[1] <= end + 1]
-
-
-async def test_a_worker_that_ends_is_taken_over_from(sim: Simulator, tmp_path: Path) -> None:
-    configure(tmp_path, sim, rate=20)
-    send(sim, "omni", 600)
-    asked = words("omni")
-    async with worker(tmp_path) as engine:
-        await until(lambda: "omni" in engine.pollers, 20)
-        command = asyncio.create_task(run(tmp_path, *asked))
-        await until(lambda: len(backfills(sim, asked)) > 8, 30)
-    status, out, err = await command
-    assert (status, err) == (0, "")
-    assert out.endswith(" is read, 600 new records\n")
-
-
-async def test_once_reads_what_is_left_of_a_period(sim: Simulator, tmp_path: Path) -> None:
-    """It was due at the start, and so is each of its slices: 20 days of avaamo are three."""
-    configure(tmp_path, sim)
-    send(sim, "bot", 100)
-    code = DYING.format(left=1, before=False)
-    assert (await run(tmp_path, *words("bot"), python=code))[0] == -signal.SIGKILL
-    status, _, err = await run(tmp_path, "run", "--config", "engine.toml", "--once", "--quiet")
-    assert (status, err) == (0, "")
-    assert len(ids(tmp_path, "bot")) == 100
-    shown = json.loads((await run(tmp_path, "stats", "--config", "engine.toml", "--json"))[1])
-    (one,) = shown["accounts"]["bot"]["backfills"]
-    assert (one["state"], one["reached"]) == ("done", one["to"])
 
 
 async def test_what_is_open_is_read_again_and_until_idle_waits(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import os
@@ -14,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,10 @@ import aiohttp
 import anyio
 import pytest
 
-from engine.config import load
 from engine.core.contracts import Kind
 from engine.core.units import iso
-from engine.registry import providers, sinks
 from engine.sim import AccountProfile, Profile, Simulator
-from engine.worker import Engine
+from tests.integration.folder import Done, finished, worker
 from tests.integration.harness import balanced, lines, tallies, until
 from tests.integration.test_redacted_accounts import kept
 from tests.services import own_schema
@@ -65,8 +62,6 @@ batch = {{ records = 400, wait = "20ms" }}
 accounts = ["omni"]
 """
 
-Done = tuple[int, str, str]
-
 
 @pytest.fixture
 async def sim() -> AsyncIterator[Simulator]:
@@ -82,15 +77,7 @@ def configure(folder: Path, url: str, *, store: str = "sqlite:///state.db", more
 
 async def ingest(folder: Path, *files: str, account: str = "omni") -> Done:
     options = ("ingest", "--config", "engine.toml", "--account", account, *files)
-    return await run(folder, *(sys.executable, "-m", "engine", *options))
-
-
-async def run(folder: Path, *words: str) -> Done:
-    process = await asyncio.create_subprocess_exec(
-        *words, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    return process.returncode or 0, out.decode(), err.decode()
+    return await finished(folder, *(sys.executable, "-m", "engine", *options))
 
 
 async def mailed(sim: Simulator, folder: Path, name: str = "log.csv") -> bytes:
@@ -115,13 +102,6 @@ def send(sim: Simulator, count: int, *plan: tuple[float, str], ago_s: float = HO
     for n, channel in enumerate("SEPWR"):
         sent_at = time.time() - ago_s + n
         sim.send("omni", count, channel=channel, sent_at=sent_at, plan=plan)
-
-
-@asynccontextmanager
-async def worker(folder: Path) -> AsyncIterator[Engine]:
-    config = load(folder / "engine.toml", providers=providers(), sinks=sinks())
-    async with Engine(config) as engine:
-        yield engine
 
 
 def events(folder: Path) -> set[str]:
@@ -253,7 +233,7 @@ async def test_killed_in_the_middle_and_run_again(
     async def kills() -> None:
         for before in (False, True, False, True):
             code = DYING.format(left=rand.randint(2, 7), before=before)
-            assert (await run(tmp_path, sys.executable, "-c", code))[0] == -signal.SIGKILL
+            assert (await finished(tmp_path, sys.executable, "-c", code))[0] == -signal.SIGKILL
         status, out, err = await ingest(tmp_path, "log.csv")
         assert (status, err) == (0, "")
         assert out.startswith("omni: log.csv: 7,500 rows: ")
@@ -295,7 +275,7 @@ async def test_bad_rows_are_set_aside_and_can_be_replayed(tmp_path: Path) -> Non
         raw, size = db.execute("SELECT raw, id FROM trouble WHERE cause LIKE 'unknown%'").fetchone()
         db.execute("UPDATE trouble SET raw = ? WHERE id = ?", (raw.replace(b'"?"', b'"S"'), size))
     command = (sys.executable, "-m", "engine", "replay", "--config", "engine.toml", "--json")
-    replayed = {one["cause"]: one for one in json.loads((await run(tmp_path, *command))[1])}
+    replayed = {one["cause"]: one for one in json.loads((await finished(tmp_path, *command))[1])}
     assert replayed["unknown channel '?'"]["digested"] == 1
     assert sum(one["left"] for one in replayed.values()) == 2
 
@@ -310,7 +290,7 @@ def item(n: int, **keys: Any) -> dict[str, Any]:
 
 async def stats(folder: Path) -> dict[str, Any]:
     command = (sys.executable, "-m", "engine", "stats", "--config", "engine.toml", "--json")
-    found: dict[str, Any] = json.loads((await run(folder, *command))[1])
+    found: dict[str, Any] = json.loads((await finished(folder, *command))[1])
     return found
 
 
@@ -367,7 +347,7 @@ async def test_a_pipe(tmp_path: Path) -> None:
     configure(tmp_path, "http://127.0.0.1:9")
     (tmp_path / "a.csv").write_bytes(exported(item(0), item(1)))
     words = f"cat a.csv | {sys.executable} -m engine ingest --config engine.toml --account omni"
-    status, out, err = await run(tmp_path, "sh", "-c", f"{words} /dev/stdin")
+    status, out, err = await finished(tmp_path, "sh", "-c", f"{words} /dev/stdin")
     assert (status, out, err) == (0, "omni: /dev/stdin: 2 rows: 2 new records\n", "")
 
 

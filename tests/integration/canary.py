@@ -13,6 +13,7 @@ import re
 import time
 from base64 import b64encode, urlsafe_b64encode
 from types import TracebackType
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote_plus
 
 MARK = "c4n4ry"  # stands in every secret
@@ -47,6 +48,51 @@ def traces(secret: str) -> list[bytes]:
             encoded = encode(bytes(shift) + raw)
             found.append(encoded[(0, 2, 3)[shift] : 8 * (shift + len(raw)) // 6][1:-1])
     return found
+
+
+def secret(name: str, *, ascii_only: bool = False) -> str:
+    """One that every encoding changes."""
+    return f"{MARK}-{name}/+&=" + ("x %" if ascii_only else "ü %") + "'\"<z9"
+
+
+def wordy(name: str) -> str:
+    """One that fits a header."""
+    return secret(name, ascii_only=True)
+
+
+# By kind of account: its own keys, and which of them are secret.
+KINDS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "bulk-get": (
+        {"provider": "bulksms", "username": "john", "optional_fields": ["source_id"]},
+        {"password": secret("get")},
+    ),
+    "bulk-post": (
+        {"provider": "bulksms", "username": "john", "method": "POST",
+         "optional_fields": ["source_id"]},
+        {"password": secret("post")},
+    ),
+    "info-key": ({"provider": "infobip"}, {"api_key": wordy("key")}),
+    "info-basic": (
+        {"provider": "infobip", "username": "john"}, {"password": secret("basic")},
+    ),
+    "info-whole": (
+        {"provider": "infobip"}, {"authorization": f"Scheme {wordy('whole')}"},
+    ),
+    "bot": ({"provider": "avaamo", "agent_id": 5157}, {"access_token": wordy("access")}),
+    "omni-header": (
+        {"provider": "messangi"}, {"headers.Authorization": f"Bearer {wordy('bearer')}"},
+    ),
+    "omni-login": (
+        {"provider": "messangi", "username": "john"},
+        {"password": secret("login"), "token": f"Bearer {wordy('token')}"},
+    ),
+    "info-extra": (
+        {"provider": "infobip", "api_key": wordy("key2")}, {"headers.X-Secret": wordy("header")},
+    ),
+}  # fmt: skip
+SECRETS = {
+    f"{kind}.{key}": value for kind, (_, own) in KINDS.items() for key, value in own.items()
+} | {"info-extra.api_key": wordy("key2")}
 
 
 def leaks(output: bytes, secrets: dict[str, str]) -> list[str]:

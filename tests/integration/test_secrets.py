@@ -1,4 +1,8 @@
-"""A canary as every secret, through every way of failing: it comes out nowhere."""
+"""A canary as every secret, through every way of failing: it comes out nowhere.
+
+In one file, since tracebacks with all locals are looked through, and the frames of this file, which
+knows the secrets, are left out of them.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +29,18 @@ from rich.console import Console
 
 import engine
 from engine.cli import main
-from engine.core.mask import Mask, Watch, by_chance
 from engine.worker import Engine
-from tests.integration.canary import MARK, MODES, Parrot, leaks, spellings
+from tests.integration.canary import (
+    KINDS,
+    MARK,
+    MODES,
+    SECRETS,
+    Parrot,
+    leaks,
+    secret,
+    spellings,
+    wordy,
+)
 from tests.integration.harness import hasty, infobip, until
 from tests.integration.standin import Standin
 from tests.integration.webbing import asking
@@ -35,51 +48,6 @@ from tests.integration.webbing import asking
 FREE = {"requests": 1000, "per": "1s"}
 QUICK = {"timeout": "700ms", "total_timeout": "2s"}
 FEED = {"interval": "150ms", "idle_interval": "150ms", "rescan": []}
-
-
-def secret(name: str, *, ascii_only: bool = False) -> str:
-    """One that every encoding changes."""
-    return f"{MARK}-{name}/+&=" + ("x %" if ascii_only else "ü %") + "'\"<z9"
-
-
-def wordy(name: str) -> str:
-    """One that fits a header."""
-    return secret(name, ascii_only=True)
-
-
-# By kind of account: its own keys, and which of them are secret.
-KINDS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
-    "bulk-get": (
-        {"provider": "bulksms", "username": "john", "optional_fields": ["source_id"]},
-        {"password": secret("get")},
-    ),
-    "bulk-post": (
-        {"provider": "bulksms", "username": "john", "method": "POST",
-         "optional_fields": ["source_id"]},
-        {"password": secret("post")},
-    ),
-    "info-key": ({"provider": "infobip"}, {"api_key": wordy("key")}),
-    "info-basic": (
-        {"provider": "infobip", "username": "john"}, {"password": secret("basic")},
-    ),
-    "info-whole": (
-        {"provider": "infobip"}, {"authorization": f"Scheme {wordy('whole')}"},
-    ),
-    "bot": ({"provider": "avaamo", "agent_id": 5157}, {"access_token": wordy("access")}),
-    "omni-header": (
-        {"provider": "messangi"}, {"headers.Authorization": f"Bearer {wordy('bearer')}"},
-    ),
-    "omni-login": (
-        {"provider": "messangi", "username": "john"},
-        {"password": secret("login"), "token": f"Bearer {wordy('token')}"},
-    ),
-    "info-extra": (
-        {"provider": "infobip", "api_key": wordy("key2")}, {"headers.X-Secret": wordy("header")},
-    ),
-}  # fmt: skip
-SECRETS = {
-    f"{kind}.{key}": value for kind, (_, own) in KINDS.items() for key, value in own.items()
-} | {"info-extra.api_key": wordy("key2")}
 
 
 def account(kind: str, mode: str, base: str, folder: Path) -> dict[str, Any]:
@@ -472,65 +440,6 @@ def test_a_secret_is_written_nowhere(give: Any) -> None:
     with pytest.raises(TypeError) as caught:
         give(engine.Secret(secret("type")))
     assert MARK not in str(caught.value)
-
-
-# The mask
-
-
-@pytest.mark.parametrize("name", SECRETS)
-def test_a_mask_finds_every_spelling(name: str) -> None:
-    mask = Mask([SECRETS[name]])
-    for spelled in spellings(SECRETS[name]):
-        for text in (spelled, f"a{spelled}b", f"x={spelled}&y", f'"{spelled}"'):
-            assert not leaks(mask.text(text).encode(), {name: SECRETS[name]}), text
-            assert mask.holds(text.encode()), text
-    assert mask.text("nothing of that kind") == "nothing of that kind"
-
-
-@pytest.mark.parametrize("name", SECRETS)
-def test_the_beginning_of_a_secret_that_is_cut_off_goes(name: str) -> None:
-    mask = Mask([SECRETS[name]])
-    for spelled in spellings(SECRETS[name]):
-        for size in range(8, len(spelled)):
-            done = mask.text(f"k={spelled[:size]}", cut=True)
-            assert MARK not in done
-            assert len(done) <= len("k=***") + 12, (spelled[:size], done)
-    assert mask.text("k=c4n", cut=True) == "k=c4n"
-
-
-def test_what_may_stand_in_a_report_by_chance_is_left_there() -> None:
-    for word in ("k", "key", "1234", "secret", "4477009", "a1b2"):
-        assert by_chance(word)
-    for secret_ in ("hunter2", "s3cr3t", "a1b2c", "12345678", "password", "c4n4ry"):
-        assert not by_chance(secret_)
-
-
-def test_a_watch_sees_a_secret_that_is_torn_apart_and_holds_but_little() -> None:
-    mask = Mask([secret("torn")])
-    for spelled in spellings(secret("torn")):
-        for size in range(1, len(spelled)):
-            watch = Watch(mask)
-            for piece in (b"x" * 100, spelled[:size].encode(), spelled[size:].encode()):
-                watch.look(piece)
-            assert watch.seen
-    for watched in (Watch(mask), Watch(Mask())):
-        for _ in range(10):
-            watched.look(b"x" * 1000)
-        assert not watched.seen
-        assert len(watched._tail) <= mask.reach
-
-
-def test_of_the_tokens_of_logins_the_latest_are_known() -> None:
-    """One comes each hour: all that ever came would slow each answer down a little more."""
-    mask = Mask(["pa55word-of-the-file"])
-    for n in range(100):
-        mask.learn(
-            ["pa55word-of-the-file"] if n == 50 else [f"Bearer token-{n:03}", f"token-{n:03}"]
-        )
-    said = mask.text("pa55word-of-the-file token-099 token-098 token-000")
-    assert said == "*** *** *** token-000"
-    assert mask.text("tok", cut=True) == "tok"
-    assert mask.text("the token-09", cut=True) == "the ***"
 
 
 async def test_what_a_sink_refuses_for_good(

@@ -28,7 +28,7 @@ from engine.stores.postgres import PostgresStore
 from engine.stores.transaction import Transaction
 from engine.telemetry import Telemetry
 from tests.services import HOST, PIECE, Line, own_schema, require
-from tests.unit.test_store_postgres import Quick
+from tests.unit.postgres_parts import Quick
 
 T0 = 1_700_000_000_000
 DRAINED = Traits(feed="drained", one_time=True, dated=True)

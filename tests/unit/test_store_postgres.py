@@ -1,98 +1,38 @@
-"""The PostgreSQL store's own matters, against a real server: leases, lost lines, its schema."""
+"""The PostgreSQL store's own matters, against a real server: leases, many writers, odd values."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
-import asyncpg
 import pytest
 
-from engine.core.contracts import Kind, Traits
-from engine.core.errors import EngineError, LeaseLost, StoreError, StoreTrouble
+from engine.core.contracts import Kind
+from engine.core.errors import LeaseLost, StoreError
 from engine.core.reconcile import Known
-from engine.core.report import Report
 from engine.core.secret import Secret
-from engine.core.state import State
-from engine.core.work import Page, Work
-from engine.stores import ledger, postgres_session
-from engine.stores.opening import make_store
+from engine.core.work import Work
+from engine.stores import ledger
 from engine.stores.patient import PatientStore
 from engine.stores.postgres import PostgresStore
-from engine.stores.postgres_session import Session
 from engine.stores.transaction import InboxItem, Transaction
 from engine.telemetry import Telemetry
-from tests.conformance.places import PASSWORD
-from tests.services import HOST, Line, own_schema, require
+from tests.unit.postgres_parts import (
+    T0,
+    Database,
+    Quick,
+    database,
+    newest,
+    page,
+    store,
+    tallied,
+    tally,
+    url,
+)
 
-Database = asyncpg.Connection
-DRAINED = Traits(feed="drained", one_time=True, dated=True, tracks=frozenset({"batch", "message"}))
-T0 = 1_700_000_000_000
-
-
-@pytest.fixture
-async def url() -> AsyncIterator[str]:
-    async with own_schema() as found:
-        yield found
-
-
-@pytest.fixture
-async def database(url: str) -> AsyncIterator[Database]:
-    """The test's own hand in the schema."""
-    connection = await asyncpg.connect(url)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def store(url: str) -> AsyncIterator[PostgresStore]:
-    opened = PostgresStore(Secret(url))
-    await opened.open(own=True)
-    yield opened
-    await opened.close()
-
-
-class Quick:
-    """A clock that hardly waits."""
-
-    def now_ms(self) -> int:
-        return T0
-
-    def monotonic(self) -> float:
-        return 0.0
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds / 20)
-
-
-def page(*ids: str, account: str = "a", at: int = T0, state: State = State.ENROUTE) -> Page:
-    reports = [
-        Report(message_id=one, state=state, final=False, provider_status=state.value) for one in ids
-    ]
-    return Page(account=account, provider="p", traits=DRAINED, observed_ms=at, reports=reports)
-
-
-def tally(name: str, by: int = 1, account: str = "a") -> Any:
-    return lambda tx: tx.add_tallies(account, {name: by})
-
-
-async def tallied(store: PostgresStore, name: str, account: str = "a") -> int:
-    return (await store.read(lambda tx: tx.tallies())).get(account, {}).get(name, 0)
-
-
-async def newest(store: PostgresStore, *ids: str) -> list[tuple[int, bytes]]:
-    def look(tx: Transaction) -> list[Known]:
-        found = list(tx.messages("a", [(one, "mt") for one in ids]).values())
-        tx.newest(found)
-        return found
-
-    return [(known.revision, known.record) for known in await store.read(look)]
-
-
-# Leases
+__all__ = ["database", "store", "url"]
 
 
 async def lease(database: Database, account: str, fence: int) -> None:
@@ -293,235 +233,3 @@ async def test_a_record_that_is_left_out_stays(store: PostgresStore) -> None:
             known.revision = 2
         await store.write(lambda tx, found=found: tx.put_messages(list(found.values())))
         assert set(await newest(store, *ids)) == {(2, b"r")}
-
-
-# The line
-
-
-async def test_a_line_that_was_cut_is_trouble_and_then_goes_on(url: str) -> None:
-    async with Line(HOST, require("postgres")[1]) as line:
-        store = PostgresStore(Secret(url.replace(":5432", f":{line.port}")))
-        await store.open(own=True)
-        try:
-            await store.write(tally("known"))
-            await line.cut()
-            for act in (store.write(tally("known")), store.read(lambda tx: tx.tallies())):
-                with pytest.raises(StoreTrouble) as caught:
-                    await act
-                assert HOST not in str(caught.value)
-                assert caught.value.__cause__ is None
-            await line.mend()
-            await store.write(tally("known"))
-            assert await tallied(store, "known") == 2
-        finally:
-            await store.close()
-
-
-async def test_a_server_that_hangs_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_session, "CONNECT_S", 1.0)
-    monkeypatch.setattr(postgres_session, "COMMAND_S", 1.0)
-    async with Line(HOST, require("postgres")[1]) as line:
-        store = PostgresStore(Secret(url.replace(":5432", f":{line.port}")))
-        await store.open(own=True)
-        try:
-            await store.write(tally("known"))
-            line.hang()
-            with pytest.raises(StoreTrouble, match="does not answer"):
-                await store.write(tally("known"))
-            # asyncio leaves a connection behind that comes in the very moment a listener closes.
-            await asyncio.sleep(0.2)
-            await line.cut()
-            await line.mend()
-            await store.write(tally("known"))
-            assert await tallied(store, "known") == 2
-        finally:
-            await store.close()
-
-
-async def test_cuts_under_load_lose_nothing_and_count_nothing_twice(url: str) -> None:
-    """A tally that is added to is no idempotent write: each is there exactly once."""
-    async with Line(HOST, require("postgres")[1]) as line:
-        bare = PostgresStore(Secret(url.replace(":5432", f":{line.port}")))
-        store = PatientStore(bare, Telemetry(), Quick())
-        await store.open(own=True)
-        done = 0
-
-        async def count(name: str) -> None:
-            nonlocal done
-            for _ in range(200):
-                await store.write(tally(name))
-                done += 1
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for n in range(8):
-                    group.create_task(count(f"t{n}"))
-                cut = 0
-                while done < 1600:
-                    line.cut_after(9000 + 997 * cut % 9000)  # connections are made with less
-                    cut += 1
-                    await asyncio.sleep(0.1)
-        finally:
-            await store.close()
-    assert cut > 2
-    fresh = PostgresStore(Secret(url))
-    await fresh.open(own=False)
-    try:
-        assert [await tallied(fresh, f"t{n}") for n in range(8)] == [200] * 8
-    finally:
-        await fresh.close()
-
-
-@pytest.mark.parametrize("reached", [True, False])
-async def test_a_commit_without_an_answer_is_looked_up(
-    url: str, monkeypatch: pytest.MonkeyPatch, reached: bool
-) -> None:
-    """And only what the server did not make is done again."""
-    monkeypatch.setattr("engine.stores.postgres.WRITERS", 1)
-    runs: list[str] = []
-
-    def job(tx: Transaction, name: str) -> str:
-        runs.append(name)
-        tx.add_tallies("a", {name: 1})
-        return name
-
-    real = Session.commit
-
-    def breaks(self: Session) -> None:
-        monkeypatch.setattr(Session, "commit", real)
-        if reached:
-            real(self)
-        self.drop()
-        raise StoreTrouble("the line broke")
-
-    bare = PostgresStore(Secret(url))
-    await bare.open(own=True)
-    try:
-        await bare.write(lambda tx: job(tx, "before"))
-        monkeypatch.setattr(Session, "commit", breaks)
-        with pytest.raises(StoreTrouble, match="looked up") as caught:
-            await bare.write(lambda tx: job(tx, "in doubt"))
-        await bare.write(lambda tx: job(tx, "after"))
-        assert caught.value.again is not None
-        assert await caught.value.again() == "in doubt"
-        monkeypatch.setattr(Session, "commit", breaks)
-        store = PatientStore(bare, Telemetry(), Quick())
-        assert await store.write(lambda tx: job(tx, "patiently")) == "patiently"
-        counts = (await bare.read(lambda tx: tx.tallies()))["a"]
-    finally:
-        await bare.close()
-    assert counts == {"before": 1, "in doubt": 1, "after": 1, "patiently": 1}
-    assert len(runs) == (4 if reached else 6)
-
-
-# Opening
-
-
-async def test_many_open_a_new_store_at_once(url: str, database: Database) -> None:
-    stores = [PostgresStore(Secret(url)) for _ in range(6)]
-    await asyncio.gather(*(one.open(own=True) for one in stores))
-    for one in stores:
-        await one.close()
-    versions = await database.fetch("SELECT version FROM dlr_schema ORDER BY version")
-    assert [row[0] for row in versions] == list(range(1, postgres_session.SCHEMA_VERSION + 1))
-
-
-async def test_a_store_of_a_newer_release_is_refused(
-    url: str, store: PostgresStore, database: Database
-) -> None:
-    await database.execute("INSERT INTO dlr_schema VALUES (99, now())")
-    with pytest.raises(StoreError, match=r"newer release \(schema 99, .*\): update dlr-engine"):
-        await PostgresStore(Secret(url)).open(own=True)
-
-
-async def test_a_table_of_another_program_is_left_alone(url: str, database: Database) -> None:
-    await database.execute("CREATE TABLE work (hours int)")
-    with pytest.raises(StoreError, match="a schema of its own") as caught:
-        await PostgresStore(Secret(url)).open(own=True)
-    assert not isinstance(caught.value, StoreTrouble)
-    assert await database.fetchval("SELECT to_regclass('message') IS NULL")
-
-
-async def test_who_may_not_make_tables_is_told_what_to_grant(url: str, database: Database) -> None:
-    role = await database.fetchval("SELECT current_schema()")
-    await database.execute(f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {role} TO {role}")
-    try:
-        theirs = url.replace("postgres@", f"{role}:{PASSWORD}@")
-        with pytest.raises(StoreError, match="rights are missing; grant") as caught:
-            await PostgresStore(Secret(theirs)).open(own=True)
-        assert PASSWORD not in str(caught.value)
-        # With tables made beforehand the rights on these are enough.
-        mine = PostgresStore(Secret(url))
-        await mine.open(own=True)
-        await mine.close()
-        await database.execute(
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {role} TO {role}"
-        )
-        poor = PostgresStore(Secret(theirs))
-        await poor.open(own=True)
-        await poor.write(lambda tx: ledger.commit(tx, page(*(f"m{n}" for n in range(100)))))
-        await poor.close()
-    finally:
-        await database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (("/test", "/not-there"), "there is no such database"),
-        (("search_path=", "search_path=not_"), "the url's search_path names is not there"),
-        ((":5432", ":1"), "refused"),
-        (("?", "?sslmode=require&"), "TLS"),
-        (("?", "?sslmode=nothing&"), "the url cannot be used"),
-    ],
-)
-async def test_what_stands_in_the_way_of_opening_is_said(
-    url: str, change: tuple[str, str], says: str
-) -> None:
-    secret = url.replace("postgres@", f"postgres:{PASSWORD}@").replace(*change)
-    with pytest.raises(StoreError) as caught:
-        await PostgresStore(Secret(secret)).open(own=True)
-    assert says in str(caught.value)
-    told = f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"
-    assert PASSWORD not in told
-    assert HOST not in told
-
-
-def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.stores.opening.find_spec", lambda name: None)
-    with pytest.raises(StoreError, match=r"pip install dlr-engine\[postgres\]"):
-        make_store("postgresql", None, "postgresql://***", url=Secret("postgresql://h/d"))
-
-
-async def test_no_thread_stays_behind(url: str) -> None:
-    before = threading.active_count()
-    store = PostgresStore(Secret(url.replace(HOST, "localhost")))
-    await store.open(own=True)
-    await store.write(tally("known"))
-    assert threading.active_count() > before
-    await store.close()
-    assert threading.active_count() == before
-    with pytest.raises(EngineError, match="closed"):
-        await store.write(tally("known"))
-
-
-async def test_each_look_up_of_a_page_has_an_index(
-    store: PostgresStore, database: Database
-) -> None:
-    """Also where nothing has been analysed and all is small: plans are kept."""
-    await store.write(lambda tx: ledger.commit(tx, page(*(f"m{n}" for n in range(100)))))
-    await database.execute("SET enable_seqscan = off")
-    for statement in (
-        "SELECT * FROM message WHERE message_id = ANY('{a,b}') AND account = 'a'",
-        "SELECT * FROM message WHERE batch_id = 'b' AND account = 'a'",
-        "SELECT * FROM message WHERE reference = 'b'",
-        "SELECT * FROM message WHERE recipient_key = 'b'",
-        "SELECT * FROM message WHERE account = 'a' AND final AND seen_ms < 5 ORDER BY seen_ms",
-        "SELECT * FROM message WHERE account = 'a' AND open AND placed_ms IS NOT NULL"
-        " AND placed_ms BETWEEN 1 AND 5",
-        "SELECT * FROM work WHERE account = 'a' AND due_ms <= 5 ORDER BY due_ms, id",
-        "SELECT * FROM log WHERE account = 'a' AND seq >= 5 ORDER BY seq LIMIT 5",
-    ):
-        plan = "\n".join(row[0] for row in await database.fetch(f"EXPLAIN {statement}"))
-        assert "Index" in plan
-        assert "Seq Scan" not in plan

@@ -20,7 +20,9 @@ SHARED = (
 _CAUSES = {
     "08P01": "a pooler between us and the server refuses a setting of the url, such as search_path",
     "08": "the connection was lost",
-    "25006": "the server is read-only; name the primary one",
+    "22": "a setting of the url cannot be used, such as search_path",
+    "22P05": "the database's encoding has not all characters; make one with ENCODING 'UTF8'",
+    "25006": "the server is read-only, or default_transaction_read_only is on",
     "26": SHARED,
     "28": "the server refuses the user or the password",
     "3D": "there is no such database",
@@ -32,11 +34,13 @@ _CAUSES = {
     "53100": "the server's disk is full; free some space",
     "53": "the server has no connection or memory left",
     "55P03": "rows are locked by another program; end its transaction",
-    "57": "the server is stopping or starting, or gave up a query",
+    "57014": "the server gave up a query; see statement_timeout",
+    "57": "the server is stopping or starting",
 }
 # Of a value, not of the moment: the same again would be refused again.
 _REFUSALS = {
     "22": "a value does not fit its column",
+    "22P05": "the database's encoding has no such character",
     "23": "a constraint of the table refuses it",
     "54": "a value is too long for an index",
 }
@@ -45,8 +49,9 @@ _REFUSALS = {
 def refusal(error: asyncpg.PostgresError) -> str | None:
     """Why a row can never be taken; None where that is not said."""
     state = error.sqlstate or ""
-    known = _REFUSALS.get(state[:2])
-    return known and f"{known} ({state})"
+    known = _REFUSALS.get(state) or _REFUSALS.get(state[:2])
+    name = error.constraint_name  # of a person who made the table: nothing of a row
+    return known and f"{known} ({state}{f', {name}' if name else ''})"
 
 
 def cause(error: BaseException) -> str:

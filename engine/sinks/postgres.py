@@ -34,6 +34,7 @@ _TYPES: dict[Kind, str] = {
 }  # fmt: skip
 _SESSION = """
     SET lock_timeout = '{}s';
+    SET default_transaction_isolation = 'read committed';
     SELECT set_config('synchronous_commit', 'on', false)
         WHERE current_setting('synchronous_commit') = 'off';
     CREATE TEMP TABLE dlr_batch ({}) ON COMMIT DELETE ROWS"""

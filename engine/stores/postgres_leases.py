@@ -234,6 +234,7 @@ class LeaseBook:
             command_timeout=ANSWER_S,
             server_settings={"application_name": "dlr-engine leases"},
         )
+        await db.execute("SET default_transaction_isolation = 'read committed'")
 
         def heard(_db: object, _pid: int, channel: str, payload: str) -> None:
             self.on_news(channel, payload)

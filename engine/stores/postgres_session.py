@@ -41,6 +41,8 @@ _FAILURES = (*ERRORS, asyncpg.InternalClientError)
 _SESSION = f"""
     SET lock_timeout = '{LOCK_S}s';
     SET idle_in_transaction_session_timeout = '{SILENT_S}s';
+    SET statement_timeout = 0;
+    SET default_transaction_isolation = 'read committed';
     SET tcp_keepalives_idle = 5;
     SET tcp_keepalives_interval = 2;
     SET tcp_keepalives_count = 3;
@@ -56,10 +58,14 @@ _DURABLE = """
         WHERE current_setting('synchronous_commit') = 'off'
 """
 
+# What takes every character; the second takes bytes as they are.
+_ENCODINGS = frozenset({"UTF8", "SQL_ASCII"})
+
 _LOST = frozenset({"08", "57"})  # the connection is gone, or is going
 _PASSING = frozenset({"08", "25", "40", "53", "55", "57"})
 _WORDS = {
-    "3F": "the schema that the url's search_path names is not there; create it",
+    "3F": "none of the schemas is there that search_path names (in the url, else that of the user"
+    " or the database); create one",
     "42P05": SHARED,
     "42501": "rights are missing; grant USAGE and CREATE on the schema, TEMPORARY on the database,"
     " and SELECT, INSERT, UPDATE and DELETE on the store's tables",
@@ -178,7 +184,7 @@ class Session:
     def _fault(self, error: BaseException) -> EngineError:
         state = (error.sqlstate or "") if isinstance(error, asyncpg.PostgresError) else ""
         if state:
-            why = refusal(error)
+            why = refusal(error) if self._db is not None else None  # else it is of the url
             if why is not None:
                 return Refused(why, taken=state == "23505")
             words = _WORDS.get(state) or _WORDS.get(state[:2])
@@ -233,8 +239,15 @@ def own_session(session: Session, other: Session) -> None:
 def prepare(session: Session) -> None:
     """Bring the schema up to date. Several workers may do so at once: one of them does it.
 
-    Raises StoreError where a newer release has written it.
+    Raises StoreError where a newer release has written it, or where text of providers would not
+    fit: each of their characters has to, also in an id or a recipient.
     """
+    encoding = session.fetch("SHOW server_encoding")[0][0]
+    if encoding not in _ENCODINGS:
+        raise StoreError(
+            f"the database's encoding is {encoding}, which has not all characters; make one with"
+            " ENCODING 'UTF8'"
+        )
     if _version(session) == SCHEMA_VERSION:
         return  # no right to make tables is needed
     session.begin()
@@ -264,7 +277,9 @@ def _version(session: Session) -> int:
     # Not by to_regclass, which remembers what was not there before another worker made it.
     there = """
         SELECT FROM pg_class
-        WHERE relname = 'dlr_schema' AND relnamespace = current_schema()::regnamespace
+        WHERE relname = 'dlr_schema' AND relnamespace = (
+            SELECT oid FROM pg_namespace WHERE nspname = current_schema()
+        )
     """
     if not session.fetch(there):
         return 0

@@ -121,15 +121,17 @@ async def test_a_nul_is_replaced_where_text_cannot_hold_it(database: Database, s
 async def test_what_can_never_be_taken_costs_itself_alone(database: Database, schema: str) -> None:
     sink = make(schema)
     await sink.open()
-    await database.execute("ALTER TABLE reports ADD CHECK (reference <> 'ours alone')")
+    await database.execute(
+        "ALTER TABLE reports ADD CONSTRAINT theirs CHECK (reference <> 'ours alone')"
+    )
     lines = [record(f"e{n}", message_id=f"m{n}") for n in range(20)]
     lines[3] = too_long_for_an_index(3)
     lines[4] = b"no record"
     lines[19] = record("e19", reference="ours alone")
     assert await stored(sink, *lines) == {
-        3: "PostgreSQL cannot take it: a value is too long for an index (54000)",
+        3: "PostgreSQL cannot take it: a value is too long for an index (54000, reports_message)",
         4: "not a record: JSON is malformed: invalid character (byte 4)",
-        19: "PostgreSQL cannot take it: a constraint of the table refuses it (23514)",
+        19: "PostgreSQL cannot take it: a constraint of the table refuses it (23514, theirs)",
     }
     await sink.close()
     assert await database.fetchval("SELECT count(*) FROM reports") == 17
@@ -147,7 +149,9 @@ async def test_a_database_in_another_encoding() -> None:
         sink = make("public", url=Secret(f"postgresql://postgres@{host}/{name}"))
         bad = await stored(sink, record("e1", sender="é"), record("e2", sender="я"), record("e3"))
         await sink.close()
-        assert bad == {1: "PostgreSQL cannot take it: a value does not fit its column (22P05)"}
+        assert bad == {
+            1: "PostgreSQL cannot take it: the database's encoding has no such character (22P05)"
+        }
     finally:
         await database.execute(f"DROP DATABASE {name}")
         await database.close()

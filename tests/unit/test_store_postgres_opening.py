@@ -71,7 +71,8 @@ async def test_who_may_not_make_tables_is_told_what_to_grant(url: str, database:
     ("change", "says"),
     [
         (("/test", "/not-there"), "there is no such database"),
-        (("search_path=", "search_path=not_"), "the url's search_path names is not there"),
+        (("search_path=", "search_path=not_"), "none of the schemas is there"),
+        (("search_path=", "search_path=not%20"), "a setting of the url cannot be used"),
         ((":5432", ":1"), "refused"),
         (("?", "?sslmode=require&"), "TLS"),
         (("?", "?sslmode=nothing&"), "the url cannot be used"),

@@ -17,6 +17,9 @@ import msgspec
 
 from engine.core.errors import EngineError
 
+# For settings of a client library's that would do without.
+VERIFIED = "a server's certificate and name are always verified, and nothing switches that off"
+
 
 class Timeouts(msgspec.Struct, frozen=True):
     """For a connection or the next byte; for all of it; and the size of the inflated body."""

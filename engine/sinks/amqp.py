@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import aio_pika
 import msgspec
@@ -23,10 +23,10 @@ from pamqp.commands import Basic
 
 from ..core.cloudevents import Envelope
 from ..core.contracts import Batch
-from ..core.errors import PartialWrite
+from ..core.errors import PartialWrite, SinkError
 from ..core.messages import Message, Naming, content_type, messages
 from ..core.secret import Secret
-from ..failures import kind_cause
+from ..failures import VERIFIED, kind_cause
 from ..targets.line import Line, lost
 
 CONNECT_S = 10.0
@@ -45,7 +45,7 @@ _KINDS: dict[type[BaseException], str] = {
     exceptions.ConnectionClosed: "the broker closed the connection",
     exceptions.ChannelClosed: "the broker closed the channel",
     exceptions.DeliveryError: "the broker did not accept a message; a queue may be full",
-    TimeoutError: "it does not answer",
+    TimeoutError: "it does not answer; a broker with an alarm (memory, disk) takes nothing",
 }
 
 
@@ -65,8 +65,11 @@ class AmqpSink:
     Options: ClassVar[type[msgspec.Struct]] = AmqpOptions
 
     def __init__(self, options: AmqpOptions) -> None:
-        if urlsplit(options.url.reveal()).scheme not in ("amqp", "amqps"):
+        url = urlsplit(options.url.reveal())
+        if url.scheme not in ("amqp", "amqps"):
             raise ValueError("url: expected amqp:// or amqps://")
+        if "no_verify_ssl" in parse_qs(url.query, keep_blank_values=True):
+            raise ValueError(f"url: {VERIFIED}; cafile names the authority to trust")
         self._key = Naming("routing_key", options.routing_key)
         self._options = options
         self._connection: AbstractConnection | None = None
@@ -80,6 +83,17 @@ class AmqpSink:
         await self._line.use(self._publish, [])
 
     async def write(self, batch: Batch) -> None:
+        if self._line.held is None or not self._is_open(self._line.held):
+            self._size_max = None  # a broker that was away may take more by now
+        known = self._size_max
+        try:
+            await self._offer(batch)
+        except SinkError:
+            if self._size_max == known:
+                raise
+            await self._offer(batch)  # without what is larger than the broker has just said
+
+    async def _offer(self, batch: Batch) -> None:
         found, rejected = messages(batch.lines, self._options.envelope)
         self._confirmed &= {message.about.event_id for message in found}
         fitting = []

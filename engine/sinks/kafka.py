@@ -19,6 +19,7 @@ from ..core.contracts import Batch
 from ..core.errors import PartialWrite
 from ..core.messages import Message, content_type, messages
 from ..core.secret import Secret
+from ..failures import VERIFIED
 from ..targets.kafka_producer import KafkaProducer, is_size
 from ..targets.own_thread import OwnThread
 
@@ -30,6 +31,11 @@ _OURS = frozenset(
         "request.required.acks", "transactional.id",
     }
 )  # fmt: skip
+# What checks a server's certificate and name, and the values with which it does.
+_CHECKS = {
+    "enable.ssl.certificate.verification": ("true",),
+    "ssl.endpoint.identification.algorithm": ("https",),
+}
 
 
 class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,6 +56,9 @@ class KafkaSink:
     def __init__(self, options: KafkaOptions) -> None:
         if given := sorted(_OURS & options.options.keys()):
             raise ValueError(f"options: {given[0]} is set by the sink itself")
+        for name, wanted in _CHECKS.items():
+            if name in options.options and options.options[name].reveal() not in wanted:
+                raise ValueError(f"options: {VERIFIED}; ssl.ca.location names whom to trust")
         settings = {
             "linger.ms": "5",
             "queue.buffering.max.messages": str(IN_FLIGHT_MAX),

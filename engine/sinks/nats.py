@@ -81,6 +81,7 @@ class NatsSink:
         if posts:
             rejected |= await self._line.use(Stream.publish, posts)
         if rejected:
+            await self._line.drop()  # what it takes is told anew: a retry follows a change of that
             raise PartialWrite(rejected)
 
     async def close(self) -> None:

@@ -25,7 +25,7 @@ from ..core.contracts import Batch
 from ..core.errors import PartialWrite
 from ..core.messages import Message, messages
 from ..core.secret import Secret
-from ..failures import kind_cause
+from ..failures import VERIFIED, kind_cause
 from ..targets.line import Line, lost
 
 CONNECT_S = 10.0
@@ -36,17 +36,19 @@ BODY_MAX = 512 << 20  # `proto-max-bulk-len` where the server does not tell: its
 
 _KINDS: dict[type[BaseException], str] = {
     exceptions.AuthenticationError: "the user name or password is wrong",
-    exceptions.NoPermissionError: "this user may not write the stream; allow XADD, MULTI, EXEC",
+    exceptions.NoPermissionError: "this user may not write; allow PING, MULTI, EXEC and XADD on it",
     exceptions.OutOfMemoryError: "it is out of memory; raise maxmemory or set maxlen",
     exceptions.ReadOnlyError: "it is a read-only replica; name the master",
     exceptions.BusyLoadingError: "it is loading its data",
     exceptions.TimeoutError: "it does not answer",
+    exceptions.MovedError: "another node of the cluster has the stream; name that one",
+    exceptions.ClusterDownError: "its cluster is down",
 }
 _WORDS = {
     "WRONGTYPE": "the stream's key holds something else; name another",
     "MISCONF": "it cannot save to its disk and takes no writes; see its log",
     "NOREPLICAS": "too few of its replicas are there",
-    "MOVED": "another node of the cluster has the stream; name that one",
+    "DB": "it has no database of this number",  # "DB index is out of range"
 }
 
 
@@ -67,9 +69,12 @@ class RedisSink:
 
     def __init__(self, options: RedisOptions) -> None:
         try:
-            parse_url(options.url.reveal())
+            parts = parse_url(options.url.reveal())
         except (ValueError, TypeError):  # its words may hold a piece of the URL
             raise ValueError("url: expected redis://, rediss:// or unix://") from None
+        checks = (parts.get("ssl_cert_reqs", "required"), parts.get("ssl_check_hostname", True))
+        if checks != ("required", True):
+            raise ValueError(f"url: {VERIFIED}; ssl_ca_certs names the authority to trust")
         self._url = options.url
         self._stream = options.stream
         self._maxlen = options.maxlen
@@ -87,6 +92,7 @@ class RedisSink:
         if found:
             rejected |= await self._line.use(self._append, found)
         if rejected:
+            await self._line.drop()  # what it takes is asked anew: a retry follows a change of that
             raise PartialWrite(rejected)
 
     async def close(self) -> None:

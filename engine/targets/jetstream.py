@@ -123,7 +123,8 @@ class Stream:
             headers = {**self._headers, Header.MSG_ID.value: event_id}
             size = len(body) + sum(len(k) + len(v) + 4 for k, v in headers.items()) + 12
             if size > self._client.max_payload:  # the server would end the connection over it
-                rejected[place] = f"too large: {size} bytes, max_payload is smaller"
+                most = self._client.max_payload
+                rejected[place] = f"too large: {size} bytes with its headers, max_payload is {most}"
                 continue
             reply = f"{self._inbox}.{place}"
             waiting[reply] = place

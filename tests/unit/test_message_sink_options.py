@@ -13,6 +13,7 @@ from engine.core.messages import Naming, messages
 from engine.core.secret import Secret
 
 CANARY = "hunter2"
+UNVERIFIED = "a server's certificate and name are always verified"
 
 
 def made(kind: str, **keys: Any) -> Any:
@@ -44,6 +45,19 @@ def made(kind: str, **keys: Any) -> Any:
         ("kafka", {"topic": "t", "options": {"linger.ms": CANARY}}, "does not take queue.buf"),
         ("kafka", {"topic": "t", "options": {"compression.type": CANARY}}, "does not take compr"),
         ("kafka", {"topic": "t", "envelope": "xml"}, "envelope: expected"),
+        ("redis", {"url": "rediss://h?ssl_cert_reqs=none", "stream": "s"}, UNVERIFIED),
+        ("redis", {"url": "rediss://h?ssl_check_hostname=no", "stream": "s"}, UNVERIFIED),
+        ("amqp", {"url": "amqps://h?no_verify_ssl=1", "routing_key": "q"}, UNVERIFIED),
+        (
+            "kafka",
+            {"topic": "t", "options": {"enable.ssl.certificate.verification": False}},
+            UNVERIFIED,
+        ),
+        (
+            "kafka",
+            {"topic": "t", "options": {"ssl.endpoint.identification.algorithm": "none"}},
+            UNVERIFIED,
+        ),
     ],
 )
 def test_faults_are_named_without_secrets(kind: str, keys: dict[str, Any], fault: str) -> None:

@@ -73,11 +73,14 @@ class DeadLetters:
             for one in refused
         ]
         done = await self._store.write(lambda tx: bury(tx, self._sink, letters))
-        self._tell(done, f"{len(letters)} records were refused for good and are dead letters")
+        told = "1 record was refused for good and is a dead letter"
+        if len(letters) > 1:
+            told = f"{len(letters)} records were refused for good and are dead letters"
+        self._tell(done, told)
 
     def _tell(self, done: Buried, text: str) -> None:
         self._telemetry.count("dead_letters", self._sink, done.new)
-        look = "`dlr-engine dead-letter list` shows them"
+        look = "`dlr-engine dead-letter list` shows why"
         self._telemetry.event(logging.ERROR, f"sink {self._sink}", f"{text}; {look}")
         if done.dropped:
             self._telemetry.count("dead_dropped", self._sink, done.dropped)

@@ -220,8 +220,9 @@ class Dispatcher:
             self._in_hand = frozenset()
             self._step_ended.set()
             self._step_ended = anyio.Event()
-        self.health.written += len(portion.lines)
-        self._telemetry.count("written", self.name, len(portion.lines))
+        taken = len(portion.lines) - len(portion.rejected)
+        self.health.written += taken
+        self._telemetry.count("written", self.name, taken)
         return True
 
     async def _keep(self, refused: list[Refused]) -> None:

@@ -52,9 +52,10 @@ async def _work(config: Config, args: argparse.Namespace, stop: process.Stop) ->
     # What is done once is over too soon for a port; of several workers the parent has it.
     serve = not args.once and not supervise.is_child()
     async with Engine(config, once=args.once, serve=serve) as engine:
+        who = f"worker {engine.fleet.name}" if engine.fleet is not None else "worker"
         log.info(
-            "worker%s: running, %s and %s",
-            f" {engine.fleet.name}" if engine.fleet is not None else "",
+            "%s: running, %s and %s",
+            who,
             _many(len(config.accounts), "account"),
             _many(len(config.sinks), "sink"),
         )
@@ -66,7 +67,7 @@ async def _work(config: Config, args: argparse.Namespace, stop: process.Stop) ->
                 around.start_soon(_with_parent, stop)
             stuck = await stop.unless(until)
             around.cancel_scope.cancel()
-    _sum_up(engine)
+    _sum_up(engine, who)
     return stuck or []
 
 
@@ -111,10 +112,11 @@ def _prints_records(config: Config) -> bool:
     return sys.stdout.isatty() and any(sink.type == "stdout" for sink in config.sinks)
 
 
-def _sum_up(engine: Engine) -> None:
+def _sum_up(engine: Engine, who: str) -> None:
     total = engine.telemetry.total
     log.info(
-        "worker: ended; %s made, %s kept, %s given to sinks",
+        "%s: ended; %s made, %s kept, %s given to sinks",
+        who,
         _many(total("requests"), "request"),
         _many(total("records"), "record"),
         _many(total("written"), "record"),

@@ -161,8 +161,9 @@ class Supervisor:
             first = False
             pause_s = PAUSE_FIRST_S if lasted_s >= STEADY_S else pause_s
             log.error(
-                "run: worker %d has died (%s); started again in %s",
+                "run: worker %d has %s (%s); started again in %s",
                 number + 1,
+                "died" if status else "ended",
                 f"signal {-status}" if status < 0 else f"exit status {status}",
                 spell_duration(pause_s),
             )

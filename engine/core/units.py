@@ -78,7 +78,7 @@ def time_ms(value: object) -> int:
         text = value.strip()
         if re.fullmatch(r"-?\d+(\.\d+)?", text):
             return _rounded(float(text))
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text.upper())  # RFC 3339 has "t" and "z", too
     else:
         raise ValueError("expected a time")
     if moment.tzinfo is None:

@@ -32,6 +32,7 @@ REFUSALS_MAX = 40  # requests that may be refused while one batch's bad records 
 
 _LATER = frozenset({408, 425, 429})
 _DIVISIBLE = frozenset({400, 413, 422})
+_MOVED = frozenset({301, 302, 303, 307, 308})
 _OURS = re.compile(r"(?ai)(webhook|content|transfer)-.*|host|connection|.*[^!#$%&'*+.^_`|~\w-].*|")
 
 
@@ -125,4 +126,5 @@ class WebhookSink:
 
 def _said(head: Head) -> str:
     phrase = next((f" {known.phrase}" for known in HTTPStatus if known == head.status), "")
-    return f"the receiver answers {head.status}{phrase}"
+    hint = "; no redirect is followed: name its target" if head.status in _MOVED else ""
+    return f"the receiver answers {head.status}{phrase}{hint}"

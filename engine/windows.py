@@ -24,8 +24,8 @@ import msgspec
 GUARD_S = 0.001  # a provider that counts in milliseconds, both ends of the window included
 RUNS_PER_WINDOW = 2048  # memory of a window; a run keeps a place at most per/2048 too long
 SNAPSHOT_RUNS = 256  # a snapshot's size; written before each durable block, so it is small
-SPARE = 0.002  # of a window: what a place may be late on an average, see `Window.fly`
-SPARE_WINDOWS = 10  # so many windows' lateness may be saved up
+SPARE = 0.002  # of a window: what an answer in time saves for late ones, see `Window.fly`
+SPARE_WINDOWS = 10  # so many windows' savings are kept; as many there are at the start
 # Longer than a busy machine lets a request lie; at most a tenth of the window.
 PATIENCE_MAX_S = 0.25
 LONG_S = 10.0  # windows up to here are waited out after an unclean end, longer ones reserve
@@ -86,7 +86,8 @@ class Window:
             if due > now:
                 break
             del flying[ticket]
-            self._spend(due - plain)
+            if due > plain:
+                self._spend(due - plain)
             self._land(due)
         runs, horizon = self._runs, now - self._span
         while runs and runs[0].last <= horizon:
@@ -105,8 +106,9 @@ class Window:
 
         Unless there is time to spare: then its answer is waited for a little longer. An answer that
         comes later than usual may mean that the request lay somewhere (the network, a provider
-        that was busy), and arrived later than `slack`. Each place has a share of the window to be
-        late by; a provider that is always slow has used it up soon, and costs no more than that.
+        that was busy), and arrived later than `slack`. Each answer that comes within `slack` saves
+        up a share of the window to be late by. A provider that always takes longer saves nothing:
+        its lateness says nothing of the way there, and what there was at the start is used up soon.
         """
         plain = now + self.rate.slack_s
         late = max(0.0, min(self._patience, self._spare))
@@ -213,9 +215,9 @@ class Window:
             self._runs.insert(place, _Run(at, count))
 
     def _spend(self, late_s: float) -> None:
-        """A place has landed so much later than `slack` after it was sent."""
-        spare = self._spare + SPARE * self.rate.per_s - max(0.0, late_s)
-        self._spare = min(spare, self._spare_max)
+        """A place has landed so much later than `slack` after it was sent; or in time: it saves."""
+        saved = SPARE * self.rate.per_s if late_s <= 0 else -late_s
+        self._spare = min(self._spare + saved, self._spare_max)
 
     def _land(self, at: float, count: int = 1) -> None:
         # Times only grow here; one that would not (restored ones reach ahead) is booked later.

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     FEED = "feed"  # an account's reports as they come: drained or windowed
     BATCH = "batch"  # what was sent together, asked for by its id on the ladder
     MESSAGE = "message"  # one message, asked for by its id on the ladder
+    ENDED = "ended"  # a batch that is over: what `track` said of it, for messages that come late
     WINDOW = "window"  # a period that was read and is read again while something in it is open
     BACKFILL = "backfill"  # a past period that is read in windows, as it was ordered
     PUSH = "push"  # what the provider has sent by itself; never stored as work

@@ -23,7 +23,7 @@ from engine.core.work import Committed, Page, Work
 
 from .posting import Change, Posting, Standing
 from .reopening import reopen
-from .settling import batch_over, count_down, expire, settle
+from .settling import ENDED, batch_over, count_down, expire, remember, settle
 from .transaction import Transaction
 
 # The source of a page that was asked for.
@@ -282,12 +282,17 @@ def _discover(
 
 
 def _tracked_batches(tx: Transaction, page: Page) -> dict[str, Work]:
-    """The tracked batches that these reports belong to."""
+    """The tracked batches that these reports belong to; one that is over only if none goes on."""
     if "batch" not in page.traits.tracks:
         return {}
     wanted = {report.batch_id for report in page.reports if report.batch_id is not None}
-    works = tx.find_works(page.account, Kind.BATCH, sorted(wanted)) if wanted else []
-    return {work.key: work for work in works}
+    if not wanted:
+        return {}
+    works = {work.key: work for work in tx.find_works(page.account, Kind.BATCH, sorted(wanted))}
+    rest = sorted(wanted.difference(works))
+    if rest and page.account in tx.notes(ENDED):
+        works |= {work.key: work for work in tx.find_works(page.account, Kind.ENDED, rest)}
+    return works
 
 
 def _end_tracked(post: Posting, touched: Collection[Known], batches: dict[str, Work]) -> None:
@@ -300,20 +305,22 @@ def _end_tracked(post: Posting, touched: Collection[Known], batches: dict[str, W
     asked = {step.work.id for step in page.settles}
     finals = [known.message_id for known in touched if known.tracked and known.final]
     over = [
-        work.id
+        work
         for work in (tx.find_works(page.account, Kind.MESSAGE, finals) if finals else [])
-        if work.id is not None and work.id not in asked
+        if work.id not in asked
     ]
     polled = page.source == POLL and "batch" in page.traits.asks
     for work in batches.values():
-        if work.id is None or work.id in asked or polled:
+        if work.kind is Kind.ENDED or work.id in asked or polled:
             continue
         if count_down(tx, work, page.traits, touched) and batch_over(
             tx, work, page.traits, rows=0, all_final=False
         ):
-            over.append(work.id)
-    for work_id in over:
-        post.end(work_id)
+            over.append(work)
+    for work in over:
+        if work.id is not None:
+            post.end(work.id)
+    remember(post, over)
 
 
 def prune(

@@ -18,10 +18,18 @@ BATCH_MAX = 200_000
 # else a look into the store before each question costs more than it saves.
 LARGE_BATCH = 10
 
+# The note of an account in which what `track` said of ended batches is kept: where nobody tracks
+# any, a page of a thousand bulks is not looked through for them.
+ENDED = "ended"
+
 # In a batch's data: how many ends have to come before it is counted again.
 OWING = "owing"
 # What an answer makes obsolete.
 FORGOTTEN = frozenset({"code", "text", OWING})
+
+# What `track` said of a batch stays for so long after its end, where its ladder does not last
+# longer: infobip hands a report out for 48 hours.
+LATE_MS = 48 * 3_600_000
 
 # Where the last answer of a ladder, or the last reading of a window, is visibly not whole, it is
 # asked for once more after these.
@@ -93,6 +101,36 @@ def settle(post: Posting, steps: Sequence[Settle]) -> None:
     if over:
         tx.drop_works([work_id for work_id in asked if work_id in over])
         done.ended.extend(work_id for work_id in asked if work_id in over)
+        remember(post, [works[work_id] for work_id in asked if work_id in over & works.keys()])
+
+
+def remember(post: Posting, works: Sequence[Work]) -> None:
+    """Keep what `track` said of batches that are over, where their messages are found as they come:
+    one that nobody had heard of may still do so, a page later or days. What has come by the end of
+    that and is still pending gets its verdict."""
+    page = post.page
+    if page.traits.derives_ids:  # an answer names every recipient of a batch
+        return
+    kept = []
+    for work in works:
+        if work.kind is not Kind.BATCH:
+            continue
+        facts = {"sent": work.data.get("sent", work.start_ms)}
+        if "reference" in work.data:
+            facts["reference"] = work.data["reference"]
+        kept.append(
+            Work(
+                account=work.account,
+                kind=Kind.ENDED,
+                key=work.key,
+                due_ms=max(work.start_ms + page.ladder.last_ms, page.observed_ms + LATE_MS),
+                start_ms=work.start_ms,
+                data=facts,
+            )
+        )
+    if kept:
+        post.done.put.extend(post.tx.put_works(kept))
+        post.tx.put_note(page.account, ENDED, b"1")
 
 
 def _next_ms(post: Posting, step: Settle, work: Work, waiting: set[str]) -> int | None:
@@ -151,6 +189,8 @@ def _pending_of(tx: Transaction, work: Work, traits: Traits) -> list[Known]:
         found = tx.messages(work.account, [(work.key, "mt")])
         return [known for known in found.values() if not known.final]
     pending = tx.batch_messages(work.account, work.key, pending=True, limit=BATCH_MAX)
+    if work.kind is Kind.ENDED:
+        return pending
     recipients: list[str] = work.data.get("recipients") or []
     if recipients and not traits.derives_ids:
         messages = tx.batch_messages(work.account, work.key, pending=False, limit=BATCH_MAX)

@@ -145,7 +145,9 @@ async def get(store: Store, message_id: str = "m1", account: str = "a") -> Known
 
 
 async def works(store: Store, account: str = "a") -> list[Work]:
-    return await store.read(lambda tx: tx.works_due(account, 1 << 50, 10**6))
+    """What is under way."""
+    due = await store.read(lambda tx: tx.works_due(account, 1 << 50, 10**6))
+    return [work for work in due if work.kind is not Kind.ENDED]
 
 
 async def tallies(store: Store, account: str = "a") -> dict[str, int]:

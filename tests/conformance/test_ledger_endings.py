@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from engine.core.contracts import Kind
 from engine.core.report import Report
 from engine.core.state import State
 from engine.core.units import iso
@@ -180,6 +181,50 @@ async def test_a_drained_batch_ends_when_its_reports_are_final(store: Store) -> 
         report("z", State.EXPIRED, batch_id="b2", recipient=R2),
     )
     assert sorted(done.ended) == sorted([both.id or 0, none.id or 0])
+
+
+@pytest.mark.parametrize("recipients", [(), (R1,)])
+async def test_what_comes_of_a_batch_after_its_end_has_what_was_tracked(
+    store: Store, recipients: tuple[str, ...]
+) -> None:
+    """Its first page can end it, and of a provider's queue the next one brings the others."""
+    [asked] = await track(store, tracked("b1", *recipients, reference="r"))
+    done = await commit(store, report("x", State.DELIVERED, batch_id="b1", recipient=R1))
+    assert (done.ended, await works(store)) == ([asked.id], [])
+    [kept] = done.put
+    assert (kept.kind, kept.due_ms) == (Kind.ENDED, T0 + settling.LATE_MS)
+    assert await track(store, tracked("b1", *recipients, reference="r")) == []
+    theirs = {"batch_id": "b1", "reference": "theirs"}
+    await commit(store, report("y", **theirs), report("z", State.EXPIRED, **theirs))
+    assert [(t.message_id, t.reference) for t in await records(store)][1:] == [
+        ("y", "r"),
+        ("z", "r"),
+    ]
+    assert (await get(store, "y")).sent_ms == T0
+    done = await settle(store, kept, traits=DRAINED, after_s=settling.LATE_MS // 1000, over=True)
+    assert (done.ended, done.put, done.verdicts) == ([kept.id], [], 1)
+    assert (await get(store, "y")).verdict == "last_known"
+    await commit(store, report("later", **theirs))
+    assert (await get(store, "later")).reference == "theirs"
+
+
+async def test_what_comes_after_a_batch_has_its_verdict_has_what_was_tracked(
+    store: Store,
+) -> None:
+    [asked] = await track(store, tracked("b1", reference="r"))
+    [kept] = (await settle(store, asked, traits=DRAINED, after_s=1800, over=True)).put
+    await commit(store, report("x", State.DELIVERED, batch_id="b1"))
+    assert (await get(store, "x")).reference == "r"
+    after_s = settling.LATE_MS // 1000 + 1800
+    done = await settle(store, kept, traits=DRAINED, after_s=after_s, over=True)
+    assert (done.ended, done.verdicts) == ([kept.id], 0)
+
+
+async def test_a_batch_whose_messages_are_known_leaves_nothing_behind(store: Store) -> None:
+    [asked] = await track(store, tracked("b1", R1, reference="r"), traits=DERIVED)
+    row = report(f"b1:{R1}", State.DELIVERED, batch_id="b1", recipient=R1)
+    done = await settle(store, asked, row, traits=DERIVED)
+    assert (done.ended, done.put) == ([asked.id], [])
 
 
 async def test_a_batch_that_is_asked_for_ends_with_what_comes_another_way(store: Store) -> None:

@@ -198,7 +198,7 @@ class Checks(Watcher):
             for work in tables.works.values():
                 hold(
                     "all-has-ended",
-                    work.account != name or work.kind in (Kind.FEED, Kind.WINDOW),
+                    work.account != name or work.kind in (Kind.FEED, Kind.WINDOW, Kind.ENDED),
                     lambda: f"{name}: {work.kind} {work.key} is still to be asked",
                 )
         self.truth.finish()

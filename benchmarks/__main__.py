@@ -54,7 +54,7 @@ CASES = (
         size=40_000,
         unit="records",
         run=throughput.avaamo_pages,
-        full=50_000,  # 500 pages: what a window that cannot be split may have
+        full=400_000,
     ),
     Case(
         name="bulksms-polls",

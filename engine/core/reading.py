@@ -23,10 +23,13 @@ from .contracts import Outcome, Traits, Verb
 from .units import iso
 from .work import Incident
 
-# Pages of one span. A span with more rows than that is split before it is paged through, which
-# also bounds the set of rows seen.
+# Pages and rows of one span: one with more is split where that helps, for the fewer pages are read
+# in one go, the less they shift. No more rows than that are told apart; beyond, all are counted.
 PAGES_MAX = 500
 ROWS_MAX = 50_000
+
+# Pages of a span that no split makes smaller, or of whose total nothing is to be proven.
+PAGES_FAR = 100_000
 
 # How often the pages of one span are read, where their total goes on moving.
 PASSES_MAX = 3
@@ -98,6 +101,7 @@ class Progress(msgspec.Struct, kw_only=True):
     flaws: int = 0
     seen: set[int] = set()  # of a paged span: which rows, by a hash of their message's id
     seen_again: set[int] = set()  # those of this pass alone
+    last: set[int] = set()  # those of the last page
     first_total: int | None = None
     total: int | None = None
     passes: int = 1  # the pages are read again when the total has moved
@@ -131,9 +135,11 @@ def decide(
         return _tested(reading, traits, outcome.total)
     progress.rows += rows
     progress.flaws += flaws
-    progress.fresh = len(keys - progress.seen_again) + flaws
-    progress.seen_again |= keys
-    progress.seen |= keys
+    progress.fresh = len(keys - progress.seen_again - progress.last) + flaws
+    progress.last = keys
+    if len(progress.seen) < ROWS_MAX:
+        progress.seen_again |= keys
+        progress.seen |= keys
     if outcome.verb is Verb.SPLIT:
         return _divide(reading, traits, outcome.cause)
     if outcome.total is not None:
@@ -142,16 +148,23 @@ def decide(
         if progress.first_total is None:
             progress.first_total = outcome.total
     total = progress.total if reading.totals.follow is not False else None
-    received = len(progress.seen) + progress.flaws if traits.paged else progress.rows
+    received = progress.rows
     if traits.paged:
-        if total is not None and total > ROWS_MAX and progress.page == 1 and _halves(span, traits):
-            cause = f"{total} rows are more than one window may hold"
-            return _short(reading, traits, cause, total, received)
-        if _has_more(progress, outcome, total, rows):
-            progress.page += 1
-            return Next(same_span=True)
-        if progress.page >= PAGES_MAX and rows and outcome.page in (None, progress.page):
-            return _divide(reading, traits, f"more than {PAGES_MAX} pages")
+        if len(progress.seen) < ROWS_MAX:
+            received = len(progress.seen) + progress.flaws
+        split = total if _halves(span, traits) else None  # the total that a split is to prove
+        if split is not None and split > ROWS_MAX and progress.page == 1:
+            cause = f"{split} rows are more than one window may hold"
+            return _short(reading, traits, cause, split, received)
+        if _has_more(progress, outcome, total, received, rows):
+            most = PAGES_FAR if split is None else PAGES_MAX
+            if progress.page < most:
+                progress.page += 1
+                return Next(same_span=True)
+            cause = f"more than {most} pages"
+            if split is not None:
+                return _short(reading, traits, cause, split, received)
+            return _divide(reading, traits, cause, total=total, received=received)
     if total is not None and _must_read_again(progress, total, received):
         progress.passes += 1
         progress.page = 1
@@ -164,9 +177,11 @@ def decide(
     return _short(reading, traits, f"{received} of {total} rows came", total, received)
 
 
-def _has_more(progress: Progress, outcome: Outcome, total: int | None, rows: int) -> bool:
+def _has_more(
+    progress: Progress, outcome: Outcome, total: int | None, received: int, rows: int
+) -> bool:
     """Whether there is another page worth asking for."""
-    if rows == 0 or progress.page >= PAGES_MAX:
+    if rows == 0:
         return False
     if outcome.page is not None and outcome.page != progress.page:
         return False  # the server ignores the page that was asked for
@@ -176,7 +191,7 @@ def _has_more(progress: Progress, outcome: Outcome, total: int | None, rows: int
     if progress.fresh == 0 and progress.page > 1:
         return False  # a page that repeats others: asking on would go round in circles
     if total is not None:
-        return told or len(progress.seen) + progress.flaws < total
+        return told or received < total
     return outcome.pages is None or told
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.core.contracts import Outcome, Traits
 from engine.core.reading import (
+    PAGES_MAX,
     PASSES_MAX,
+    ROWS_MAX,
     SHORT_WINDOW,
     TOTAL_IGNORED,
     Progress,
@@ -25,7 +28,6 @@ from engine.core.work import Incident
 ENTIRE = Traits(feed="windowed", window_max_ms=60_000, window_min_ms=1)
 PAGED = Traits(feed="windowed", window_max_ms=60_000, window_min_ms=1000, paged=True)
 PERIOD_MS = 16_000
-QUESTIONS_MAX = 400
 TESTS = 3
 
 
@@ -55,31 +57,34 @@ def read(
     *,
     total: Callable[[int, int], int] = lambda inside, _: inside,
     totals: Totals | None = None,
+    everywhere: bool = False,
+    most_asked: int = 400,
 ) -> Found:
     """Read a period of a provider whose answers, or pages, have so many rows at most, the newest
-    first; `total(inside, ever)` is what it says there are."""
+    first; `total(inside, ever)` is what it says there are. `everywhere`: it ignores the window."""
     reading = Reading.of(0, PERIOD_MS, traits)
     reading.totals = totals or Totals()
     progress, rows, incidents, questions = Progress(), set[int](), list[Incident](), 0
+    order = sorted(range(len(sent)), key=lambda n: (-sent[n].at_ms, -n))
     while reading.spans:
-        assert questions < QUESTIONS_MAX
+        assert questions < most_asked
         left = divide_short(reading, traits)
         if left is not None:
             incidents += left.incidents
             continue
         span: Span = reading.spans[0]
-        shown = [n for n, one in enumerate(sent) if one.shows <= questions]
-        inside = [n for n in shown if span.from_ms <= sent[n].at_ms <= span.to_ms]
-        inside.sort(key=lambda n: (-sent[n].at_ms, -n))
+        shown = [n for n in order if sent[n].shows <= questions]
+        inside = shown
+        if not everywhere:
+            inside = [n for n in shown if span.from_ms <= sent[n].at_ms <= span.to_ms]
         first = (progress.page - 1) * most if traits.paged else 0
         given = inside[first : first + most]
         said = total(len(inside), len(shown))
-        step = decide(
-            reading, progress, Outcome(total=said, page=progress.page), traits,
-            rows=len(given), flaws=0, keys=set(given),
-        )  # fmt: skip
+        outcome = Outcome(total=said, page=progress.page, pages=-(-said // most))
+        keys = set(given)
+        step = decide(reading, progress, outcome, traits, rows=len(given), flaws=0, keys=keys)
         if not span.told:
-            rows |= set(given)
+            rows |= keys
         incidents += step.incidents
         if not step.same_span:
             progress = Progress()
@@ -150,11 +155,30 @@ def test_a_total_of_all_ever_sent_is_said_once(
     found = read(sent, traits, 100, total=total)
     assert [one.kind for one in found.incidents] == [TOTAL_IGNORED]
     assert all(n in found.rows or one.shows > 0 for n, one in enumerate(sent))
-    most = 2 if traits.paged else 1  # a page that is empty shows that the one before was the last
+    most = 2 if traits.paged else 1  # it says that there are more pages, and the next one is empty
     assert found.questions <= most * PASSES_MAX + TESTS + most  # once more as if it told none
     again = read(sent, traits, 100, total=total, totals=found.totals)
     assert again.incidents == []
     assert again.questions <= most
+
+
+@pytest.mark.parametrize("rows", [PAGES_MAX * 2 + 10, ROWS_MAX + 10_000])
+def test_a_provider_that_ignores_the_window_is_read_to_its_last_page(rows: int) -> None:
+    """Each window has all there is: no split would ever make it less."""
+    per_page = 2 if rows < ROWS_MAX else 100
+    found = read([Sent(0)] * rows, PAGED, per_page, everywhere=True, most_asked=2000)
+    assert (len(found.rows), [one.kind for one in found.incidents]) == (rows, [TOTAL_IGNORED])
+    again = read(
+        [Sent(0)] * rows, PAGED, per_page, everywhere=True, most_asked=2000, totals=found.totals
+    )
+    assert (len(again.rows), again.incidents) == (rows, [])
+    assert again.questions == rows // per_page
+
+
+def test_a_second_with_more_than_a_window_may_hold_is_read_to_its_last_page() -> None:
+    rows = ROWS_MAX + 1000
+    found = read([Sent(8000 + n % 2) for n in range(rows)], PAGED, 100, most_asked=5000)
+    assert (len(found.rows), found.incidents) == (rows, [])
 
 
 def test_a_total_is_put_to_the_test_once() -> None:

@@ -52,7 +52,7 @@ def find(
         if by == "batch_id":
             batches.add(value)
         ids = {known.message_id for known in own}
-        for kind, keys in ((Kind.BATCH, batches), (Kind.MESSAGE, ids)):
+        for kind, keys in ((Kind.BATCH, batches), (Kind.ENDED, batches), (Kind.MESSAGE, ids)):
             works = tx.find_works(name, kind, sorted(keys)) if keys else []
             found.works |= {(name, kind, work.key): work for work in works}
         if by == "batch_id" and not own:
@@ -76,14 +76,15 @@ def _spellings(by: str, value: str, redactors: Sequence[Redactor]) -> list[str]:
 
 def message_table(config: Config, known: Known, found: Found) -> dict[str, Any]:
     """A message as JSON shows it."""
-    history = sorted(
-        History.of(known).entries if known.history else [], key=lambda e: str(e["observed_at"])
-    )
+    history = list(History.of(known).entries) if known.history else []
     if known.revision:
         history.append(newest_entry(known))
+    # A report that lost may have come after the newest record.
+    history.sort(key=lambda entry: str(entry["observed_at"]))
     work = found.works.get((known.account, Kind.MESSAGE, known.message_id))
     if work is None and known.batch_id is not None and not known.final:
-        work = found.works.get((known.account, Kind.BATCH, known.batch_id))
+        batch = [(known.account, kind, known.batch_id) for kind in (Kind.BATCH, Kind.ENDED)]
+        work = next((found.works[key] for key in batch if key in found.works), None)
     return {
         "account": known.account,
         "message_id": known.message_id,

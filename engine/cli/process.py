@@ -67,6 +67,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = anyio.Event()
+        self.starting: anyio.CancelScope | None = None  # what that signal cancels besides
 
     async def listen(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -80,6 +81,8 @@ class Stop:
                     "worker: stopping, what is on its way is taken in; a second signal ends at once"
                 )
                 self.asked.set()
+                if self.starting is not None:
+                    self.starting.cancel()
 
     async def unless(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """Its result; None where a signal came first, and then it was cancelled."""

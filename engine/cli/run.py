@@ -47,27 +47,38 @@ async def _work(config: Config, args: argparse.Namespace, stop: process.Stop) ->
     """What could not be done, a line each."""
     from engine.worker import Engine
 
-    from .live import watching
-
     # What is done once is over too soon for a port; of several workers the parent has it.
     serve = not args.once and not supervise.is_child()
-    async with Engine(config, once=args.once, serve=serve) as engine:
-        who = f"worker {engine.fleet.name}" if engine.fleet is not None else "worker"
-        log.info(
-            "%s: running, %s and %s",
-            who,
-            _many(len(config.accounts), "account"),
-            _many(len(config.sinks), "sink"),
-        )
-        _tune_interpreter()
-        until = _until(engine, args, stop)
-        live = not args.quiet and not _prints_records(config) and not supervise.is_child()
-        async with watching(engine, live=live), anyio.create_task_group() as around:
-            if supervise.is_child():
-                around.start_soon(_with_parent, stop)
-            stuck = await stop.unless(until)
-            around.cancel_scope.cancel()
-    _sum_up(engine, who)
+    # A start may wait for a store that cannot be had: then nothing is under way yet to be ended.
+    with anyio.CancelScope() as stop.starting:
+        async with Engine(config, once=args.once, serve=serve) as engine:
+            stop.starting = None
+            stuck = await _worked(engine, args, stop)
+        _sum_up(engine)
+        return stuck
+    log.info("worker: stopped before it had begun")
+    return []
+
+
+async def _worked(engine: Engine, args: argparse.Namespace, stop: process.Stop) -> list[str]:
+    """Until there is a reason to end."""
+    from .live import watching
+
+    config = engine.config
+    log.info(
+        "%s: running, %s and %s",
+        _who(engine),
+        _many(len(config.accounts), "account"),
+        _many(len(config.sinks), "sink"),
+    )
+    _tune_interpreter()
+    until = _until(engine, args, stop)
+    live = not args.quiet and not _prints_records(config) and not supervise.is_child()
+    async with watching(engine, live=live), anyio.create_task_group() as around:
+        if supervise.is_child():
+            around.start_soon(_with_parent, stop)
+        stuck = await stop.unless(until)
+        around.cancel_scope.cancel()
     return stuck or []
 
 
@@ -112,11 +123,15 @@ def _prints_records(config: Config) -> bool:
     return sys.stdout.isatty() and any(sink.type == "stdout" for sink in config.sinks)
 
 
-def _sum_up(engine: Engine, who: str) -> None:
+def _who(engine: Engine) -> str:
+    return f"worker {engine.fleet.name}" if engine.fleet is not None else "worker"
+
+
+def _sum_up(engine: Engine) -> None:
     total = engine.telemetry.total
     log.info(
         "%s: ended; %s made, %s kept, %s given to sinks",
-        who,
+        _who(engine),
         _many(total("requests"), "request"),
         _many(total("records"), "record"),
         _many(total("written"), "record"),

@@ -16,7 +16,9 @@ import anyio
 import asyncpg
 import pytest
 
+from engine.core.secret import Secret
 from engine.leases import RENEW_S, TTL_S
+from engine.stores.postgres import PostgresStore
 from tests.integration.harness import until
 from tests.integration.standin import Raw, Standin
 from tests.integration.test_infobip import page, report
@@ -142,6 +144,40 @@ async def test_orphaned_workers_end(tmp_path: Path, database: str, standin: Stan
     parent.kill()
     await parent.wait()
     await until_workers(database, 0)
+
+
+async def test_a_worker_that_cannot_begin_can_be_stopped(
+    tmp_path: Path, database: str, standin: Standin
+) -> None:
+    """It waits for a connection of the store's that it does not get: a role may have too few."""
+    with_all = PostgresStore(Secret(database))
+    await with_all.open(own=True)
+    await with_all.close()
+    schema = database.rpartition("=")[2]
+    db = await asyncpg.connect(database)
+    await db.execute(f"""
+        CREATE ROLE {schema} LOGIN CONNECTION LIMIT 2;
+        GRANT ALL ON SCHEMA {schema} TO {schema};
+        GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {schema};
+        GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {schema}""")
+    try:
+        url = standin.answer("i0", b'{"results":[]}')
+        config = written(tmp_path, database.replace("postgres@", f"{schema}@"), url)
+        command = [*ENGINE, "run", "--config", str(config)]
+        async with await anyio.open_process(command, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            told = b""
+            with anyio.fail_after(PATIENCE_S):
+                while b"tried again" not in told:
+                    told += await process.stderr.receive()
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == 0
+                told += b"".join([piece async for piece in process.stderr])
+        assert b"stopped before it had begun" in told
+        assert not standin.asked
+    finally:
+        await db.execute(f"DROP OWNED BY {schema}; DROP ROLE {schema}")
+        await db.close()
 
 
 async def test_what_several_workers_cannot_do_is_refused(tmp_path: Path) -> None:

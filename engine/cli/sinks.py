@@ -230,7 +230,9 @@ async def _go_back(
     found = dict(zip(accounts, answers, strict=True))
     causes = [f"{account}: {one.cause}" for account, one in found.items() if one.cause is not None]
     if causes:
-        raise EngineError(f"sink {name} was not put back: {'; '.join(causes)}")
+        done = [account for account, one in found.items() if one.cause is None]
+        also = f"; it was in {', '.join(done)}" if done else ""
+        raise EngineError(f"sink {name} was not put back: {'; '.join(causes)}{also}")
     return {account: found[account].again or 0 for account in accounts}
 
 

@@ -170,7 +170,7 @@ CASES = (
     Case(
         name="fleet",
         about="run --workers 1, 2, 4 on one PostgreSQL: what a report costs each; and the leases",
-        size=80_000,
+        size=240_000,
         unit="reports",
         run=fleet.run,
     ),

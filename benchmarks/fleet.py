@@ -3,8 +3,11 @@
 First what a report costs each of one to four workers, from the provider's answer to the sink's
 file: `dlr-engine run --workers N --until-idle` over eight one-time accounts, every record counted.
 Starting costs the same however much there is to do, so it is taken off: the same run with next to
-nothing. The processor is shared with the server, and with whatever else the machine does: the cost
-is processor time of the workers alone, and only its ratio to that of one worker means something.
+nothing. Four workers take as much to start as for some 100,000 reports, so a run has more than
+that. The processor is shared with the server, and with whatever else the machine does: the cost is
+processor time of the workers alone, and only its ratio to that of one worker means something. What
+else the machine does changes: one, two and four take turns, and the ratio is the median of those of
+the turns.
 
 Then what the leases alone ask of the server, as a hundred workers with ten thousand accounts would:
 a quarter as many connections, each of which looks four times as often. And what the other looks of
@@ -20,12 +23,12 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
@@ -58,10 +61,13 @@ SINKS = ("one", "two")
 
 def run(size: int, runs: int) -> list[Row]:
     """`size` reports; medians."""
-    rows = [_row(count, size, runs) for count in PROCESSES]
-    first, *others = rows
-    for row in others:
-        cost = float(row.values["cpu us/report"]) / float(first.values["cpu us/report"])
+    turns = [[_turn(count, size) for count in PROCESSES] for _ in range(runs)]
+    rows = [
+        _row(count, size, turn)
+        for count, turn in zip(PROCESSES, zip(*turns, strict=True), strict=True)
+    ]
+    for n, row in enumerate(rows[1:], 1):
+        cost = median([turn[n].cost_us / turn[0].cost_us for turn in turns])
         row.values["cost beside one"] = cost
         if cost > GROWTH:
             row.faults.append(f"a report costs {cost:.2f} of what it costs one worker")
@@ -69,26 +75,35 @@ def run(size: int, runs: int) -> list[Row]:
     return [*rows, alone, *asyncio.run(standing(WORKERS, LEASES, TIMES))]
 
 
-def _row(processes: int, size: int, runs: int) -> Row:
-    costs, rates, faults = [], [], []
-    pages = max(2, round(size / PAGE / ACCOUNTS))
-    for _ in range(runs):
-        idle_cpu, _, found = _once(processes, 1)
-        faults += found
-        cpu, seconds, found = _once(processes, pages)
-        faults += found
-        count = (pages - 1) * PAGE * ACCOUNTS
-        costs.append((cpu - idle_cpu) / count * 1e6)
-        rates.append(pages * PAGE * ACCOUNTS / seconds)
+class _Turn(NamedTuple):
+    cost_us: float  # of a report
+    rate: float
+    faults: list[str]
+
+
+def _turn(processes: int, size: int) -> _Turn:
+    pages = _pages(size)
+    idle_cpu, _, before = _once(processes, 1)
+    cpu, seconds, faults = _once(processes, pages)
+    cost = (cpu - idle_cpu) / ((pages - 1) * PAGE * ACCOUNTS) * 1e6
+    return _Turn(cost, pages * PAGE * ACCOUNTS / seconds, [*before, *faults])
+
+
+def _row(processes: int, size: int, turns: Sequence[_Turn]) -> Row:
     return Row(
         name=f"{processes} worker{'s' if processes > 1 else ''}",
         values={
-            "reports": pages * PAGE * ACCOUNTS,
-            "cpu us/report": median(costs),
-            "reports/s, start included": median(rates),
+            "reports": _pages(size) * PAGE * ACCOUNTS,
+            "cpu us/report": median([turn.cost_us for turn in turns]),
+            "reports/s, start included": median([turn.rate for turn in turns]),
         },
-        faults=faults,
+        faults=[fault for turn in turns for fault in turn.faults],
     )
+
+
+def _pages(size: int) -> int:
+    """Of each account."""
+    return max(2, round(size / PAGE / ACCOUNTS))
 
 
 def _once(processes: int, pages: int) -> tuple[float, float, list[str]]:

@@ -17,7 +17,6 @@ from engine.asking import Asker, Reply, joined
 from engine.behind import Behind
 from engine.core.contracts import Kind, Outcome, Poll, Verb
 from engine.core.reading import (
-    ROWS_MAX,
     SHORT_WINDOW,
     TOTAL_IGNORED,
     Next,
@@ -78,10 +77,10 @@ class Stand(msgspec.Struct, kw_only=True):
     doubts: int = 0  # rows that could not be read, and spans with fewer rows than were told
 
     def holds(self, now_ms: int) -> bool:
-        """Whether there is something to go on with that is young and small enough."""
+        """Whether there is something to go on with that is young enough."""
         if self.answered_ms is None or not 0 <= now_ms - self.answered_ms <= STAND_MAX_MS:
             return False
-        return bool(self.reading.spans) and len(self.progress.seen) <= ROWS_MAX
+        return bool(self.reading.spans)
 
 
 class Visit(msgspec.Struct, kw_only=True):

@@ -8,12 +8,13 @@ import anyio
 import pytest
 
 from engine.core.contracts import Kind
+from engine.core.reading import ROWS_MAX, Progress, Reading, Span
 from engine.core.schedule import Ladder
 from engine.core.work import Page, Work
 from engine.feeds import Feed
 from engine.poller import AccountPoller
 from engine.rescans import Rescans
-from engine.windowed import STAND_MAX_MS, WindowReader
+from engine.windowed import STAND_MAX_MS, Stand, WindowReader
 from tests.unit.parts import EMPTY, T0, Parts, feed_work
 
 DOWN = (500, {})
@@ -67,6 +68,17 @@ async def test_a_page_that_fails_is_asked_for_again_where_it_stands() -> None:
         assert await advance(parts, visits=4) == [False, False, False, True]
         assert pages(parts) == [1, 2, 2, 3, 3, 3]
         assert len({end for _, end in asked(parts)}) == 1, "it is one and the same window"
+
+
+def test_a_reading_of_more_rows_than_are_told_apart_goes_on_where_it_stands() -> None:
+    """The page that reaches the bound goes beyond it. Of thousands of pages one fails soon, and a
+    reading that began anew each time would never get to the last."""
+    stand = Stand(
+        reading=Reading(spans=[Span(from_ms=0, to_ms=1)]),
+        answered_ms=T0,
+        progress=Progress(page=502, seen=set(range(ROWS_MAX + 50))),
+    )
+    assert stand.holds(T0 + 1000)
 
 
 async def test_what_was_read_too_long_ago_is_read_again() -> None:

@@ -101,13 +101,13 @@ def settle(post: Posting, steps: Sequence[Settle]) -> None:
     if over:
         tx.drop_works([work_id for work_id in asked if work_id in over])
         done.ended.extend(work_id for work_id in asked if work_id in over)
-        remember(post, [works[work_id] for work_id in asked if work_id in over & works.keys()])
+        remember(post, [work for work_id, work in works.items() if work_id in over])
 
 
 def remember(post: Posting, works: Sequence[Work]) -> None:
     """Keep what `track` said of batches that are over, where their messages are found as they come:
     one that nobody had heard of may still do so, a page later or days. What has come by the end of
-    that and is still pending gets its verdict."""
+    that, is still pending and was not tracked gets its verdict."""
     page = post.page
     if page.traits.derives_ids:  # an answer names every recipient of a batch
         return
@@ -189,8 +189,9 @@ def _pending_of(tx: Transaction, work: Work, traits: Traits) -> list[Known]:
         found = tx.messages(work.account, [(work.key, "mt")])
         return [known for known in found.values() if not known.final]
     pending = tx.batch_messages(work.account, work.key, pending=True, limit=BATCH_MAX)
-    if work.kind is Kind.ENDED:
-        return pending
+    if work.kind is Kind.ENDED:  # what has a ladder of its own gets its verdict by that
+        goes_on = bool(tx.find_works(work.account, Kind.BATCH, [work.key]))
+        return [] if goes_on else [known for known in pending if not known.tracked]
     recipients: list[str] = work.data.get("recipients") or []
     if recipients and not traits.derives_ids:
         messages = tx.batch_messages(work.account, work.key, pending=False, limit=BATCH_MAX)

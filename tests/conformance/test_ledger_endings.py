@@ -208,6 +208,26 @@ async def test_what_comes_of_a_batch_after_its_end_has_what_was_tracked(
     assert (await get(store, "later")).reference == "theirs"
 
 
+async def test_what_is_left_of_a_batch_gives_no_verdict_where_something_else_will(
+    store: Store,
+) -> None:
+    """A message with a ladder of its own, or all of them where the batch is tracked once more."""
+    later = settling.LATE_MS // 1000
+    pending = report("y", batch_id="b1", recipient=R2)
+    for account, again in (("a", tracked("b1", R2)), ("b", tracked(None, message_id="y"))):
+        await track(store, tracked("b1", R1), account=account)
+        first = report("x", State.DELIVERED, batch_id="b1", recipient=R1)
+        [kept] = (await commit(store, first, account=account)).put
+        [own] = await track(store, again, account=account)
+        await commit(store, pending, account=account)
+        done = await settle(store, kept, traits=DRAINED, after_s=later, over=True)
+        assert (done.ended, done.verdicts) == ([kept.id], 0)
+        assert [work.id for work in await works(store, account)] == [own.id]
+        done = await settle(store, own, traits=DRAINED, after_s=later, over=True)
+        assert done.verdicts == 1
+        assert (await get(store, "y", account)).verdict == "last_known"
+
+
 async def test_what_comes_after_a_batch_has_its_verdict_has_what_was_tracked(
     store: Store,
 ) -> None:

@@ -48,26 +48,35 @@ class SteadyClock:
         """`on_step` is told of a step forward."""
         self._clock = clock
         self._on_step = on_step
+        self._wall_ms = self._now_ms = 0  # what the wall showed last, and what came of it
         self._line_ms: float | None = None  # the wall that is believed, less the time since start
         self._left_s: float | None = None  # when the wall has left that line
+        self._ahead = False  # to which side
         self.monotonic, self.boot, self.sleep = clock.monotonic, clock.boot, clock.sleep
 
     def now_ms(self) -> int:
-        wall_ms, boot = self._clock.now_ms(), self._clock.boot()
+        wall_ms = self._clock.now_ms()
+        if wall_ms != self._wall_ms:  # each poll asks several times in a millisecond
+            self._wall_ms, self._now_ms = wall_ms, self._believed(wall_ms)
+        return self._now_ms
+
+    def _believed(self, wall_ms: int) -> int:
+        boot = self._clock.boot()
         if boot is None:
             return wall_ms
         line_ms = wall_ms - 1000 * boot[1]
-        if self._line_ms is None or self._follows(line_ms - self._line_ms, boot[1]):
+        off_ms = 0.0 if self._line_ms is None else line_ms - self._line_ms
+        if -STEP_MIN_MS <= off_ms <= STEP_MIN_MS or self._lasts(off_ms, boot[1]):
             self._line_ms, self._left_s = line_ms, None
-        return min(wall_ms, round(self._line_ms + 1000 * boot[1]))
+            return wall_ms
+        return wall_ms - max(0, round(off_ms))
 
-    def _follows(self, off_ms: float, now_s: float) -> bool:
+    def _lasts(self, off_ms: float, now_s: float) -> bool:
         """Whether a wall that is so far off the line is gone by from now on."""
-        if abs(off_ms) <= STEP_MIN_MS:
-            return True
-        if self._left_s is None:
-            self._left_s = now_s
-            if off_ms > 0:
+        ahead = off_ms > 0
+        if self._left_s is None or ahead is not self._ahead:
+            self._left_s, self._ahead = now_s, ahead
+            if ahead:
                 self._on_step(
                     f"the wall clock was set forward by {spell_duration(round(off_ms / 1000))}:"
                     f" what is due goes by it once that has lasted for"

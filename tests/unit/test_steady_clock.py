@@ -75,6 +75,13 @@ def test_set_back_is_gone_by_at_once_and_so_is_the_way_back(seen: Seen) -> None:
     assert seen.ahead(0) == -DAY_MS  # by now that is a step forward
 
 
+def test_time_that_it_was_behind_is_none_that_it_was_ahead(seen: Seen) -> None:
+    assert seen.ahead(-DAY_MS, after_ms=LASTS_MS - 1000) == -DAY_MS
+    assert seen.ahead(DAY_MS, after_ms=LASTS_MS - 1) == 0
+    assert len(seen.said) == 1
+    assert seen.ahead(after_ms=1) == DAY_MS
+
+
 def test_small_steps_and_drift_are_followed(seen: Seen) -> None:
     for n in range(1, 100):
         assert seen.ahead(n * 900, after_ms=1000) == n * 900

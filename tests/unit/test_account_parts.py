@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from msgspec.structs import replace
 
 from engine.asking import BARREN_MAX, Reply
 from engine.core.contracts import Kind, Poll, Verb
@@ -197,6 +198,24 @@ async def test_the_lookback_counts_from_the_first_try() -> None:
         assert (await feed.advance(work, None)).failed is None
         begins = [dict(request.params)["from_timetoken"] for request in parts.network.asked]
         assert [float(one) * 1000 for one in begins] == [T0 - 60_000] * 2
+
+
+@pytest.mark.parametrize("one_time", [True, False])
+async def test_what_a_test_of_a_total_brings_is_kept_where_nobody_gives_it_again(
+    one_time: bool,
+) -> None:
+    """Of other providers the rows come with the window that they are in."""
+    row = {"uuid": "m1", "created_at": T0 / 1000 - 1, "to_phone": "+447700900001",
+           "sms_status": "sent"}  # fmt: skip
+    test = {"current_page": 1, "total_entries": 1, "total_pages": 1, "entries": [row]}
+    short = {**test, "total_entries": 3, "entries": []}
+    limits = {"requests": 100, "per": "1s", "concurrency": 1}
+    async with Parts("avaamo", (200, short), (200, test), (200, EMPTY), limits=limits) as parts:
+        parts.asker.traits = replace(parts.asker.traits, one_time=one_time)
+        feed = Feed(parts.asker, WindowReader(parts.asker), Ladder.of(()))
+        await feed.advance(await parts.put(feed_work(parts.clock)), None)
+        found = await parts.states()
+        assert found == ([("m1", "enroute", None)] if one_time else [])
 
 
 @pytest.mark.parametrize("answered", [True, False])

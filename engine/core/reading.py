@@ -97,8 +97,8 @@ class Progress(msgspec.Struct, kw_only=True):
 
     page: int = 1
     pages: int | None = None  # how many there are, as the provider said last
-    rows: int = 0  # all rows, flaws and repetitions included
-    flaws: int = 0
+    rows: int = 0  # all rows of this pass, flaws and repetitions included
+    flaws: int = 0  # of this pass, too
     seen: set[int] = set()  # of a paged span: which rows, by a hash of their message's id
     seen_again: set[int] = set()  # those of this pass alone
     last: set[int] = set()  # those of the last page
@@ -168,6 +168,7 @@ def decide(
     if total is not None and _must_read_again(progress, total, received):
         progress.passes += 1
         progress.page = 1
+        progress.rows = progress.flaws = 0
         progress.seen_again = set()
         progress.first_total = total
         return Next(same_span=True)

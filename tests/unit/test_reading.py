@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from engine.core import reading as core_reading
 from engine.core.contracts import Outcome, Traits
 from engine.core.reading import (
     PAGES_MAX,
@@ -187,3 +188,23 @@ def test_a_total_is_put_to_the_test_once() -> None:
     later = read(sent, ENTIRE, 4, totals=first.totals)
     assert first.totals.follow
     assert first.questions == later.questions + 1
+
+
+@pytest.mark.parametrize("told_apart", [1, ROWS_MAX])
+def test_pages_that_are_read_again_are_no_proof_of_more_rows(
+    monkeypatch: pytest.MonkeyPatch, told_apart: int
+) -> None:
+    """Neither what cannot be read, nor what is not told apart, counts once more with each pass."""
+    monkeypatch.setattr(core_reading, "ROWS_MAX", told_apart)
+    reading, progress = Reading(spans=[Span(from_ms=0, to_ms=1000)]), Progress()
+    pages = {1: (2, 1, {1}), 2: (1, 0, {2}), 3: (0, 0, set[int]())}
+    asked = []
+    for total in (3, 4, 4, 4, 4, 4):  # the fourth never comes
+        asked.append(progress.page)
+        rows, flaws, keys = pages[progress.page]
+        told = Outcome(total=total, page=progress.page, pages=2)
+        step = decide(reading, progress, told, PAGED, rows=rows, flaws=flaws, keys=keys)
+        if not step.same_span:
+            break
+    assert asked == [1, 2, 3, 1, 2, 3]
+    assert step.cause == "3 of 4 rows came"

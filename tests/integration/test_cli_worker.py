@@ -18,6 +18,8 @@ import pytest
 
 from tests.integration.test_cli import cli
 
+PATIENCE_S = 60.0  # for what must come: a busy machine takes its time
+
 PROFILE = """\
 [[accounts]]
 name = "bulk"
@@ -77,7 +79,7 @@ def start(*args: str, cwd: Path) -> subprocess.Popen[str]:
 
 def end(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[int, str, str]:
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out, err
 
 
@@ -118,8 +120,8 @@ def known(folder: Path) -> dict[str, Any]:
     return stats
 
 
-def until(what: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
+def until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
     while not what():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)
@@ -250,7 +252,6 @@ def test_once_does_what_is_due_and_names_what_would_not_go(tmp_path: Path, base:
     done = cli(
         *("run", "--config", "engine.toml", "--until-idle", "--idle-timeout", "500ms", "-q"),
         cwd=tmp_path,
-        timeout=15,
     )
     assert done.returncode == 1
     assert any(line.startswith("account bulk: ") for line in done.stderr.splitlines())
@@ -302,17 +303,15 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         configure(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
         with running(tmp_path) as worker:
-            silent.settimeout(10)
+            silent.settimeout(PATIENCE_S)
             with silent.accept()[0]:  # a request is on its way, and nobody answers it
-                time.sleep(0.3)
                 worker.send_signal(signal.SIGTERM)
+                assert worker.stderr is not None
+                assert any("stopping" in line for line in iter(worker.stderr.readline, ""))
                 time.sleep(1)
                 assert worker.poll() is None  # it waits for the answer, as long as its grace
-                began = time.monotonic()
-                status, _, err = end(worker)
-    assert time.monotonic() - began < 2
-    assert status == 128 + signal.SIGTERM
-    assert "stopping" in err
+                status, _, _ = end(worker)
+    assert status == 128 + signal.SIGTERM  # by the signal: its grace's end has another status
     assert known(tmp_path)["accounts"]["drained"]["balanced"] is True
 
 
@@ -347,11 +346,10 @@ def test_demo_compares_and_can_be_run_again(tmp_path: Path) -> None:
 
 
 def test_demo_ends_at_once_when_asked(tmp_path: Path) -> None:
-    process = start("demo", "--seconds", "60", "--messages", "200", cwd=tmp_path)
-    until((tmp_path / "demo-out" / "state.db").exists)
-    time.sleep(1.5)
-    began = time.monotonic()
+    """Long before its ten minutes are over: `end` does not wait for so long."""
+    process = start("demo", "--seconds", "600", "--messages", "200", cwd=tmp_path)
+    reports = tmp_path / "demo-out" / "reports.jsonl"
+    until(lambda: reports.exists() and reports.stat().st_size > 0)  # it is in the middle of it
     status, out, err = end(process, signal.SIGINT)
     assert status == 0, out + err
-    assert time.monotonic() - began < 10
     assert "messages were still under way" in out

@@ -50,6 +50,15 @@ def one_identity_each(folder: Path) -> None:
     assert all(len(found) == 1 for found in ids.values())
 
 
+class Settable(RealClock):
+    """The machine's clock, whose wall can be set."""
+
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
 async def test_the_ladder_goes_on(tmp_path: Path, standin: Standin) -> None:
     """Stopped between rungs: those that were answered are not asked again."""
     url = standin.answer("bulk", [HEAD + f"{NUMBER}|0\n"] * 2 + [HEAD + f"{NUMBER}|11\n"])
@@ -259,36 +268,39 @@ async def test_once_leaves_a_question_that_lost_its_place_to_a_login(
     assert len(standin.asked["omni"]) == 1
 
 
-async def test_a_restart_is_no_new_try_at_a_password(
-    tmp_path: Path, standin: Standin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("engine.health.PAUSES_S", (1.0, 60.0))
+async def test_a_restart_is_no_new_try_at_a_password(tmp_path: Path, standin: Standin) -> None:
     refused, fine = "23|invalid credentials|", HEAD + f"{NUMBER}|11\n"
     url = standin.answer("bulk", [refused, refused, fine])
-    config = configured(tmp_path, bulksms(url))
+    account = bulksms(url, schedule={"ladder": ["0s"], "give_up": "1d"})
+    config = configured(tmp_path, account, infobip(standin.answer("info", [EMPTY])))
+    clock = Settable()
+
+    def opened(*, once: bool = False) -> Engine:
+        return Engine(config, clock=clock, rand=Hasty(), once=once)
 
     async def start(times: int, *, once: bool = False) -> None:
         for _ in range(times):
-            async with engine.Engine(config, rand=Hasty(), once=once) as poller:
+            async with opened(once=once) as poller:
                 if once:
                     await poller.polls_ended()
-                else:
-                    await anyio.sleep(0.05)
+                else:  # by then it has come round to what is due
+                    asked = len(standin.asked["info"])
+                    await until(lambda asked=asked: len(standin.asked["info"]) > asked + 2)
 
-    async with hasty(config) as poller:
+    async with opened() as poller:
         await poller.track("bulk", batch_id="1", recipients=[NUMBER])
         await until(lambda: poller.pollers["bulk"].health.paused)
     await start(3)
     await start(3, once=True)
     assert len(standin.asked["bulk"]) == 1
-    await anyio.sleep(1.0)
-    async with hasty(config) as poller:  # the first pause is over
+    clock.ahead_ms += 60_000
+    async with opened() as poller:  # the first pause is over
         await until(lambda: len(standin.asked["bulk"]) == 2)
         await until(lambda: poller.pollers["bulk"].health.pauses == 2)
-    await anyio.sleep(1.1)
-    await start(3, once=True)  # a minute's pause, which cron does not shorten …
+    clock.ahead_ms += 60_000
+    await start(3, once=True)  # a pause of five minutes, which cron does not shorten …
     assert len(standin.asked["bulk"]) == 2
-    async with hasty(config) as poller:  # … but who restarts the worker does
+    async with opened() as poller:  # … but who restarts the worker does
         await until(lambda: len(lines(tmp_path)) == 1)
         assert poller.pollers["bulk"].health.paused is None
     assert len(standin.asked["bulk"]) == 3
@@ -334,15 +346,6 @@ async def test_a_clock_that_was_set_back_does_not_lengthen_a_pause(
         until_ms = poller.pollers["info"].health.paused_until_ms
         assert until_ms is not None
         assert 0 < until_ms - poller.clock.now_ms() <= 60_000
-
-
-class Settable(RealClock):
-    """The machine's clock, whose wall can be set."""
-
-    ahead_ms = 0
-
-    def now_ms(self) -> int:
-        return super().now_ms() + self.ahead_ms
 
 
 async def test_a_clock_that_is_set_back_stops_no_feed_and_no_second_try(

@@ -334,16 +334,14 @@ async def test_silence_before_the_head_and_in_the_body() -> None:
 async def test_a_drip_ends_at_the_deadline() -> None:
     async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-        for _i in range(100):
+        while not writer.is_closing():
             writer.write(b"x")
             await asyncio.sleep(0.02)
 
-    started = time.monotonic()
     error, got = await fails(drip, Timeouts(connect_or_byte_s=2, total_s=0.3, body_max=10_000))
     assert type(error) is Timeout
     assert error.cause == "body took longer than 0.3 s"
-    assert time.monotonic() - started < 1
-    assert 5 < len(got) < 30
+    assert 0 < len(got) < 1000  # what came by then, and not the whole of it
 
 
 async def test_a_slow_reader_meets_the_deadline_too() -> None:
@@ -362,18 +360,22 @@ async def test_a_transport_that_is_not_open() -> None:
 
 
 async def test_many_at_once_wait_for_nothing() -> None:
-    async def slow(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.1)
+    waiting, all_there = 0, asyncio.Event()
+
+    async def patient(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal waiting
+        waiting += 1
+        if waiting == 60:
+            all_there.set()
+        await all_there.wait()  # nobody is answered before all have asked
         writer.write(ok(b"x"))
 
     async def one(transport: Transport, url: str) -> None:
         async with transport.fetch(url, ASK, TIMEOUTS) as got:
             assert [piece async for piece in got.chunks()] == [b"x"]
 
-    async with serving(slow) as server, Transport() as transport:
-        started = time.monotonic()
+    async with serving(patient) as server, Transport() as transport:
         await asyncio.gather(*(one(transport, server.url) for _ in range(60)))
-        assert time.monotonic() - started < 1.5
 
 
 async def test_a_header_that_is_no_utf_8_is_text_all_the_same() -> None:

@@ -163,7 +163,7 @@ CASES = (
     Case(
         name="postgres-store",
         about="pages of 1,000 into the PostgreSQL store: 30,000 new messages/s, 1 to 4 processes",
-        size=80_000,
+        size=160_000,
         unit="messages",
         run=postgres_store.run,
     ),

@@ -9,7 +9,6 @@ while the others of the batch, confirmed already, are not sent a second time.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import ClassVar
@@ -18,35 +17,20 @@ from urllib.parse import parse_qs, urlsplit
 import aio_pika
 import msgspec
 from aio_pika.abc import AbstractConnection, AbstractExchange
-from aiormq import exceptions
-from pamqp.commands import Basic
 
 from ..core.cloudevents import Envelope
 from ..core.contracts import Batch
 from ..core.errors import PartialWrite, SinkError
 from ..core.messages import Message, Naming, content_type, messages
 from ..core.secret import Secret
-from ..failures import VERIFIED, kind_cause
-from ..targets.line import Line, lost
+from ..failures import VERIFIED
+from ..targets.line import Line
+from ..targets.rabbitmq import FAILURES, refusal, size_max
 
 CONNECT_S = 10.0
 ANSWER_S = 30.0  # for a confirmation
 IN_FLIGHT_MAX = 1000  # messages that the broker has not confirmed
 KEY_MAX = 255  # bytes of a routing key: the protocol's
-
-_FAILURES = (exceptions.AMQPError, OSError, RuntimeError)
-_KINDS: dict[type[BaseException], str] = {
-    exceptions.ProbableAuthenticationError: "the user name or password is wrong",
-    exceptions.AuthenticationError: "the user name or password is wrong",
-    exceptions.ChannelAccessRefused: "this user may not write to the exchange",
-    exceptions.ChannelNotFoundEntity: "there is no such exchange; declare it",
-    exceptions.ConnectionNotAllowed: "this user may not use the virtual host",
-    exceptions.ProtocolSyntaxError: "it refuses the connection; is the virtual host there?",
-    exceptions.ConnectionClosed: "the broker closed the connection",
-    exceptions.ChannelClosed: "the broker closed the channel",
-    exceptions.DeliveryError: "the broker did not accept a message; a queue may be full",
-    TimeoutError: "it does not answer; a broker with an alarm (memory, disk) takes nothing",
-}
 
 
 class AmqpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,7 +58,7 @@ class AmqpSink:
         self._options = options
         self._connection: AbstractConnection | None = None
         self._line = Line(
-            "cannot write to RabbitMQ", self._connect, _FAILURES, self._cause, self._is_open
+            "cannot write to RabbitMQ", self._connect, FAILURES, self._cause, self._is_open
         )
         self._size_max: int | None = None  # known once the broker has refused a larger one
         self._confirmed: set[str] = set()  # event ids of a batch that was not taken as a whole
@@ -153,12 +137,5 @@ class AmqpSink:
         return await channel.get_exchange(name) if name else channel.default_exchange
 
     def _cause(self, error: BaseException) -> str:
-        """For people: never the error's own words, which may hold an address or a record."""
-        if isinstance(error, exceptions.DeliveryError) and isinstance(error.frame, Basic.Return):
-            key, exchange = error.frame.routing_key, error.frame.exchange
-            return f'no queue takes routing key "{key}" at exchange "{exchange}"; bind one to it'
-        precondition = isinstance(error, exceptions.ChannelPreconditionFailed)
-        if precondition and (size := re.search(r"max size (\d+)", str(error.args))) is not None:
-            self._size_max = int(size[1])
-            return f"a record is larger than max_message_size, {self._size_max} bytes"
-        return kind_cause(error, _KINDS) or lost(error)
+        self._size_max = size_max(error) or self._size_max
+        return refusal(error)

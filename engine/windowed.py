@@ -231,8 +231,6 @@ class WindowReader:
                 flaws=reply.flaws,
                 keys=reply.keys,
             )
-            if span.told and not self._traits.one_time:  # what is in it is read in its own turn
-                reply.page = self._asker.page()
             self._note(span, step, reply.page, stand)
             stand.doubts += reply.flaws
             visit.opened_ms = joined(visit.opened_ms, reply.opened_ms)

@@ -21,7 +21,7 @@ SEEDS = 300
 BLOCK = 25
 # Of the first 100,000: those that showed a fault of the engine or of what was expected of it.
 FOUND = (
-    1330, 2334, 2721, 3316, 5419, 7879, 11258, 11614, 17202,
+    1330, 2334, 2721, 3316, 5419, 7879, 9198, 11258, 11614, 17202, 17253,
     41638, 46928, 48150, 51029, 64709, 64736, 70504, 71797, 98859,
 )  # fmt: skip
 

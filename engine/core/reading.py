@@ -8,9 +8,10 @@ so a span that turns out short is split and read again in halves.
 Where an answer says how many rows there are, that is the proof of completeness. A span that can
 be split no further and is still short is an incident. A total that does not follow the window at
 all proves nothing: it is reported once, then ignored. Before the first span is split over its total
-this is put to the test, by three short windows that are asked for their totals alone. Nothing is
-concluded from the totals of the halves: messages that show up late between two answers, a burst at
-the instant that halves share, and a total that is capped make honest ones look false.
+this is put to the test, by three short windows that are asked for their totals; rows that they
+bring are kept as any others, but count for no window. Nothing is concluded from the totals of the
+halves: messages that show up late between two answers, a burst at the instant that halves share,
+and a total that is capped make honest ones look false.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Span(msgspec.Struct, kw_only=True, omit_defaults=True):
     channel: str | None = None
     received: int | None = None  # read already, and short: so many rows came. Only to be split
     total: int | None = None  # and so many it claims
-    told: tuple[int, ...] = ()  # asked only for its total, to be held against these told before
+    told: tuple[int, ...] = ()  # asked for its total, to be held against these told before
 
     @property
     def width_ms(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ CUT_MAX: Final = 256
 SPELLED_MAX: Final = 12
 
 DEPTH_MAX: Final = 1100
+
+LETTERS_MAX: Final = 256  # different ones whose patterns are kept
 
 # Secrets that came while running: the present one, and those before it that an answer on its way
 # may still repeat.
@@ -99,8 +102,7 @@ class Mask:
 
     def _without_beginning(self, raw: bytes) -> bytes:
         for secret in self._secrets.keys() - self._letters.keys():
-            ways = (re.compile(_letter(letter), re.DOTALL) for letter in secret[:CUT_MAX])
-            self._letters[secret] = list(ways)
+            self._letters[secret] = [_letter_pattern(letter) for letter in secret[:CUT_MAX]]
         starts = (
             start
             for secret, letters in self._letters.items()
@@ -206,6 +208,13 @@ def _letter(letter: str) -> bytes:
     if letter == " ":
         ways.append(_coded(b"+"))
     return _SLASH + b"{0,8}(?i:" + b"|".join(dict.fromkeys(ways)) + b")"
+
+
+@lru_cache(LETTERS_MAX)
+def _letter_pattern(letter: str) -> re.Pattern[bytes]:
+    """Kept for all secrets: to compile them anew at an account's first answer that was cut would
+    hold up all accounts for tens of milliseconds."""
+    return re.compile(_letter(letter), re.DOTALL)
 
 
 def _percent(raw: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """Jobs of `benchmarks.child` that run an engine: until its sink has written what is expected, while
-its syncs are counted, while it has nothing to do, with healthy accounts beside sick ones."""
+its syncs are counted, while it has nothing to do, with healthy accounts beside sick ones. The
+interpreter is set as the worker sets it."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import engine
 import engine.stores.sqlite
 from benchmarks.harness import hwm_kib
 from benchmarks.vfs import watched
+from engine.cli.run import tune_interpreter
 from engine.stores.tracked import Tracked
 from engine.worker import Engine
 
@@ -58,6 +60,7 @@ async def run(spec: dict[str, Any]) -> dict[str, Any]:
     due_ms: list[int] = []
     began, cpu = time.monotonic(), time.process_time()
     async with engine.open(config) as poller:
+        tune_interpreter()
         if track is not None:
             due_ms = _due(track)
             sent_ms = [at_ms - round(track["rung_s"] * 1000) for at_ms in due_ms]
@@ -125,10 +128,14 @@ async def isolation(spec: dict[str, Any]) -> dict[str, Any]:
     healthy: list[str] = spec["healthy"]
     began = time.monotonic()
     async with engine.open(config) as poller:
+        tune_interpreter()
         for number, name in enumerate(spec["sick"]):
-            await _track(poller, name, number * 100, [time.time_ns() // 1_000_000] * 50)
+            # Sent one after the other: the batches of a second would be polled in bursts for ever.
+            now_ms = time.time_ns() // 1_000_000
+            sent_ms = [now_ms - n * 1000 for n in range(spec["sick_batches"])]
+            await _track(poller, name, number * 100, sent_ms)
         await anyio.sleep(spec["warm_s"])
-        due_ms = _due({**spec, "lead_s": 8.0})
+        due_ms = _due({**spec, "lead_s": 16.0})
         due_ms += [due_ms[-1] + 2000] * spec["burst"]
         for place, name in enumerate(healthy):
             items = [

@@ -3,7 +3,8 @@
 Runs with and without the sick take turns. The healthy ones' rungs first fall due at a steady rate:
 how late are they asked for, by their server's clock? Then a burst of rungs falls due at once: how
 many a second are asked for? The sick ones are the simulator's, every kind of fault all the time, in
-a process that yields to the others: it costs processor time that is not the engine's.
+a process that yields to the others: it costs processor time that is not the engine's. A sick
+account has as much to be asked for as a healthy one.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from engine.sim.profile import FAULT_KINDS
 HEALTHY = 150
 SICK = 50
 RATE = 150.0  # rungs a second, of all healthy accounts together
-BURST = 20  # rungs of each healthy account that fall due at one moment
+BURST = 60  # rungs of each healthy account that fall due at one moment
 RUNG_S = 300.0
+SICK_BATCHES = 50  # of each sick account that is asked by batch,
+SICK_RUNG_S = 50  # which have a rung each so often: one a second, as a healthy account has
 FIRST = 1_000_000
 WARM_S = 5.0  # the sick are sick before the first rung
 MISFITS = {"wrong password", "slow"}
@@ -57,6 +60,7 @@ def _measured(size: int, *, sick: int) -> Row:
             "healthy": names,
             "sick": [name for name, kind, n in patients if _provider(kind, n) == "bulksms"],
             "first": FIRST,
+            "sick_batches": SICK_BATCHES,
             "count": size,
             "rate": RATE,
             "burst": BURST * HEALTHY,
@@ -132,7 +136,8 @@ def _sick(name: str, kind: str, n: int, sim: str) -> dict[str, Any]:
     }
     if provider == "bulksms":
         account |= {"username": "john", "password": secret}
-        account["schedule"] = {"ladder": [f"{s}s" for s in range(1, 300, 10)], "give_up": "1h"}
+        ladder = [f"{1 + n * SICK_RUNG_S}s" for n in range(12)]
+        account["schedule"] = {"ladder": ladder, "give_up": "1h"}
     elif provider == "infobip":
         account["api_key"] = secret
     elif provider == "avaamo":

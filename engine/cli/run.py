@@ -71,7 +71,7 @@ async def _worked(engine: Engine, args: argparse.Namespace, stop: process.Stop) 
         _many(len(config.accounts), "account"),
         _many(len(config.sinks), "sink"),
     )
-    _tune_interpreter()
+    tune_interpreter()
     until = _until(engine, args, stop)
     live = not args.quiet and not _prints_records(config) and not supervise.is_child()
     async with watching(engine, live=live), anyio.create_task_group() as around:
@@ -87,7 +87,7 @@ async def _with_parent(stop: process.Stop) -> None:
     stop.asked.set()
 
 
-def _tune_interpreter() -> None:
+def tune_interpreter() -> None:
     """A full collection stops the loop for tens of milliseconds, and here it finds next to nothing:
     what was loaded stays, and reports hold no cycles."""
     gc.collect()

@@ -166,7 +166,8 @@ class Timing:
             return
         first = said.body[:2] if said is not None else b""
         answered = good and (plan.provider != "bulksms" or first in (b"0|", b"24"))
-        redirected = said is not None and 300 <= said.status < 400
+        # A redirect's head is followed; one that is still on its way when time is up is not.
+        redirected = said is not None and exchange.head_at > 0 and 300 <= said.status < 400
         if (redirected and exchange.call.method == "GET") or (
             answered and said is not None and said.reports >= plan.page
         ):

@@ -36,6 +36,7 @@ class Rescans:
         self._traits = asker.traits
         self._reader = reader
         self._rescans = ladder
+        self._began_ms = asker.clock.now_ms()
         self._kept: _Kept | None = None  # what the visit before has left in the middle
 
     async def visit(self, works: Sequence[Work]) -> Visit:
@@ -59,13 +60,18 @@ class Rescans:
 
     async def _loud(self, works: Sequence[Work]) -> list[Work]:
         """Those with something open; the others step over this rung, and are forgotten once no
-        late entry can open them any more."""
+        late entry can open them any more.
+
+        One that was due when this process began may have been half read by the one before: what
+        was open in it was stored, and an entry further on, that had come up late, was not.
+        """
         name = self._account.name
         spans = [(work.data["from"], work.data["to"] - 1) for work in works]
         found = await self._asker.store.read(
             lambda tx: [
-                bool(tx.open_in_span(name, from_ms, to_ms, pending=False, limit=1))
-                for from_ms, to_ms in spans
+                work.due_ms <= self._began_ms
+                or bool(tx.open_in_span(name, from_ms, to_ms, pending=False, limit=1))
+                for work, (from_ms, to_ms) in zip(works, spans, strict=True)
             ]
         )
         quiet = [work for work, is_open in zip(works, found, strict=True) if not is_open]

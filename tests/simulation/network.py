@@ -48,7 +48,8 @@ class Exchange:
         self.call = call
         self.process = process
         self.began = process.world.now
-        self.asked_ms = process.now_ms()  # by the engine's wall clock
+        # By the engine's wall clock; the second is later where the question was perhaps put anew.
+        self.asked_ms = self.maybe_ms = process.now_ms()
         self.head_at = 0.0
         self.arrived_at: float | None = None
         self.said: Said | None = None

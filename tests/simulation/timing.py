@@ -28,6 +28,14 @@ BACKOFF_S = 62.0  # the longest backoff, and the Retry-After of these simulation
 BY_ID = (Kind.BATCH, Kind.MESSAGE)
 
 
+class GoesOn(NamedTuple):
+    """A question whose next page, or where a redirect leads to, is asked for next."""
+
+    asked_ms: int
+    maybe_ms: int
+    since: float
+
+
 class Ended(NamedTuple):
     """An exchange that is over."""
 
@@ -44,7 +52,7 @@ class Asks:
     failed: int = 0  # or perhaps failed
     sure: list[int] = field(default_factory=list)  # when each question that was answered was asked
     maybe_ms: int | None = None  # the latest, or one that was perhaps answered
-    goes_on_ms: int | None = None  # a redirect, or a full page: the same question goes on
+    goes_on: GoesOn | None = None  # a redirect, or a full page: the same question goes on
 
     @property
     def sure_ms(self) -> int | None:
@@ -88,7 +96,7 @@ class Timing:
         self._died_at = self.world.now
         self.process = None
         for (name, kind, key), asks in self.asks.items():
-            asks.goes_on_ms = None
+            asks.goes_on = None
             work = self.stored(name, kind, key)
             # Still due for a rung that was answered: that answer was not durable, and is gone.
             while asks.sure and work is not None and work.due_ms <= asks.sure[-1]:
@@ -103,8 +111,8 @@ class Timing:
         key = key_of(plan, exchange)
         if key is not None:
             asks = self.asks[plan.name, *key]
-            if asks.goes_on_ms is not None:  # the question that it went on with has failed
-                asks.goes_on_ms = None
+            if asks.goes_on is not None:  # the question that it went on with has failed
+                asks.goes_on = None
                 asks.failed += 1
 
     def starts(self, exchange: Exchange) -> None:
@@ -128,8 +136,11 @@ class Timing:
 
     def _asked_by_id(self, plan: AccountPlan, exchange: Exchange, key: tuple[str, str]) -> None:
         asks = self.asks[plan.name, *key]
-        if asks.goes_on_ms is not None:
-            exchange.asked_ms, asks.goes_on_ms = asks.goes_on_ms, None
+        if (goes_on := asks.goes_on) is not None:
+            exchange.asked_ms, asks.goes_on = goes_on.asked_ms, None
+            if self._fault_at[plan.name] <= goes_on.since:
+                exchange.maybe_ms = goes_on.maybe_ms
+            # Else the account had to wait, and what it went on with may have been left.
             return
         asks.asked += 1
         work = self.stored(plan.name, *key)
@@ -162,7 +173,7 @@ class Timing:
         said = exchange.said
         if not exchange.process.alive:  # it may be durable, and nobody was told
             if said is not None and exchange.consumed:
-                asks.maybe_ms = exchange.asked_ms
+                asks.maybe_ms = exchange.maybe_ms
             return
         first = said.body[:2] if said is not None else b""
         answered = good and (plan.provider != "bulksms" or first in (b"0|", b"24"))
@@ -171,14 +182,14 @@ class Timing:
         if (redirected and exchange.call.method == "GET") or (
             answered and said is not None and said.reports >= plan.page
         ):
-            asks.goes_on_ms = exchange.asked_ms
+            asks.goes_on = GoesOn(exchange.asked_ms, exchange.maybe_ms, self.world.now)
         elif answered:
             asks.sure.append(exchange.asked_ms)
-            asks.maybe_ms = exchange.asked_ms
+            asks.maybe_ms = exchange.maybe_ms
         else:
             asks.failed += 1
             if said is not None and exchange.consumed:
-                asks.maybe_ms = exchange.asked_ms
+                asks.maybe_ms = exchange.maybe_ms
 
     def _note_orders(self, plan: AccountPlan, exchange: Exchange, *, refused: bool) -> None:
         said = exchange.said

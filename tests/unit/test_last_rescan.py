@@ -95,3 +95,19 @@ async def test_a_whole_answer_gives_the_verdict_at_once() -> None:
         await begun(parts)
         assert await visit(parts) is None
         assert await parts.states() == VERDICT
+
+
+@pytest.mark.parametrize("half_read", [False, True])
+async def test_what_the_process_before_has_perhaps_half_read_is_read_again(
+    half_read: bool,
+) -> None:
+    """What was open in it had been stored when that died, an entry further on, which had come up
+    late, had not. A window that falls due later with nothing open in it is not asked for."""
+    answers = page(entry("delivered")), page(entry("delivered"))
+    async with Parts("avaamo", *answers, limits=LIMITS) as parts:
+        window = await begun(parts)
+        parts.clock.ms = T0 if half_read else T0 - 1
+        rescans = Rescans(parts.asker, WindowReader(parts.asker), Ladder.of((10.0, 60.0)))
+        parts.clock.ms = T0
+        assert (await rescans.visit([window])).failed is None
+        assert len(parts.network.asked) == 1 + half_read

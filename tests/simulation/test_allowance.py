@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from engine import registry
-from engine.config import parse
-from engine.core.contracts import Head, Request
-from engine.failures import Timeouts
-from engine.stores.memory import MemoryStore
 from engine.stores.tracked import Tracked
-from engine.transport import Transport
-from engine.worker import Engine
+from tests.simulation.answering import (
+    Answer,
+    Provider,
+    batch_report,
+    engine_for,
+    lone_process,
+    run,
+)
 from tests.simulation.loop import Loop
-from tests.simulation.world import Machine, Process, World
+from tests.simulation.world import Process
 
 SHARE = 0.99
 DAY_S = 86_400.0
@@ -34,54 +35,24 @@ NEARBY_S, SLOW_S = 0.001, 0.2  # what a provider takes at most: within slack, an
 SELDOM_S = 3600.0  # see test_ladders: of a day most steps would be looks for what is not there
 
 Limit = tuple[int, float]
-EMPTY = b'{"results":[]}'
 
 
-class Provider(Transport):
+class Late(Provider):
     """Takes every request after a time on its way, and says that there is nothing new."""
 
     def __init__(self, process: Process, latency_s: float) -> None:
-        self._process = process
+        super().__init__(process)
         self._latency_s = latency_s
         self._rand = random.Random("provider")
         self.arrivals: list[float] = []
 
-    async def open(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    def fetch(
-        self,
-        base_url: str,
-        request: Request,
-        timeouts: Timeouts,
-        on_sent: Callable[[], None] | None = None,
-        may_send: Callable[[], bool] = lambda: True,
-    ) -> Any:
+    def take(self, params: Mapping[str, str]) -> Answer:
         transit_s = self._rand.random() * SLACK_S
-        self.arrivals.append(self._process.world.now + transit_s)
-        if on_sent is not None:
-            on_sent()
-        batch = dict(request.params).get("batch_id")
-        body = EMPTY if batch is None else f"0|Returns to follow\n\n4477{batch}|10\n".encode()
-        return Answer(body, transit_s + self._rand.random() * self._latency_s)
-
-
-class Answer:
-    def __init__(self, body: bytes, after_s: float) -> None:
-        content = "application/json" if body == EMPTY else "text/plain"
-        self.head = Head(200, {"content-type": content})
-        self._body = body
-        self._after_s = after_s
-
-    async def __aenter__(self) -> Answer:
-        await asyncio.sleep(self._after_s)
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None: ...
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        yield self._body
+        self.arrivals.append(self.world.now + transit_s)
+        after_s = transit_s + self._rand.random() * self._latency_s
+        if (batch := params.get("batch_id")) is None:
+            return Answer(b'{"results":[]}', "application/json", after_s)
+        return Answer(batch_report(f"4477{batch}", 10), "text/plain", after_s)
 
 
 def polls(name: str, limits: Sequence[Limit], concurrency: int, **more: Any) -> dict[str, Any]:
@@ -165,17 +136,11 @@ def _run(
     accounts: list[dict[str, Any]], batches: int, per_s: float, windows: int, latency_s: float
 ) -> list[float]:
     """When requests arrived, while there was work for more."""
-    world = World("allowance")
-    process = Process(
-        world, 1, machine=Machine("boot", -100.0, tells=True), wall_ahead_s=0.0, drift=0.0
-    )
-    provider = Provider(process, latency_s)
+    process = lone_process("allowance")
     process.loop.close()
-    loop = process.loop = Loop(world)  # its timers are in time
-    loop.set_task_factory(None)  # nothing here is drawn: asyncio's own tasks are quicker
-    main = _main(process, provider, accounts, batches, windows * per_s)
-    loop.run_until_complete(loop.create_task(main))
-    loop.bury()
+    process.loop = Loop(process.world)  # its timers are in time
+    provider = Late(process, latency_s)
+    run(process, _main(process, provider, accounts, batches, windows * per_s))
     return sorted(provider.arrivals)
 
 
@@ -186,15 +151,8 @@ async def _main(
     batches: int,
     seconds: float,
 ) -> None:
-    config = parse(
-        {"store": {"url": "memory://"}, "accounts": accounts},
-        providers=registry.providers(), sinks={},
-    )  # fmt: skip
-    engine = Engine(
-        config, clock=process, rand=process.rand, store=MemoryStore(), transport=provider
-    )
     now_ms = process.now_ms()
-    async with engine:
+    async with engine_for(process, provider, accounts) as engine:
         for account in accounts:
             if account["provider"] == "bulksms":
                 sent = [Tracked(batch_id=str(n), sent_ms=now_ms) for n in range(1, batches + 1)]

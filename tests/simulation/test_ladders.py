@@ -8,24 +8,26 @@ looks seldom, or most of the steps would be its own. And an hour in which the cl
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 import pytest
 
-from engine import registry
 from engine.clock import STEP_LASTS_S
-from engine.config import parse
-from engine.core.contracts import Head, Request
-from engine.failures import Timeouts
 from engine.idle import until_idle
-from engine.stores.memory import MemoryStore
 from engine.stores.tracked import Tracked
-from engine.transport import Transport
 from engine.worker import Engine
-from tests.simulation.world import Machine, Process, World
+from tests.simulation.answering import (
+    Answer,
+    Provider,
+    batch_report,
+    engine_for,
+    lone_process,
+    run,
+)
+from tests.simulation.world import Process
 
 BATCHES = 1000
 LADDER_S = (300, 1800, 7200, 18_000, 86_400, 172_800, 432_000)
@@ -37,46 +39,19 @@ PER_S = 200  # requests a second: what is due at one moment is asked within LATE
 T = TypeVar("T")
 
 
-class Provider(Transport):
+class Pacing(Provider):
     """BulkSMS: a batch of one recipient; every tenth is delivered in the end, at its own pace."""
 
     def __init__(self, process: Process) -> None:
-        self._process = process
+        super().__init__(process)
         self.asked: dict[int, list[float]] = defaultdict(list)
 
-    async def open(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    def fetch(
-        self,
-        base_url: str,
-        request: Request,
-        timeouts: Timeouts,
-        on_sent: Callable[[], None] | None = None,
-        may_send: Callable[[], bool] = lambda: True,
-    ) -> Any:
-        batch = int(dict(request.params)["batch_id"])
+    def take(self, params: Mapping[str, str]) -> Answer:
+        batch = int(params["batch_id"])
         asked = self.asked[batch]
-        asked.append(self._process.world.now)
-        if on_sent is not None:
-            on_sent()
+        asked.append(self.world.now)
         delivered = batch % 10 == 0 and len(asked) > batch // 10 % len(LADDER_S)
-        return Answer(f"0|Returns to follow\n\n4477{batch:08d}|{11 if delivered else 10}\n")
-
-
-class Answer:
-    def __init__(self, text: str) -> None:
-        self.head = Head(200, {"content-type": "text/plain"})
-        self._body = text.encode()
-
-    async def __aenter__(self) -> Answer:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None: ...
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        yield self._body
+        return Answer(batch_report(f"4477{batch:08d}", 11 if delivered else 10), "text/plain")
 
 
 def test_five_days(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,18 +106,9 @@ def _run(
     main: Callable[[Process, Provider], Coroutine[Any, Any, T]],
 ) -> tuple[T, dict[int, list[float]]]:
     """What it returns, and when which batch was asked for."""
-    world = World("ladders")
-    process = Process(
-        world, 1, machine=Machine("boot", -100.0, tells=True), wall_ahead_s=0.0, drift=0.0
-    )
-    provider = Provider(process)
-    loop = process.loop
-    loop.set_task_factory(None)  # nothing here is drawn: asyncio's own tasks are quicker
-    try:
-        found = loop.run_until_complete(loop.create_task(main(process, provider)))
-    finally:
-        loop.bury()
-    return found, provider.asked
+    process = lone_process("ladders")
+    provider = Pacing(process)
+    return run(process, main(process, provider)), provider.asked
 
 
 def _engine(process: Process, provider: Provider) -> Engine:
@@ -151,11 +117,7 @@ def _engine(process: Process, provider: Provider) -> Engine:
         "name": "bulk", "provider": "bulksms", "base_url": "http://localhost", "username": "u",
         "password": "p", "limits": {"requests": PER_S, "per": "1s"}, "schedule": schedule,
     }  # fmt: skip
-    config = parse(
-        {"store": {"url": "memory://"}, "accounts": [account]},
-        providers=registry.providers(), sinks={},
-    )  # fmt: skip
-    return Engine(config, clock=process, rand=process.rand, store=MemoryStore(), transport=provider)
+    return engine_for(process, provider, [account])
 
 
 async def _five_days(process: Process, provider: Provider) -> list[str]:

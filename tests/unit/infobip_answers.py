@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
 from typing import Any
 
-from engine.core.contracts import Context, Flaw, Head, Kind, Outcome, Poll
+from engine.core.contracts import Context, Kind, Poll
 from engine.core.report import Report
 from engine.core.secret import Secret
 from engine.providers.infobip import Infobip, InfobipOptions
+from engine.testing.provider_case import Read
+from tests.unit.answers import WHOLE, json_of, read_answer
 
 KEY = "key-4711-abcdef"
 FEED = Poll(kind=Kind.FEED, now_ms=1_700_000_000_000)
@@ -43,15 +43,6 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-@dataclass
-class Answer:
-    """What a reader made of one answer."""
-
-    reports: list[Report] = field(default_factory=list)
-    flaws: list[Flaw] = field(default_factory=list)
-    outcome: Outcome = field(default_factory=Outcome)
-
-
 def account(context: Context | None = None, **options: Any) -> Infobip:
     if not {"api_key", "username", "password", "authorization"} & set(options):
         options["api_key"] = Secret(KEY)
@@ -65,17 +56,10 @@ def read(
     poll: Poll = FEED,
     status: int = 200,
     cut: bool = False,
-    step: int = 1 << 20,
-) -> Answer:
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    reader = (provider or account()).reader(poll, Head(status, {}))
-    answer = Answer()
-    for start in range(0, len(raw), step):
-        answer.reports += reader.reports(reader.parser.feed(raw[start : start + step]))
-    answer.reports += reader.reports(reader.parser.close(cut=cut))
-    answer.flaws = reader.take_flaws()
-    answer.outcome = reader.outcome()
-    return answer
+    step: int = WHOLE,
+) -> Read:
+    provider = provider or account()
+    return read_answer(provider, poll, json_of(body), status, cut=cut, step=step)
 
 
 def one(provider: Infobip | None = None, poll: Poll = FEED, **fields: Any) -> Report:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from hashlib import blake2b
 from typing import Any
 
 import orjson
 
-from engine.core.contracts import Context, Head, Kind, Outcome, Poll, Reader
+from engine.core.contracts import Context, Head, Kind, Poll
 from engine.core.report import Report
 from engine.core.secret import Secret
 from engine.core.state import State
 from engine.providers.messangi import LETTERS, Messangi, MessangiOptions
+from engine.testing.provider_case import Read
+from tests.unit.answers import half, json_of, read_answer
 
 NOW = 1_700_000_000_000
 NULLS = {"platform": None, "subject": None, "direction": "O", "subscriberid": None}
@@ -117,15 +118,9 @@ def window(**fields: Any) -> Poll:
     return Poll(kind=Kind.FEED, now_ms=NOW, **span)
 
 
-def read(
-    body: Any, status: int = 200, *, cut: bool = False, of: Messangi | None = None
-) -> tuple[list[Report], Outcome, Reader]:
-    reader = (of or provider()).reader(window(), Head(status, {}))
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    reports = reader.reports(reader.parser.feed(raw[: len(raw) // 2]))
-    reports += reader.reports(reader.parser.feed(raw[len(raw) // 2 :]))
-    reports += reader.reports(reader.parser.close(cut=cut))
-    return reports, reader.outcome(), reader
+def read(body: Any, status: int = 200, *, cut: bool = False, of: Messangi | None = None) -> Read:
+    raw = json_of(body)
+    return read_answer(of or provider(), window(), raw, status, cut=cut, step=half(raw))
 
 
 def one(record: dict[str, Any], context: Context | None = None) -> Report:
@@ -139,82 +134,46 @@ def digest(*identity: Any) -> str:
     return blake2b(orjson.dumps(identity), digest_size=16).hexdigest()
 
 
+def _expected(n: int, channel: str, sent_ms: int, *, final: bool, **fields: Any) -> Report:
+    """The n-th report of the sample: what stands in it as it is, and `fields` for what does not.
+
+    Its id is made of the recipient without its plus, and of when it was sent.
+    """
+    entry = PRETTY[n]
+    sender, recipient = entry["sender"], entry["recipient"]
+    to = recipient.removeprefix("+")
+    return Report(
+        channel=channel,
+        message_id=digest(entry["channel"], sender, to, sent_ms, entry["direction"]),
+        campaign_id=str(entry["campaignid"]),
+        sender=sender,
+        recipient=recipient,
+        final=final,
+        provider_status=entry["status"],
+        sent_at=entry["date"],
+        done_at=entry["statusdate"],
+        subject=entry["subject"],
+        extra={"platform": entry["platform"], "subscriberid": None},
+        **fields,
+    )
+
+
 def expected(content: bool) -> list[Report]:
     """The sample's reports."""
-    extra = {"platform": None, "subscriberid": None}
-    mails = "[email protected]"
+    texts = [entry["content"] if content else None for entry in PRETTY]
     return [
-        Report(
-            channel="sms",
-            message_id=digest("S", "STRESS1", "525500000000", 1690552011144, "O"),
-            campaign_id="11111",
-            sender="STRESS1",
-            recipient="+525500000000",
-            msisdn="525500000000",
-            state=State.ENROUTE,
-            final=False,
-            provider_status="SENT",
-            sent_at="2023-07-28T13:46:51.144Z",
-            done_at="2023-07-28T13:46:51.170Z",
-            content="Welcome to EliPackage!" if content else None,
-            extra=extra,
+        _expected(
+            0, "sms", 1690552011144, final=False,
+            state=State.ENROUTE, msisdn="525500000000", content=texts[0],
         ),
-        Report(
-            channel="email",
-            message_id=digest("E", mails, mails, 1690561230241, "O"),
-            campaign_id="14145",
-            sender=mails,
-            recipient=mails,
-            state=State.READ,
-            final=True,
-            provider_status="OPEN",
-            sent_at="2023-07-28T16:20:30.241Z",
-            done_at="2023-07-28T21:56:21.620Z",
-            subject="New Promo!",
-            extra=extra,
+        _expected(1, "email", 1690561230241, final=True, state=State.READ),
+        _expected(2, "push", 1688367099521, final=True, state=State.ENROUTE),
+        _expected(
+            3, "whatsapp", 1690847955765, final=True,
+            state=State.READ, msisdn="5800000000", content=texts[3], direction="mo",
         ),
-        Report(
-            channel="push",
-            message_id=digest("P", "DemoApp", "fv8aC_Emw0fRuN", 1688367099521, "O"),
-            campaign_id="15158",
-            sender="DemoApp",
-            recipient="fv8aC_Emw0fRuN",
-            state=State.ENROUTE,
-            final=True,
-            provider_status="SENT",
-            sent_at="2023-07-03T06:51:39.521Z",
-            done_at="2023-07-03T06:51:39.754Z",
-            extra={**extra, "platform": "A"},
+        _expected(
+            4, "rcs", 1689959217372, final=False,
+            state=State.ENROUTE, msisdn="525500000001", content=texts[4],
         ),
-        Report(
-            channel="whatsapp",
-            direction="mo",
-            message_id=digest("W", "58412", "5800000000", 1690847955765, "I"),
-            campaign_id="12151",
-            sender="58412",
-            recipient="5800000000",
-            msisdn="5800000000",
-            state=State.READ,
-            final=True,
-            provider_status="READ",
-            sent_at="2023-07-31T23:59:15.765Z",
-            done_at="2023-07-31T23:59:15.783Z",
-            content="This is a new product!" if content else None,
-            extra=extra,
-        ),
-        Report(
-            channel="rcs",
-            message_id=digest("R", "61e9bb8f4a01ea", "525500000001", 1689959217372, "O"),
-            campaign_id="14320",
-            sender="61e9bb8f4a01ea",
-            recipient="+525500000001",
-            msisdn="525500000001",
-            state=State.ENROUTE,
-            final=False,
-            provider_status="SENT",
-            sent_at="2023-07-21T17:06:57.372Z",
-            done_at="2023-07-21T17:06:57.969Z",
-            content="Hi! Welcome to the new Coffee Shop!" if content else None,
-            extra=extra,
-        ),
-    ]
+    ]  # fmt: skip

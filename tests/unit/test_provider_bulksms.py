@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -11,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.core.contracts import Context, Flaw, Head, Kind, Outcome, Poll, Verb
+from engine.core.contracts import Context, Head, Kind, Outcome, Poll, Verb
 from engine.core.report import Report
 from engine.core.secret import Secret
 from engine.core.state import State
 from engine.providers.bulksms import OPTIONAL_FIELDS, BulkSMS, BulkSMSOptions
+from engine.testing.provider_case import Read
+from tests.unit.answers import WHOLE, read_answer
 
 PATH = "/status_reports/get_report/2/2.0"
 PASSWORD = "p&ss%word é"
@@ -36,15 +37,6 @@ STATES = {
 CODES = [(code, state) for state, codes in STATES.items() for code in codes.split()]
 
 
-@dataclass
-class Answer:
-    """What a reader made of one answer."""
-
-    reports: list[Report] = field(default_factory=list)
-    flaws: list[Flaw] = field(default_factory=list)
-    outcome: Outcome = field(default_factory=Outcome)
-
-
 def account(context: Context | None = None, **options: Any) -> BulkSMS:
     options = {"username": "john", "password": Secret(PASSWORD)} | options
     return BulkSMS(BulkSMSOptions(**options), context or Context(account="a"))
@@ -57,17 +49,10 @@ def read(
     poll: Poll = BATCH,
     status: int = 200,
     cut: bool = False,
-    step: int = 1 << 20,
-) -> Answer:
+    step: int = WHOLE,
+) -> Read:
     raw = body.encode() if isinstance(body, str) else body
-    reader = (provider or account()).reader(poll, Head(status, {}))
-    answer = Answer()
-    for start in range(0, len(raw), step):
-        answer.reports += reader.reports(reader.parser.feed(raw[start : start + step]))
-    answer.reports += reader.reports(reader.parser.close(cut=cut))
-    answer.flaws = reader.take_flaws()
-    answer.outcome = reader.outcome()
-    return answer
+    return read_answer(provider or account(), poll, raw, status, cut=cut, step=step)
 
 
 # -- options and traits --------------------------------------------------------------------------

@@ -126,13 +126,13 @@ def test_too_big_asks_for_halves(words: str, status: int, items: dict[str, Any])
         {"message": words},
     ]
     for place in places:
-        reports, outcome, _ = read({**place, **items}, status)
-        assert outcome == Outcome(verb=Verb.SPLIT, cause=words)
-        assert len(reports) == len(items.get("items") or [])
+        answer = read({**place, **items}, status)
+        assert answer.outcome == Outcome(verb=Verb.SPLIT, cause=words)
+        assert len(answer.reports) == len(items.get("items") or [])
 
 
 def test_a_rate_limit_is_not_a_big_report() -> None:
-    _, outcome, _ = read({"message": "too big a rate"}, 429)
+    outcome = read({"message": "too big a rate"}, 429).outcome
     assert (outcome.verb, outcome.hold) == (Verb.RETRY, True)
 
 
@@ -150,10 +150,10 @@ def test_a_rate_limit_is_not_a_big_report() -> None:
 )
 def test_refusals(status: int, verb: Verb, hold: bool) -> None:
     body = {"message": "Your connection is being rate limited"}
-    _, outcome, _ = read(body, status)
+    outcome = read(body, status).outcome
     cause = f"HTTP {status}: Your connection is being rate limited"
     assert outcome == Outcome(verb=verb, cause=cause, hold=hold)
-    _, outcome, _ = read(body, status, of=logging_in())
+    outcome = read(body, status, of=logging_in()).outcome
     assert outcome.verb is (Verb.LOGIN if status == 401 else verb)
 
 
@@ -177,18 +177,18 @@ def test_refusals(status: int, verb: Verb, hold: bool) -> None:
     ],
 )
 def test_answers_without_items(body: Any, verb: Verb, words: str) -> None:
-    _, outcome, _ = read(body)
+    outcome = read(body).outcome
     assert outcome.verb is verb
     assert words in outcome.cause
     assert bool(outcome.cause) is bool(words)
     if verb is Verb.PAUSE:
-        assert read(body, of=logging_in())[1].verb is Verb.LOGIN
+        assert read(body, of=logging_in()).outcome.verb is Verb.LOGIN
 
 
 def test_a_cause_is_printable_short_and_without_secrets() -> None:
     key = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmN"
     words = f"bad pass-word\r\nBearer abc {key} at https://x.example/?a=b " + "w " * 999
-    _, outcome, _ = read({"message": words}, 403, of=logging_in())
+    outcome = read({"message": words}, 403, of=logging_in()).outcome
     assert outcome.cause.startswith("HTTP 403: bad ***  Bearer *** *** at *** w w")
     assert len(outcome.cause) <= 210
     assert outcome.cause.isprintable()
@@ -196,10 +196,10 @@ def test_a_cause_is_printable_short_and_without_secrets() -> None:
 
 def test_a_cut_answer_keeps_its_whole_records() -> None:
     raw = orjson.dumps(ANSWER)
-    reports, outcome, _ = read(raw[:-30], cut=True)
-    assert reports == expected(False)[:4]
-    assert outcome.verb is Verb.RETRY
-    assert outcome.cause
+    answer = read(raw[:-30], cut=True)
+    assert answer.reports == expected(False)[:4]
+    assert answer.outcome.verb is Verb.RETRY
+    assert answer.outcome.cause
 
 
 @pytest.mark.parametrize(
@@ -214,6 +214,6 @@ def test_a_cut_answer_keeps_its_whole_records() -> None:
 )
 def test_numbers_of_the_envelope(total: Any, clock: Any, wanted: tuple[Any, Any]) -> None:
     body = {"meta": {"timestamp": clock}, "pagination": {"total": total}, "items": []}
-    _, outcome, _ = read(body)
+    outcome = read(body).outcome
     assert (outcome.verb, outcome.total, outcome.server_ms) == (Verb.DONE, *wanted)
-    assert read({"meta": [], "pagination": "x", "items": []})[1] == Outcome()
+    assert read({"meta": [], "pagination": "x", "items": []}).outcome == Outcome()

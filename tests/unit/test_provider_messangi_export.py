@@ -12,11 +12,11 @@ import pytest
 
 from engine.core.contracts import Context, Form, Head, Kind, Outcome, Poll, Verb
 from engine.core.redact import Redactor
-from engine.core.report import Report
 from engine.providers.messangi import Messangi, MessangiOptions
 from engine.providers.messangi_export import columns
-from engine.testing import Answer, ProviderCase
-from engine.testing.provider_case import read as read_answer
+from engine.testing import ProviderCase
+from engine.testing.provider_case import Read
+from tests.unit.answers import WHOLE, read_answer
 from tests.unit.messangi_answers import LETTERED, PRETTY, one
 
 NOW = 1_700_000_000_000
@@ -37,38 +37,34 @@ def exported(*items: dict[str, Any], **keys: Any) -> bytes:
     return text.getvalue().encode()
 
 
-def read(body: bytes, *, content: bool = False, size: int = 1 << 20) -> tuple[list[Report], Any]:
-    context = Context(account="omni", content=content)
-    reader = Messangi(MessangiOptions(), context).reader(FILE, Head(200, {}))
-    reports = []
-    for at in range(0, len(body), size):
-        reports += reader.reports(reader.parser.feed(body[at : at + size]))
-    return reports + reader.reports(reader.parser.close()), reader
+def read(body: bytes, *, content: bool = False, size: int = WHOLE) -> Read:
+    made = Messangi(MessangiOptions(), Context(account="omni", content=content))
+    return read_answer(made, FILE, body, step=size)
 
 
 @pytest.mark.parametrize("content", [True, False])
 @pytest.mark.parametrize("keys", [{}, {"delimiter": ";", "quoting": csv.QUOTE_ALL}])
 def test_every_field_as_the_log_has_it(content: bool, keys: dict[str, Any]) -> None:
-    reports, reader = read(exported(*PRETTY, **keys), content=content)
+    answer = read(exported(*PRETTY, **keys), content=content)
     context = Context(account="omni", content=content)
     of_log = Messangi(MessangiOptions(), context).reader(
         Poll(kind=Kind.FEED, now_ms=NOW), Head(200, {})
     )
     items = [{**item, "campaignid": str(item["campaignid"])} for item in PRETTY]
-    assert reports == of_log.reports(items)
-    assert reader.outcome() == Outcome()
-    assert reader.take_flaws() == []
+    assert answer.reports == of_log.reports(items)
+    assert answer.outcome == Outcome()
+    assert answer.flaws == []
 
 
 def test_one_message_has_one_id_in_all_three_spellings() -> None:
-    reports, _ = read(exported(*PRETTY))
+    reports = read(exported(*PRETTY)).reports
     for report, pretty, letters in zip(reports, PRETTY, LETTERED, strict=True):
         assert report.message_id == one(pretty).message_id == one(letters).message_id
 
 
 def test_times_without_an_offset_and_other_spellings_give_the_same_message() -> None:
     dates = "2023-07-28T13:46:51.144Z", "2023-07-28 13:46:51.144", "2023-07-28T09:46:51.144-0400"
-    reports, _ = read(exported(*({**PRETTY[0], "date": date} for date in dates)))
+    reports = read(exported(*({**PRETTY[0], "date": date} for date in dates))).reports
     assert len({report.message_id for report in reports}) == 1
     assert {report.sent_at for report in reports} == {dates[0]}
 
@@ -78,33 +74,33 @@ def test_a_row_that_cannot_be_read_is_told_by_line_and_byte(size: int) -> None:
     """What the provider's code refuses is kept decoded, what is no row as it stood."""
     rows = exported(PRETTY[0], {**PRETTY[1], "channel": "X"}, PRETTY[2]).splitlines(keepends=True)
     body = b"".join([*rows[:2], b"a,b\r\n", *rows[2:]])
-    reports, reader = read(body, size=size)
-    assert [report.channel for report in reports] == ["sms", "push"]
-    row, refused = sorted(reader.take_flaws(), key=lambda flaw: flaw.form)
+    answer = read(body, size=size)
+    assert [report.channel for report in answer.reports] == ["sms", "push"]
+    row, refused = sorted(answer.flaws, key=lambda flaw: flaw.form)
     assert (row.cause, row.form) == ("2 cells where the header has 13", Form.RECORD)
     assert row.position == f"line 3, byte {len(rows[0] + rows[1])}"
     assert row.raw == rows[0].strip() + b"\n" + b"a,b\r"
     assert (refused.cause, refused.form) == ("unknown channel 'X'", Form.VALUE)
     assert refused.position == f"line 4, byte {len(rows[0] + rows[1]) + 5}"
     assert orjson.loads(refused.raw)["recipient"] == PRETTY[1]["recipient"]
-    assert reader.parser.rows == 4
+    assert len(answer.records) == 3  # also the one that was refused
 
 
 def test_every_cut_and_every_odd_value() -> None:
     """What the suite asks of an answer, as far as it goes for a file."""
     case = ProviderCase(Messangi, {"headers": {}}, [])
     body = exported(*PRETTY)
-    wanted = read_answer(case.make(), Answer(FILE, body, ()), [body]).reports
+    wanted = read_answer(case.make(), FILE, body).reports
     assert len(wanted) == len(PRETTY)
     for end in range(0, len(body), 7):
-        done = read_answer(case.make(), Answer(FILE, body, ()), [body[:end]], cut=True)
+        done = read_answer(case.make(), FILE, body[:end], cut=True)
         assert done.reports == wanted[: len(done.reports)]
         assert done.outcome.verb is Verb.RETRY
         assert done.outcome.cause
     for key in KEYS:
         for odd in ("x" * 300, "\x00", "-1", '"', "\u2028", "NaN"):
-            reports, reader = read(exported({**PRETTY[0], key: odd}))
-            assert len(reports) + len(reader.take_flaws()) == 1
+            answer = read(exported({**PRETTY[0], key: odd}))
+            assert len(answer.reports) + len(answer.flaws) == 1
 
 
 @pytest.mark.parametrize(

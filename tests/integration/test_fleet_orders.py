@@ -138,31 +138,41 @@ async def test_sinks_of_a_fleet_obey_for_the_accounts_of_all_workers(
     assert gone == {"sink": "crm", "accounts": ACCOUNTS, "dead_letters": 0}
 
 
+@asynccontextmanager
+async def a_retry_in_hand(fleet: Fleet, receiver: Receiver, database: str) -> AsyncIterator[int]:
+    """Within the block a worker waits for the receiver with a dead letter in hand: its process.
+
+    The receiver answers at the block's end, and whoever does it: the order is done then.
+    """
+    await patiently(fleet.letters, {"crm": ACCOUNTS})
+    receiver.refuse, receiver.hold = set(), anyio.Event()
+    outcome: list[Any] = []
+
+    async def retry() -> None:
+        outcome.append(await fleet.told("dead-letter", "retry", "--sink", "crm"))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(retry)
+        await until(lambda: bool(receiver.taken), PATIENCE_S)
+        yield await fleet.retrying(database)
+        receiver.hold.set()
+        receiver.hold = None
+    (done,) = outcome[0]["sinks"]
+    assert (done["accepted"], done["refused"], done["left"]) == (ACCOUNTS, 0, 0)
+    assert await fleet.letters() == {}
+    assert await rows(database, "SELECT count(*) FROM inbox") == [(0,)]
+
+
 async def test_an_order_that_an_ending_worker_has_begun_is_ended_by_another(
     fleet: Fleet, receiver: Receiver, database: str
 ) -> None:
     receiver.refuse = {"delivered"}
     fleet.batch = '{ wait = "10ms", records = 1 }'
     async with fleet.run("crm"):
-        await patiently(fleet.letters, {"crm": ACCOUNTS})
-        receiver.refuse, receiver.hold = set(), anyio.Event()
-        outcome: list[Any] = []
-
-        async def retry() -> None:
-            outcome.append(await fleet.told("dead-letter", "retry", "--sink", "crm"))
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(retry)
-            await until(lambda: bool(receiver.taken), PATIENCE_S)
-            os.kill(await fleet.retrying(database), signal.SIGTERM)
+        async with a_retry_in_hand(fleet, receiver, database) as process:
+            os.kill(process, signal.SIGTERM)
             await anyio.sleep(1)  # it ends by now; else it just goes on with the next letter
-            receiver.hold.set()
-            receiver.hold = None
-        (done,) = outcome[0]["sinks"]
-        assert (done["accepted"], done["refused"], done["left"]) == (ACCOUNTS, 0, 0)
-        assert await fleet.letters() == {}
-        assert len(receiver.taken) == ACCOUNTS  # and each was offered once
-        assert await rows(database, "SELECT count(*) FROM inbox") == [(0,)]
+        assert len(receiver.taken) == ACCOUNTS  # each was offered once
 
 
 async def test_an_order_in_the_hands_of_a_killed_worker_is_done_by_the_next(
@@ -170,23 +180,8 @@ async def test_an_order_in_the_hands_of_a_killed_worker_is_done_by_the_next(
 ) -> None:
     receiver.refuse = {"delivered"}
     async with fleet.run("crm"):
-        await patiently(fleet.letters, {"crm": ACCOUNTS})
-        receiver.refuse, receiver.hold = set(), anyio.Event()
-        outcome: list[Any] = []
-
-        async def retry() -> None:
-            outcome.append(await fleet.told("dead-letter", "retry", "--sink", "crm"))
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(retry)
-            await until(lambda: bool(receiver.taken), PATIENCE_S)
-            os.kill(await fleet.retrying(database), signal.SIGKILL)
-            receiver.hold.set()
-            receiver.hold = None
-        (done,) = outcome[0]["sinks"]
-        assert (done["accepted"], done["refused"], done["left"]) == (ACCOUNTS, 0, 0)
-        assert await fleet.letters() == {}
+        async with a_retry_in_hand(fleet, receiver, database) as process:
+            os.kill(process, signal.SIGKILL)
         taken = Counter(record["event_id"] for record in receiver.taken)
         assert len(taken) == ACCOUNTS
-        assert await rows(database, "SELECT count(*) FROM inbox") == [(0,)]
         assert await rows(database, "SELECT count(*) FROM note WHERE name LIKE 'retry%'") == [(0,)]

@@ -6,7 +6,7 @@ import json
 import random
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 import anyio
 
 import engine
+from engine.clock import RealClock
+from engine.core.clock import Clock
 from engine.worker import Engine
 
 FREE = {"requests": 1000, "per": "1s"}
@@ -34,6 +36,26 @@ class Hasty(random.Random):
 
     def random(self) -> float:
         return 0.0
+
+
+class Leaping(RealClock):
+    """The machine's clock, which a test moves on by hours: what lies between is not waited for."""
+
+    def __init__(self) -> None:
+        self._ahead_ms = 0
+
+    def leap(self, ms: int) -> None:
+        self._ahead_ms += ms
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self._ahead_ms
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._ahead_ms / 1000
+
+    def boot(self) -> tuple[str, float] | None:
+        boot = super().boot()
+        return boot and (boot[0], boot[1] + self._ahead_ms / 1000)
 
 
 def bulksms(base_url: str, **keys: Any) -> dict[str, Any]:
@@ -87,9 +109,9 @@ def configured(
     return engine.configure(data, base=folder)
 
 
-def hasty(config: engine.Config) -> Engine:
+def hasty(config: engine.Config, clock: Clock | None = None) -> Engine:
     """An engine that waits but little after failures."""
-    return Engine(config, rand=Hasty())
+    return Engine(config, rand=Hasty(), clock=clock)
 
 
 async def until(check: Callable[[], Any], seconds: float = PATIENCE_S, what: str = "") -> None:
@@ -98,6 +120,15 @@ async def until(check: Callable[[], Any], seconds: float = PATIENCE_S, what: str
     while not check():
         assert time.monotonic() < end, what or "it did not come to pass"
         await anyio.sleep(0.01)
+
+
+async def patiently(
+    look: Callable[[], Awaitable[Any]], wanted: object, seconds: float = PATIENCE_S
+) -> None:
+    """Look until it is as wanted; a TimeoutError after `seconds`."""
+    with anyio.fail_after(seconds):
+        while await look() != wanted:  # noqa: ASYNC110 - nobody tells when it is so
+            await anyio.sleep(0.01)
 
 
 def lines(folder: Path, name: str = "r.jsonl") -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, parse_qsl
@@ -12,13 +11,13 @@ from urllib.parse import parse_qs, parse_qsl
 import anyio
 import pytest
 
+from engine.core.contracts import Kind
 from engine.idle import until_idle
 from engine.stores import ledger, tracked
-from engine.stores.memory import MemoryStore
-from engine.stores.transaction import Transaction
 from engine.worker import Engine
 from tests.integration.harness import (
-    Hasty,
+    PATIENCE_S,
+    Leaping,
     balanced,
     bulksms,
     causes,
@@ -30,12 +29,19 @@ from tests.integration.harness import (
     tallies,
     until,
 )
-from tests.integration.standin import Answers, Raw, Standin
+from tests.integration.standin import Answer, Answers, Asked, Raw, Standin
 
 T = TypeVar("T")
 PATH = "/status_reports/get_report/2/2.0"
 HEAD = "0|Returns to follow\n\n"
 NUMBERS = [f"4479000000{n:02d}" for n in range(12)]
+HOUR_MS = 3_600_000
+EVE_MS = 200
+
+
+def hourly(rungs: int) -> dict[str, Any]:
+    """A ladder whose rungs no machine is so slow as to miss; what lies between is leapt over."""
+    return {"ladder": [f"{n}h" for n in range(rungs)], "give_up": "1h"}
 
 
 def all_files(folder: Path) -> bytes:
@@ -49,17 +55,35 @@ async def run_to_end(
     recipients: list[str] | None = None,
     *,
     sent_at: float | None = None,
+    clock: Leaping | None = None,
     **keys: Any,
 ) -> list[dict[str, Any]]:
-    """Track one batch and wait until it has ended; the records."""
+    """Track one batch, and leap from rung to rung until it has ended; the records."""
+    clock, keys = clock or Leaping(), {"schedule": hourly(3), **keys}
     config = configured(folder, bulksms(standin.answer("bulk", answers), **keys))
-    async with hasty(config) as poller:
+    async with hasty(config, clock) as poller:
         await poller.track("bulk", batch_id="4711", recipients=recipients or [], sent_at=sent_at)
-        with anyio.fail_after(8):
-            assert await until_idle(poller, 5) == []
+        with anyio.fail_after(PATIENCE_S):
+            while (due_ms := await next_due_ms(poller)) is not None:
+                leap_towards(due_ms, poller, clock)
+                await anyio.sleep(0.01)
+            assert await until_idle(poller, PATIENCE_S) == []
         await balanced(poller)
         assert (await tallies(poller))["bulk"].get("pending", 0) == 0
     return lines(folder)
+
+
+async def next_due_ms(poller: Engine) -> int | None:
+    """When the batch is asked for next; None: it has ended."""
+    works = await poller.store.read(lambda tx: tx.find_works("bulk", Kind.BATCH, None))
+    return works[0].due_ms if works else None
+
+
+def leap_towards(ms: int, poller: Engine, clock: Leaping) -> None:
+    """Leap to shortly before then: what would be asked too early is asked too early still."""
+    if (left_ms := ms - EVE_MS - clock.now_ms()) > 0:
+        clock.leap(left_ms)
+        poller.pollers["bulk"].wake()  # it looks at its clock once a second
 
 
 async def test_the_query_is_as_documented(tmp_path: Path, standin: Standin) -> None:
@@ -97,26 +121,33 @@ async def test_post_has_nothing_in_the_url(tmp_path: Path, standin: Standin) -> 
 async def test_wrong_credentials_pause_the_account(
     tmp_path: Path,
     standin: Standin,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("engine.health.PAUSES_S", (0.4, 0.4))
     # Slow enough that the next poll waits for its place when the answer comes.
     refused = Raw("23|invalid credentials (username was: john, password s3cret&%)|", wait_s=0.1)
-    url = standin.answer("bulk", [refused, refused, HEAD + "447900000000|11\n"])
+    clock, asked_ms = Leaping(), list[int]()
+
+    def answer(asked: Asked) -> Answer:
+        asked_ms.append(clock.now_ms())
+        return refused if asked.number <= 2 else HEAD + "447900000000|11\n"
+
+    config = configured(tmp_path, bulksms(standin.answer("bulk", answer), schedule=hourly(3)))
     caplog.set_level(logging.INFO)
-    async with hasty(configured(tmp_path, bulksms(url))) as poller:
+    async with hasty(config, clock) as poller:
+        health = poller.pollers["bulk"].health
         for batch in ("1", "2", "3"):
             await poller.track("bulk", batch_id=batch, recipients=["447900000000"])
-        await until(lambda: poller.pollers["bulk"].health.paused)
+        await until(lambda: health.paused)
         await anyio.sleep(0.2)
-        assert len(standin.asked["bulk"]) == 1
-        await until(lambda: len(lines(tmp_path)) == 3, 8)
-        assert poller.pollers["bulk"].health.paused is None
-    times = standin.times("bulk")
-    assert len(times) == 5
-    assert times[1] - times[0] >= 0.39
-    assert times[2] - times[1] >= 0.39
+        assert len(asked_ms) == 1
+        leap_towards(asked_ms[0] + 60_000, poller, clock)
+        await until(lambda: health.pauses == 2)
+        leap_towards(asked_ms[1] + 300_000, poller, clock)
+        await until(lambda: len(lines(tmp_path)) == 3)
+        assert health.paused is None
+    assert len(asked_ms) == 5
+    assert asked_ms[1] - asked_ms[0] >= 60_000
+    assert asked_ms[2] - asked_ms[1] >= 300_000
     paused = [r.getMessage() for r in caplog.records if "paused" in r.getMessage()]
     assert len(paused) == 1
     assert not any("s3cret" in record.getMessage() for record in caplog.records)
@@ -151,17 +182,29 @@ async def test_what_is_transient_is_asked_again(tmp_path: Path, standin: Standin
     assert [record["state"] for record in records] == ["delivered"]
 
 
-async def test_rungs_are_never_early(tmp_path: Path, standin: Standin) -> None:
-    began = time.time()
-    offset = time.monotonic() - began
+async def never_delivered(
+    folder: Path, standin: Standin, **schedule: Any
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """When it was asked for, in ms since it was sent, by the engine's clock; the records."""
+    clock, asked_ms = Leaping(), list[int]()
+    sent_ms = clock.now_ms()
+
+    def answer(_: Asked) -> Answer:
+        asked_ms.append(clock.now_ms() - sent_ms)
+        return HEAD + "447900000000|10\n"
+
     records = await run_to_end(
-        tmp_path, standin, [HEAD + "447900000000|10\n"], ["447900000000"], sent_at=began,
-        schedule={"ladder": ["100ms", "1s", "2s"], "give_up": "1s"},
+        folder, standin, answer, ["447900000000"], clock=clock, sent_at=sent_ms / 1000,
+        schedule={"give_up": "1h", **schedule},
     )  # fmt: skip
-    times = [at - offset - began for at in standin.times("bulk")]
-    assert len(times) == 3
-    for at, rung, following in zip(times, (0.1, 1, 2), (1, 2, 3), strict=True):
-        assert rung - 0.002 <= at < following
+    return asked_ms, records
+
+
+async def test_rungs_are_never_early(tmp_path: Path, standin: Standin) -> None:
+    asked_ms, records = await never_delivered(tmp_path, standin, ladder=["1h", "5h", "1d"])
+    assert len(asked_ms) == 3
+    for at, rung, following in zip(asked_ms, (1, 5, 24), (5, 24, 25), strict=True):
+        assert rung * HOUR_MS <= at < following * HOUR_MS
     assert [(r["state"], r["verdict"], r["final"]) for r in records] == [
         ("enroute", None, False),
         ("enroute", "last_known", True),
@@ -172,16 +215,12 @@ async def test_rungs_are_never_early(tmp_path: Path, standin: Standin) -> None:
 
 
 async def test_gaps_from_the_previous_rung(tmp_path: Path, standin: Standin) -> None:
-    began = time.time()
-    offset = time.monotonic() - began
-    await run_to_end(
-        tmp_path, standin, [HEAD + "447900000000|10\n"], ["447900000000"], sent_at=began,
-        schedule={"ladder": ["100ms", "1200ms", "700ms"], "from": "previous", "give_up": "1s"},
-    )  # fmt: skip
-    times = [at - offset - began for at in standin.times("bulk")]
-    assert len(times) == 3
-    for at, rung, following in zip(times, (0.1, 1.3, 2), (1.3, 2, 3), strict=True):
-        assert rung - 0.002 <= at < following
+    asked_ms, _ = await never_delivered(
+        tmp_path, standin, ladder=["1h", "4h", "2h"], **{"from": "previous"}
+    )
+    assert len(asked_ms) == 3
+    for at, rung, following in zip(asked_ms, (1, 5, 7), (5, 7, 8), strict=True):
+        assert rung * HOUR_MS <= at < following * HOUR_MS
 
 
 async def test_a_late_poll_answers_all_due_rungs(tmp_path: Path, standin: Standin) -> None:
@@ -232,8 +271,7 @@ async def test_what_brings_nothing_costs_the_store_nothing(
     monkeypatch.setattr(Engine, "tell", lambda engine: (told.append(len(pages)), tell(engine))[1])
     answers = [*[Raw(status=500)] * 5, HEAD + f"{NUMBERS[0]}|0\n", Raw(status=500),
                HEAD + f"{NUMBERS[0]}|11\n"]  # fmt: skip
-    schedule = {"ladder": ["0s", "1s"]}
-    records = await run_to_end(tmp_path, standin, answers, NUMBERS[:1], schedule=schedule)
+    records = await run_to_end(tmp_path, standin, answers, NUMBERS[:1], schedule=hourly(2))
     assert [record["state"] for record in records] == ["accepted", "delivered"]
     assert len(standin.asked["bulk"]) == 8
     assert [len(page.reports) for page in pages] == [1, 1]
@@ -246,8 +284,7 @@ async def test_a_batch_without_recipients_ends_with_its_rows(
 ) -> None:
     answers = [HEAD, HEAD + "447900000000|11\n447900000001|0\n",
                HEAD + "447900000000|11\n447900000001|53\n"]  # fmt: skip
-    ladder = ["0s", "100ms", "200ms", "300ms", "400ms", "500ms"]
-    records = await run_to_end(tmp_path, standin, answers, schedule={"ladder": ladder})
+    records = await run_to_end(tmp_path, standin, answers, schedule=hourly(6))
     assert len(standin.asked["bulk"]) == 3
     states = [(record["recipient"], record["state"]) for record in records]
     assert states == [("447900000000", "delivered"), ("447900000001", "accepted"),
@@ -291,10 +328,7 @@ async def test_verdicts(tmp_path: Path, standin: Standin) -> None:
 
 async def test_a_status_that_comes_back_has_a_new_id(tmp_path: Path, standin: Standin) -> None:
     answers = [HEAD + f"447900000000|{code}\n" for code in ("63", "10", "63", "11")]
-    ladder = [f"{n * 100}ms" for n in range(20)]
-    records = await run_to_end(
-        tmp_path, standin, answers, ["447900000000"], schedule={"ladder": ladder}
-    )
+    records = await run_to_end(tmp_path, standin, answers, ["447900000000"], schedule=hourly(20))
     assert [record["provider_status"] for record in records] == ["63", "10", "63", "11"]
     times = [1, 1, 2, 1]
     assert [r["event_id"] for r in records] == [
@@ -355,28 +389,3 @@ async def test_no_secret_comes_out(
     assert parse_qs(standin.asked["bulk"][0].query_string)["password"] == ["s3cret&%"]
     assert b"s3cret" not in all_files(tmp_path)
     assert "s3cret" not in caplog.text
-
-
-class SlowToRead(MemoryStore):
-    """What it gives is a moment old."""
-
-    async def read(self, job: Callable[[Transaction], T]) -> T:
-        found = await super().read(job)
-        await anyio.sleep(0.02)
-        return found
-
-
-async def test_batches_tracked_in_a_row_are_all_asked_for(tmp_path: Path, standin: Standin) -> None:
-    """Each within 2 s, also where the worker looks into the store at that very moment."""
-    url = standin.answer("bulk", [HEAD + f"{NUMBERS[0]}|11\n"])
-    account = bulksms(url, schedule={"ladder": ["0s"], "give_up": "5s"})
-    config = configured(tmp_path, account, store="memory://")
-    async with Engine(config, rand=Hasty(), store=SlowToRead()) as poller:
-        for n in range(30):
-            await poller.track("bulk", batch_id=str(n), recipients=[NUMBERS[0]])
-            await anyio.sleep(0.007)
-        await until(lambda: len(standin.asked["bulk"]) >= 30, 2)
-        await until(lambda: len(lines(tmp_path)) == 30)
-    assert {asked.query["batch_id"] for asked in standin.asked["bulk"]} == {
-        str(n) for n in range(30)
-    }

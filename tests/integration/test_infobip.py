@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
 import pytest
 
-import engine
 from engine.core.contracts import Kind, Poll
 from engine.idle import until_idle
 from engine.stores.memory import MemoryStore
@@ -202,135 +198,6 @@ async def test_a_cut_body_keeps_its_whole_records(
         await until(lambda: len(lines(tmp_path)) == 4)
         assert len(await causes(poller)) <= 1
     assert [record["message_id"] for record in lines(tmp_path)] == ["0", "1", "2", "20"]
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "word"),
-    [
-        (
-            500,
-            {"requestError": {"serviceException": {
-                "messageId": "GENERAL_ERROR", "text": "Something went wrong"}}},
-            "Something went wrong",
-        ),
-        (400, {"errorCode": "E400", "description": "Bad limit", "violations": []}, "Bad limit"),
-        (
-            400,
-            {"requestError": {"serviceException": {
-                "messageId": "BAD_REQUEST", "text": "Bad", "validationErrors": "a string"}}},
-            "a string",
-        ),
-    ],
-)  # fmt: skip
-async def test_errors_of_both_families(
-    tmp_path: Path, standin: Standin, status: int, body: Any, word: str
-) -> None:
-    """They are said in the provider's words, and asked again."""
-    answers = [Raw(json_of(body), status), Raw(page(report("1")), wait_s=0.1), EMPTY]
-    url = standin.answer("info", answers)
-    async with hasty(configured(tmp_path, infobip(url))) as poller:
-        await until(lambda: poller.pollers["info"].health.failing)
-        assert word in (poller.pollers["info"].health.failing or "")
-        assert f"HTTP {status}" in (poller.pollers["info"].health.failing or "")
-        await until(lambda: len(lines(tmp_path)) == 1)
-        assert poller.pollers["info"].health.failing is None
-        assert poller.pollers["info"].health.paused is None
-
-
-@pytest.mark.parametrize("status", [401, 403])
-async def test_refused_credentials_pause(tmp_path: Path, standin: Standin, status: int) -> None:
-    body = {"requestError": {"serviceException": {"messageId": "UNAUTHORIZED", "text": "No"}}}
-    url = standin.answer("info", [Raw(json_of(body), status)])
-    async with hasty(configured(tmp_path, infobip(url))) as poller:
-        await until(lambda: poller.pollers["info"].health.paused)
-        await anyio.sleep(0.3)
-        until_ms = poller.pollers["info"].health.paused_until_ms or 0
-        assert 55_000 < until_ms - poller.clock.now_ms() <= 60_000
-    assert len(standin.asked["info"]) == 1
-
-
-@pytest.mark.parametrize(("status", "form"), [(429, "date"), (503, "seconds")])
-async def test_retry_after_holds_the_account(
-    tmp_path: Path, standin: Standin, status: int, form: str
-) -> None:
-    """Measured by the stand-in's clock: nothing comes before the time is up."""
-    promised: list[float] = []
-
-    def answer(asked: Asked) -> Answer:
-        if asked.number > 1:
-            return EMPTY
-        # A date has whole seconds: between one and two of them are left.
-        date = int(time.time()) + 2
-        promised.append(1.0 if form == "seconds" else date - time.time())
-        header = "1" if form == "seconds" else formatdate(date, usegmt=True)
-        return Raw(b"", status, {"Retry-After": header})
-
-    url = standin.answer("info", answer)
-    async with hasty(configured(tmp_path, infobip(url, schedule=slow()))) as poller:
-        await poller.track("info", message_id="1")
-        await until(lambda: len(standin.asked["info"]) >= 2)
-        assert poller.pollers["info"].health.paused is None
-    first, second = standin.times("info")[:2]
-    # The answer's own date, by which the other one is meant, is up to a second behind.
-    late = 0.5 if form == "seconds" else 1.5
-    assert promised[0] - 0.01 <= second - first < promised[0] + late
-
-
-async def test_retry_after_is_meant_by_the_providers_clock(
-    tmp_path: Path, standin: Standin
-) -> None:
-    """Its clock is a day behind ours: by ours the date is past."""
-
-    def answer(asked: Asked) -> Answer:
-        if asked.number > 1:
-            return EMPTY
-        now = time.time() - 86_400
-        dates = {"Date": formatdate(now, usegmt=True), "Retry-After": formatdate(now + 2)}
-        return Raw(b"", 429, dates)
-
-    url = standin.answer("info", answer)
-    async with hasty(configured(tmp_path, infobip(url, schedule=slow()))) as poller:
-        await poller.track("info", message_id="1")
-        await until(lambda: len(standin.asked["info"]) >= 2)
-    first, second = standin.times("info")[:2]
-    assert 1.9 <= second - first < 3.5
-
-
-@pytest.mark.parametrize(
-    "header",
-    ["0", "-5", "0.0001", "soon", "", "Wed, 21 Oct 2015 07:28:00 GMT", "1e9", "\u0661", "1, 2"],
-)
-async def test_retry_after_nonsense_is_no_hot_loop(
-    tmp_path: Path, standin: Standin, header: str
-) -> None:
-    """Where the header asks for nothing usable, the backoff holds, and it grows."""
-    refused = Raw(b"", 429, {"Retry-After": header})
-    url = standin.answer("info", [refused])
-    async with engine.Engine(
-        configured(tmp_path, infobip(url, schedule=slow())), rand=Middling()
-    ) as poller:
-        await poller.track("info", message_id="1")
-        await anyio.sleep(1.8)
-    assert 2 <= len(standin.asked["info"]) <= 3  # 0.5 s, then 1 s, then 2 s
-
-
-async def test_a_huge_retry_after_is_a_day_at_most(tmp_path: Path, standin: Standin) -> None:
-    url = standin.answer("info", [Raw(b"", 503, {"Retry-After": "9" * 40})])
-    async with hasty(configured(tmp_path, infobip(url, schedule=slow()))) as poller:
-        await poller.track("info", message_id="1")
-        await until(lambda: poller.pollers["info"].limiter.hold_s() > 0)
-        assert poller.pollers["info"].limiter.hold_s() <= 86_400
-    assert len(standin.asked["info"]) == 1
-
-
-class Middling(random.Random):
-    """Every backoff is half of what it may be."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return (a + b) / 2
-
-    def random(self) -> float:
-        return 0.0
 
 
 async def test_by_id_where_nothing_is_drained(tmp_path: Path, standin: Standin) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import asyncpg
 import orjson
 import pytest
 
-from tests.integration.harness import until
+from tests.integration.harness import patiently, until
 from tests.integration.receiver import WEBHOOK, Receiver, receiver
 from tests.integration.standin import Standin
 from tests.integration.test_infobip import page, report
@@ -24,13 +24,6 @@ from tests.integration.test_workers import ENGINE, PATIENCE_S, database, said
 __all__ = ["database", "receiver"]
 
 ACCOUNTS = 4
-
-
-async def patiently(look: Callable[[], Awaitable[Any]], wanted: object) -> None:
-    """Look until it is as wanted."""
-    with anyio.fail_after(PATIENCE_S):
-        while await look() != wanted:  # noqa: ASYNC110 - it is other processes that make it so
-            await anyio.sleep(0.1)
 
 
 async def rows(url: str, query: str) -> list[tuple[Any, ...]]:
@@ -64,7 +57,7 @@ class Fleet:
         command = [*ENGINE, "run", "--config", self.config, "--workers", "2", "--quiet"]
         parent = await anyio.open_process(command, stdout=None, stderr=None)
         try:
-            await patiently(self._holders, 2)
+            await patiently(self._holders, 2, PATIENCE_S)
             yield
         finally:
             parent.send_signal(signal.SIGTERM)
@@ -114,7 +107,7 @@ async def test_sinks_of_a_fleet_obey_for_the_accounts_of_all_workers(
     """Each answers in its own time: one that went round until its time was up would fail here."""
     receiver.refuse = {"delivered"}
     async with fleet.run("crm", "old"):
-        await patiently(fleet.letters, {"crm": ACCOUNTS, "old": ACCOUNTS})
+        await patiently(fleet.letters, {"crm": ACCOUNTS, "old": ACCOUNTS}, PATIENCE_S)
         (done,) = (await fleet.told("dead-letter", "retry", "--sink", "crm"))["sinks"]
         assert (done["accepted"], done["refused"], done["left"]) == (0, ACCOUNTS, 0)
         shown = (await fleet.told("dead-letter", "list", "--sink", "crm"))["letters"]
@@ -144,7 +137,7 @@ async def a_retry_in_hand(fleet: Fleet, receiver: Receiver, database: str) -> As
 
     The receiver answers at the block's end, and whoever does it: the order is done then.
     """
-    await patiently(fleet.letters, {"crm": ACCOUNTS})
+    await patiently(fleet.letters, {"crm": ACCOUNTS}, PATIENCE_S)
     receiver.refuse, receiver.hold = set(), anyio.Event()
     outcome: list[Any] = []
 

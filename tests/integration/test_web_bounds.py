@@ -16,6 +16,9 @@ from engine.worker import Engine
 from tests.integration.harness import bulksms, until
 from tests.integration.webbing import BEARER, LATER, NOWHERE, TOKEN, address, served
 
+# How long an answer is waited for: sooner than the port itself would have ended the connection.
+PATIENCE_S = server.ANSWER_S / 2
+
 
 async def test_bodies_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.web import api
@@ -101,7 +104,7 @@ async def test_a_slow_client_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
         for sent in begun:
             reader, writer = await asyncio.open_connection(*address(poller))
             writer.write(sent)
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE_S):
                 with suppress(ConnectionError):
                     assert await reader.read() == b""
             writer.close()
@@ -120,7 +123,7 @@ async def test_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
         held = [await asyncio.open_connection(*address(poller)) for _ in range(3)]
         await until(lambda: connections(poller) == 3)
         reader, writer = await asyncio.open_connection(*address(poller))
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             assert await reader.read() == b""
         writer.close()
         for _, other in held:
@@ -161,7 +164,7 @@ async def test_what_is_no_http_is_neither_logged_nor_repeated(
         ):  # fmt: skip
             reader, writer = await asyncio.open_connection(*address(poller))
             writer.write(sent)
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE_S):
                 answered = await reader.read()
             assert not answered.startswith(b"HTTP/1.1 2")
             assert b"Traceback" not in answered
@@ -198,7 +201,7 @@ async def test_odd_requests_are_no_fault_of_ours(tmp_path: Path) -> None:
                 asked = f"{line}\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n{head}".strip()
                 writer.write(asked.encode("latin-1") + b"\r\n\r\nhello0\r\n\r\n")
                 writer.write_eof()
-                with anyio.fail_after(5), suppress(ConnectionError):
+                with anyio.fail_after(PATIENCE_S), suppress(ConnectionError):
                     answered = await reader.read()
                     assert not answered.startswith(b"HTTP/1.1 500"), (line, head)
                 writer.close()
@@ -215,8 +218,7 @@ async def test_open_connections_do_not_hold_up_the_end(tmp_path: Path) -> None:
             head = f"POST /v1/track HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n"
             halfway[1].write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
             await anyio.sleep(0.1)
-            # Sooner than the port itself would have ended them.
-            ending.deadline = anyio.current_time() + server.ANSWER_S / 2
+            ending.deadline = anyio.current_time() + PATIENCE_S
     assert not ending.cancelled_caught
     for _, writer in (silent, halfway):
         writer.close()

@@ -19,6 +19,7 @@ from engine.core.units import iso
 from engine.idle import until_idle
 from engine.sim import Simulator
 from engine.worker import Engine
+from tests.integration.avaamo_agent import HOUR, Report, hourly
 from tests.integration.backfilling import (
     DAY_S,
     configure,
@@ -34,7 +35,6 @@ from tests.integration.backfilling import (
 from tests.integration.folder import worker
 from tests.integration.harness import balanced, lines, tallies, until
 from tests.integration.standin import Answer, Standin
-from tests.integration.test_avaamo import HOUR, Report, hourly
 from tests.integration.test_redacted_accounts import kept
 from tests.services import own_schema
 

@@ -3,6 +3,9 @@
 The first SIGTERM or SIGINT asks for a clean end; the second ends the process on the spot, which
 the store and the sinks survive as they survive a power cut. Only a command may do this: the
 library installs no signal handler.
+
+One that has a parent of ours is told by that with a signal of its own, which counts as neither: who
+ends a service mostly signals all of its processes, and the parent's word is then no second one.
 """
 
 from __future__ import annotations
@@ -63,26 +66,37 @@ def start(work: Callable[[], Awaitable[T]]) -> T:
 
 
 class Stop:
-    """Turns the first signal into an event that can be waited for."""
+    """Turns the first signal into an event that can be waited for. `order`: what the parent says
+    it with, where there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, order: signal.Signals | None = None) -> None:
         self.asked = anyio.Event()
-        self.starting: anyio.CancelScope | None = None  # what that signal cancels besides
+        self.starting: anyio.CancelScope | None = None  # what is cancelled besides
+        self._order = order
 
     async def listen(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        orders = () if self._order is None else (self._order,)
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *orders) as signals:
             task_status.started()
+            heard = False
             async for number in signals:
-                if self.asked.is_set():
+                if number not in orders and heard:
                     os._exit(128 + number)
-                log.info(
-                    "worker: stopping, what is on its way is taken in; a second signal ends at once"
-                )
-                self.asked.set()
-                if self.starting is not None:
-                    self.starting.cancel()
+                heard = heard or number not in orders
+                if not self.asked.is_set():
+                    log.info(
+                        "worker: stopping, what is on its way is taken in; a second signal ends at"
+                        " once"
+                    )
+                self.ask()
+
+    def ask(self) -> None:
+        """What is under way is to end; what is only starting ends at once."""
+        self.asked.set()
+        if self.starting is not None:
+            self.starting.cancel()
 
     async def unless(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """Its result; None where a signal came first, and then it was cancelled."""
@@ -99,11 +113,11 @@ class Stop:
         return result
 
 
-def with_signals(work: Callable[[Stop], Awaitable[T]]) -> T:
+def with_signals(work: Callable[[Stop], Awaitable[T]], order: signal.Signals | None = None) -> T:
     """Run `work` in an event loop, with signals turned into its `Stop`."""
 
     async def main() -> T:
-        stop = Stop()
+        stop = Stop(order)
         async with anyio.create_task_group() as group:
             await group.start(stop.listen)
             result = await work(stop)

@@ -37,7 +37,8 @@ def command(args: argparse.Namespace) -> int:
     supervise.check(args, config)
     if args.workers > 1:
         return supervise.command(args, config)
-    stuck = process.with_signals(lambda stop: _work(config, args, stop))
+    order = supervise.ORDER if supervise.is_child() else None
+    stuck = process.with_signals(lambda stop: _work(config, args, stop), order)
     for line in stuck:
         print(line, file=sys.stderr)
     return 1 if stuck else 0
@@ -45,6 +46,21 @@ def command(args: argparse.Namespace) -> int:
 
 async def _work(config: Config, args: argparse.Namespace, stop: process.Stop) -> list[str]:
     """What could not be done, a line each."""
+    if not supervise.is_child():
+        return await _run(config, args, stop)
+    async with anyio.create_task_group() as around:
+        around.start_soon(_with_parent, stop)  # also while it starts, which may take for ever
+        stuck = await _run(config, args, stop)
+        around.cancel_scope.cancel()
+    return stuck
+
+
+async def _with_parent(stop: process.Stop) -> None:
+    await supervise.orphaned()
+    stop.ask()
+
+
+async def _run(config: Config, args: argparse.Namespace, stop: process.Stop) -> list[str]:
     from engine.worker import Engine
 
     # What is done once is over too soon for a port; of several workers the parent has it.
@@ -74,17 +90,9 @@ async def _worked(engine: Engine, args: argparse.Namespace, stop: process.Stop) 
     tune_interpreter()
     until = _until(engine, args, stop)
     live = not args.quiet and not _prints_records(config) and not supervise.is_child()
-    async with watching(engine, live=live), anyio.create_task_group() as around:
-        if supervise.is_child():
-            around.start_soon(_with_parent, stop)
+    async with watching(engine, live=live):
         stuck = await stop.unless(until)
-        around.cancel_scope.cancel()
     return stuck or []
-
-
-async def _with_parent(stop: process.Stop) -> None:
-    await supervise.orphaned()
-    stop.asked.set()
 
 
 def tune_interpreter() -> None:

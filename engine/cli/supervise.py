@@ -3,8 +3,9 @@
 The workers share the accounts among themselves, with those of other machines, by leases in the
 store; this process only starts them, starts one again that has died, passes signals on, has the
 port of `[http]` (`parent`), and ends with what they come to. Each is the same command for itself,
-in a process group of its own, so that a terminal's Ctrl-C reaches it once: from here. One whose
-parent has gone ends, too.
+in a process group of its own, so that a terminal's Ctrl-C reaches it once: from here. Where all
+were signalled at once, as a service manager does it, what comes from here is no second signal to
+it. One whose parent has gone ends, too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -45,8 +47,11 @@ STEADY_S = 60.0
 YOUNG_S = 5.0
 
 
+# What a worker is asked to end with by its parent.
+ORDER = signal.SIGUSR1
+
 # How one ends that was told to: also where it had not got as far as listening to signals.
-CLEAN = (0, -signal.SIGTERM, -signal.SIGINT)
+CLEAN = (0, -signal.SIGTERM, -signal.SIGINT, -ORDER)
 
 
 def is_child() -> bool:
@@ -101,7 +106,7 @@ class Supervisor:
         self._ends = bool(args.until_idle)  # they end by themselves
         self._children: dict[int, anyio.abc.Process] = {}
         self._stopping = anyio.Event()
-        self._signals = 0
+        self._signalled = False
         self._status = 0
 
     async def run(self) -> int:
@@ -133,15 +138,20 @@ class Supervisor:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
             async for number in signals:
-                self._signals += 1
-                self._stop(number)
-                if self._signals > 1:
+                if self._signalled:
+                    self._tell_all(signal.SIGKILL)
                     os._exit(128 + number)
+                self._signalled = True
+                self._stop()
 
-    def _stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+    def _stop(self) -> None:
         self._stopping.set()
+        self._tell_all(ORDER)
+
+    def _tell_all(self, number: signal.Signals) -> None:
         for child in self._children.values():
-            child.send_signal(number)
+            with suppress(ProcessLookupError):  # it has just ended
+                child.send_signal(number)
 
     async def _keep(self, number: int) -> None:
         """Run one worker, again and again."""
@@ -178,15 +188,21 @@ class Supervisor:
         return status == 1 and young
 
     async def _once(self, number: int) -> int:
-        child = await anyio.open_process(
-            self._argv,
-            stdin=subprocess.DEVNULL,
-            stdout=None,
-            stderr=None,
-            env={**os.environ, PARENT: str(os.getpid())},
-            start_new_session=True,
-        )
+        try:
+            child = await anyio.open_process(
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=None,
+                stderr=None,
+                env={**os.environ, PARENT: str(os.getpid())},
+                start_new_session=True,
+            )
+        except OSError as error:  # the others go on without it
+            log.error("run: worker %d cannot be started: %s", number + 1, error.strerror)
+            return 1
         self._children[number] = child
+        if self._stopping.is_set():  # it was made meanwhile, and nobody has told it
+            self._tell_all(ORDER)
         try:
             return await child.wait()
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import anyio
 import asyncpg
 import pytest
 
+from engine.cli import process, supervise
+from engine.cli.parser import build
 from engine.core.secret import Secret
 from engine.leases import RENEW_S, TTL_S
 from engine.stores.postgres import PostgresStore
@@ -26,6 +30,13 @@ from tests.services import own_schema
 
 ENGINE = [sys.executable, "-m", "engine"]
 PATIENCE_S = 40.0
+
+# Starts one worker, as the parent of several does, and waits for it.
+PARENT = f"""
+import os, subprocess, sys
+env = {{**os.environ, {supervise.PARENT!r}: str(os.getpid())}}
+subprocess.run(sys.argv[1:], env=env, start_new_session=True)
+"""
 
 
 @pytest.fixture
@@ -146,10 +157,9 @@ async def test_orphaned_workers_end(tmp_path: Path, database: str, standin: Stan
     await until_workers(database, 0)
 
 
-async def test_a_worker_that_cannot_begin_can_be_stopped(
-    tmp_path: Path, database: str, standin: Standin
-) -> None:
-    """It waits for a connection of the store's that it does not get: a role may have too few."""
+@asynccontextmanager
+async def too_few_connections(database: str) -> AsyncIterator[str]:
+    """The URL for a role that has not all the connections that a worker needs."""
     with_all = PostgresStore(Secret(database))
     await with_all.open(own=True)
     await with_all.close()
@@ -161,23 +171,117 @@ async def test_a_worker_that_cannot_begin_can_be_stopped(
         GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {schema};
         GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {schema}""")
     try:
-        url = standin.answer("i0", b'{"results":[]}')
-        config = written(tmp_path, database.replace("postgres@", f"{schema}@"), url)
-        command = [*ENGINE, "run", "--config", str(config)]
-        async with await anyio.open_process(command, stderr=subprocess.PIPE) as process:
-            assert process.stderr is not None
-            told = b""
-            with anyio.fail_after(PATIENCE_S):
-                while b"tried again" not in told:
-                    told += await process.stderr.receive()
-                process.send_signal(signal.SIGTERM)
-                assert await process.wait() == 0
-                told += b"".join([piece async for piece in process.stderr])
-        assert b"stopped before it had begun" in told
-        assert not standin.asked
+        yield database.replace("postgres@", f"{schema}@")
     finally:
         await db.execute(f"DROP OWNED BY {schema}; DROP ROLE {schema}")
         await db.close()
+
+
+@pytest.mark.parametrize("orphaned", [False, True])
+async def test_a_worker_that_cannot_begin_can_be_stopped(
+    tmp_path: Path, database: str, standin: Standin, orphaned: bool
+) -> None:
+    """It waits for a connection of the store's that it does not get. Where it has a parent, that
+    is killed."""
+    async with too_few_connections(database) as store:
+        config = written(tmp_path, store, standin.answer("i0", b'{"results":[]}'))
+        command = [*ENGINE, "run", "--config", str(config)]
+        if orphaned:
+            command = [sys.executable, "-c", PARENT, *command]
+        async with await anyio.open_process(command, stderr=subprocess.PIPE) as started:
+            assert started.stderr is not None
+            told = b""
+            with anyio.fail_after(PATIENCE_S):
+                while b"tried again" not in told:
+                    told += await started.stderr.receive()
+                started.send_signal(signal.SIGKILL if orphaned else signal.SIGTERM)
+                assert await started.wait() == (-signal.SIGKILL if orphaned else 0)
+                told += b"".join([piece async for piece in started.stderr])  # until all have ended
+        assert b"stopped before it had begun" in told
+        assert not standin.asked
+
+
+async def test_all_are_signalled_at_once(tmp_path: Path, database: str, standin: Standin) -> None:
+    """As a service manager does it: the parent's word is no second signal, which would end its
+    workers on the spot, with what they are being told."""
+    config = written(tmp_path, database, standin.answer("i0", b'{"results":[]}'))
+    command = [*ENGINE, "run", "--config", str(config), "--workers", "2"]
+    async with await anyio.open_process(command, stdout=None, stderr=None) as parent:
+        await until_workers(database, 2)
+        for pid in (parent.pid, *[row["pid"] for row in await workers(database)]):
+            os.kill(pid, signal.SIGTERM)
+        with anyio.fail_after(PATIENCE_S):
+            assert await parent.wait() == 0
+
+
+class Child:
+    """A worker's process that ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+        self._ended = anyio.Event()
+
+    def send_signal(self, number: int) -> None:
+        if self._ended.is_set():
+            raise ProcessLookupError
+        self.told.append(number)
+        self._ended.set()
+
+    async def wait(self) -> int:
+        await self._ended.wait()
+        return -self.told[0]
+
+
+async def test_a_worker_that_is_being_started_is_stopped_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = written(tmp_path, "postgresql://nobody@127.0.0.1:1/none", "http://127.0.0.1:1/i")
+    args = build().parse_args(["run", "--config", str(config), "--workers", "2"])
+    made: list[Child] = []
+    begun: list[int] = []
+
+    async def opening(*_: object, **__: object) -> Child:
+        begun.append(os.getpid())
+        if len(begun) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: signalled(supervisor), PATIENCE_S)
+        made.append(Child())
+        return made[-1]
+
+    def signalled(one: supervise.Supervisor) -> bool:
+        return one._stopping.is_set()
+
+    monkeypatch.setattr(supervise.anyio, "open_process", opening)
+    supervisor = supervise.Supervisor(args, process.load_config(config))
+    with anyio.fail_after(PATIENCE_S):
+        assert await supervisor.run() == 0
+    assert [child.told for child in made] == [[supervise.ORDER]] * 2
+
+
+async def test_one_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = written(tmp_path, "postgresql://nobody@127.0.0.1:1/none", "http://127.0.0.1:1/i")
+    args = build().parse_args(["run", "--config", str(config), "--workers", "2"])
+    made: list[Child] = []
+
+    async def opening(*_: object, **__: object) -> Child:
+        made.append(Child())
+        if len(made) == 3:  # each is there; the first has died, and there is no process to be had
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        if len(made) == 2:
+            made[0].send_signal(signal.SIGKILL)
+        if len(made) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return made[-1]
+
+    monkeypatch.setattr(supervise, "PAUSE_FIRST_S", 0.01)
+    monkeypatch.setattr(supervise.anyio, "open_process", opening)
+    with anyio.fail_after(PATIENCE_S):
+        assert await supervise.Supervisor(args, process.load_config(config)).run() == 0
+    assert [child.told for child in made] == [
+        [signal.SIGKILL], [supervise.ORDER], [], [supervise.ORDER]
+    ]  # fmt: skip
 
 
 async def test_what_several_workers_cannot_do_is_refused(tmp_path: Path) -> None:

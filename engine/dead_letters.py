@@ -15,13 +15,14 @@ import anyio
 import msgspec
 
 from engine.config.model import SinkConfig
+from engine.config.values import printable
 from engine.core.clock import Clock
 from engine.core.contracts import Batch, Sink
 from engine.core.errors import PartialWrite, SinkError, StoreError
 from engine.core.mask import Mask
 from engine.core.secret import secrets_in
 from engine.core.units import spell_duration
-from engine.stores.burying import Buried, bury
+from engine.stores.burying import CAUSE_MAX, Buried, bury
 from engine.stores.burying import letter as new_letter
 from engine.stores.transaction import DeadLetter, Place, Store, Transaction
 from engine.telemetry import Telemetry
@@ -145,14 +146,23 @@ class DeadLetters:
     def cause(self, error: Exception) -> str:
         """Why a call failed, in its own words where these are meant for people."""
         if isinstance(error, (SinkError, StoreError)):
-            return self._mask.text(str(error))
+            return self._told(str(error))
         if isinstance(error, OSError):
-            return self._mask.text(error.strerror or type(error).__name__)
+            return self._told(error.strerror or type(error).__name__)
         return f"a fault in the sink, {type(error).__name__}"
 
-    def masked(self, rejected: dict[int, str]) -> dict[int, str]:
-        """Refusals without the sink's secrets."""
-        return {index: self._mask.text(cause) for index, cause in rejected.items()}
+    def refusals(self, rejected: dict[int, str], offered: int) -> dict[int, str]:
+        """Which of so many records it refused, and why, without the sink's secrets.
+
+        Raises SinkError where it names others: what it took is not known then.
+        """
+        if not all(isinstance(one, int) and 0 <= one < offered for one in rejected):
+            raise SinkError("a fault in the sink: it refuses records that it was not offered")
+        return {index: self._told(str(cause)) for index, cause in rejected.items()}
+
+    def _told(self, text: str) -> str:
+        """What a sink says, which may be anybody's: on one line, as it can be kept and shown."""
+        return printable(self._mask.text(text), CAUSE_MAX)
 
 
 async def retry_alone(
@@ -174,7 +184,7 @@ async def retry_alone(
         try:
             await in_time(partial(sink.write, Batch(lines)))
         except PartialWrite as error:
-            return letters.masked(error.rejected)
+            return letters.refusals(error.rejected, len(lines))
         return {}
 
     try:

@@ -19,7 +19,7 @@ from engine.config.model import SinkConfig
 from engine.core.clock import Clock
 from engine.core.contracts import Batch, Sink
 from engine.core.errors import LeaseLost, PartialWrite, SinkError, StoreTrouble
-from engine.core.units import iso, spell_duration
+from engine.core.units import DURATION_MAX_S, iso, spell_duration
 from engine.dead_letters import CLOSE_S, DeadLetters, Refused, Retried
 from engine.errands import Errands
 from engine.limits import backoff_s
@@ -263,7 +263,7 @@ class Dispatcher:
         try:
             await self._sink.write(Batch(portion.lines))
         except PartialWrite as error:
-            portion.rejected = self._letters.masked(error.rejected)
+            portion.rejected = self._letters.refusals(error.rejected, len(portion.lines))
 
     async def _patiently(self, act: Callable[[], Awaitable[None]]) -> bool:
         """Do it until it works. False: stopped meanwhile, after one more try; or there is an
@@ -304,9 +304,7 @@ class Dispatcher:
     def _note_failure(self, error: Exception) -> None:
         cause = self._letters.cause(error)
         self.health.failures += 1
-        delay_s = getattr(error, "retry_after_s", None) or backoff_s(
-            self.health.failures, self._rand
-        )
+        delay_s = _asked_s(error) or backoff_s(self.health.failures, self._rand)
         if cause != self.health.failing:
             self._tell_trouble(f"{cause}; tried again, now in {spell_duration(round(delay_s, 1))}")
         self.health.failing = cause
@@ -322,3 +320,10 @@ class Dispatcher:
 
     def _tell_trouble(self, text: str) -> None:
         self._telemetry.event(logging.ERROR, f"sink {self.name}", text)
+
+
+def _asked_s(error: Exception) -> float | None:
+    """How long the sink wants to be left alone, where it says so; a plug-in may say anything."""
+    asked_s = getattr(error, "retry_after_s", None)
+    says = isinstance(asked_s, (int, float)) and 0 < asked_s < DURATION_MAX_S
+    return float(asked_s) if says else None  # type: ignore[arg-type]

@@ -89,7 +89,8 @@ class SqliteSink:
         try:
             self._put(db, rows.values())
         except _ONES_OWN:
-            db.execute("ROLLBACK")
+            if db.in_transaction:  # a constraint or a trigger may end it by itself
+                db.execute("ROLLBACK")
             db.execute("BEGIN IMMEDIATE")
             rejected |= self._put_one_by_one(db, rows)
         db.execute("COMMIT")
@@ -101,14 +102,21 @@ class SqliteSink:
 
     def _put_one_by_one(self, db: sqlite3.Connection, rows: dict[int, Row]) -> dict[int, str]:
         """Store what can be; the causes of what cannot."""
-        rejected = {}
+        rejected: dict[int, str] = {}
+        taken: list[Row] = []
         for index, row in rows.items():
             db.execute("SAVEPOINT one")
             try:
                 self._put(db, [row])
             except _ONES_OWN as exc:
-                db.execute("ROLLBACK TO one")
                 rejected[index] = f"SQLite cannot take it: {exc}"
+                if not db.in_transaction:  # its refusal took with it what had been stored
+                    db.execute("BEGIN IMMEDIATE")
+                    self._put(db, taken)
+                    continue
+                db.execute("ROLLBACK TO one")
+            else:
+                taken.append(row)
             db.execute("RELEASE one")
         return rejected
 

@@ -104,13 +104,15 @@ async def test_what_cannot_be_held_is_named(path: Path) -> None:
     assert ask(path, "SELECT revision FROM messages") == [(3,)]
 
 
-async def test_what_a_constraint_refuses_costs_itself_alone(path: Path) -> None:
-    """In one of the tables or in the other, it is in neither."""
+@pytest.mark.parametrize("how", ["ABORT", "FAIL", "ROLLBACK"])
+async def test_what_a_constraint_refuses_costs_itself_alone(path: Path, how: str) -> None:
+    """In one of the tables or in the other, it is in neither; also where the refusal ends the
+    transaction that others are in."""
     sink = make(path)
     await sink.open()
     for table in ("reports", "messages"):
         when = f"BEFORE INSERT ON {table} WHEN new.reference = 'not {table}'"
-        do(path, f"CREATE TRIGGER no_{table} {when} BEGIN SELECT RAISE(ABORT, 'no'); END")
+        do(path, f"CREATE TRIGGER no_{table} {when} BEGIN SELECT RAISE({how}, 'no'); END")
     lines = [record(f"e{n}", message_id=f"m{n}") for n in range(20)]
     lines[3] = record("e3", message_id="m3", reference="not reports")
     lines[4] = b"no record"

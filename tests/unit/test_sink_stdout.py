@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 
 from engine.core.contracts import Batch
@@ -102,3 +105,43 @@ async def test_no_output(monkeypatch: pytest.MonkeyPatch, closed: bool) -> None:
     put(monkeypatch, stream if closed else None)
     with pytest.raises(SinkError, match="standard output"):
         await StdoutSink(StdoutOptions()).write(LINES)
+
+
+async def test_several_sinks_write_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard output is one, and what a pipe has no room for is written later."""
+
+    class Pipe(Narrow):
+        """Takes three bytes, and lets another thread go on."""
+
+        def write(self, data: Any) -> int:
+            self.room = 3
+            taken = super().write(data)
+            time.sleep(0)
+            return taken
+
+    raw = Pipe(0)
+    put(monkeypatch, SimpleNamespace(buffer=io.BufferedWriter(raw)))
+    sinks = [StdoutSink(StdoutOptions()) for _ in range(3)]
+    async with anyio.create_task_group() as writing:
+        for n, sink in enumerate(sinks):
+            writing.start_soon(
+                sink.write, Batch([b'{"of":%d,"n":%d}' % (n, i) for i in range(500)])
+            )
+    for sink in sinks:
+        await sink.close()
+    found = [json.loads(line) for line in raw.taken.splitlines()]
+    for n in range(3):
+        assert [one["n"] for one in found if one["of"] == n] == list(range(500))
+
+
+async def test_one_finishes_the_line_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = Narrow(10)
+    put(monkeypatch, SimpleNamespace(buffer=io.BufferedWriter(raw)))
+    first, second = StdoutSink(StdoutOptions()), StdoutSink(StdoutOptions())
+    with pytest.raises(SinkError, match="No space left"):
+        await first.write(LINES)
+    raw.room = 1000
+    await second.write(Batch([b'{"n":4}']))
+    await first.close()
+    await second.close()
+    assert raw.taken == TEXT[:16] + b'{"n":4}\n'

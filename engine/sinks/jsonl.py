@@ -4,8 +4,9 @@ A batch counts once it was fsynced; a torn record is cut off, and offered again,
 never moved. `rotate` renames the live file to `<stem>-<day>[.N]<suffix>`, the day being that of its
 last write (UTC). By size, a file takes as many lines as it has room for, and the batch goes on in
 the next: it is larger than asked only where a single line is. With `compress` as well, rotated
-files are compressed before the next batch is written. `compress` alone makes the live file itself a
-stream of gzip members or zstd frames, one a batch, under the name as it was configured.
+files are compressed before the next batches are written, a part before each. `compress` alone makes
+the live file itself a stream of gzip members or zstd frames, one a batch, under the name as it was
+configured.
 """
 
 from __future__ import annotations
@@ -118,9 +119,12 @@ class JsonlSink:
         return max(fit, 0 if self._file.size else 1)
 
     def _finish(self) -> None:
-        with contextlib.suppress(OSError):  # they stay marked, and are found by the next run
-            self._rotated.leave(CLOSE_COMPRESS_MAX)
-            self._rotated.compress(self._thread.check)
+        try:
+            with contextlib.suppress(OSError):  # they stay marked, and are found by the next run
+                self._rotated.leave(CLOSE_COMPRESS_MAX)
+                self._rotated.compress(self._thread.check, whole=True)
+        finally:
+            self._rotated.drop()
 
 
 def _day(at_s: float) -> str:

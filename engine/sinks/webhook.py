@@ -3,18 +3,21 @@
 2xx means that the receiver has a batch. 408, 425, 429, 5xx and a broken connection mean later,
 after `Retry-After` where there is one. Any other 4xx is a refusal for good. 400, 413 and 422 may be
 about one record, or about too many at once: the batch is halved until what is refused stands alone,
-though a receiver that refuses everything is not asked about each record. The same batch keeps its
-`webhook-id` over every retry. What the receiver says is in no error.
+though a receiver that refuses everything is not asked about each record. A batch that is offered
+again goes on with what is left of it: at a slow pace to find what is refused may take longer than a
+sink is waited for. The same piece keeps its `webhook-id` over every retry. What the receiver says
+is in no error.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -55,13 +58,32 @@ class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ca_file: Path | None = None
 
     def __post_init__(self) -> None:
-        if not re.match(r"https?://[^/\s]", self.url.reveal()):
+        if not _is_url(self.url.reveal()):
             raise ValueError("url: expected a URL such as https://host/path")
         signing_key(self.secret)
         if self.limits is not None and self.limits.per <= 0:
             raise ValueError("limits.per: expected more than nothing")
         if wrong := [name for name in self.headers if _OURS.fullmatch(name)]:
             raise ValueError(f"headers: {wrong[0]!r} is no name of a header, or not for you to set")
+        for name, value in self.headers.items():
+            if any(c != "\t" and not c.isprintable() for c in value.reveal()):
+                raise ValueError(f"headers: {name} holds characters that a header cannot have")
+
+
+class _Delivery:
+    """What is left of a batch, and what was refused of it."""
+
+    def __init__(self, lines: Sequence[bytes], envelope: Envelope | None) -> None:
+        self.lines = lines
+        self.pieces = dict(enumerate(lines))
+        self.rejected: dict[int, str] = {}
+        if envelope:
+            events, self.rejected = messages(lines, envelope)
+            self.pieces = {event.index: event.body for event in events}
+        self.waiting = (
+            [list(self.pieces)] if self.pieces else []
+        )  # what goes in one post; last next
+        self.refusals = 0
 
 
 class WebhookSink:
@@ -79,6 +101,7 @@ class WebhookSink:
         pace = options.limits
         gap_s = None if pace is None else pace.per / pace.requests
         self._endpoint = Endpoint(options.url, gap_s=gap_s, ca_file=options.ca_file)
+        self._begun: _Delivery | None = None  # a batch that was not taken to its end
 
     async def open(self) -> None:
         # Whatever it answers, it is there; this asks for nothing and changes nothing.
@@ -88,31 +111,32 @@ class WebhookSink:
         await self._endpoint.close()
 
     async def write(self, batch: Batch) -> None:
-        pieces = dict(enumerate(batch.lines))
-        rejected: dict[int, str] = {}
-        if self._options.envelope:
-            events, rejected = messages(batch.lines, self._options.envelope)
-            pieces = {event.index: event.body for event in events}
-        if pieces:
-            await self._deliver(pieces, rejected)
-        if rejected:
-            raise PartialWrite(rejected)
+        if self._begun is None or self._begun.lines != batch.lines:
+            self._begun = _Delivery(batch.lines, self._options.envelope)
+        delivery = self._begun
+        while delivery.waiting:
+            await self._deliver_next(delivery)
+        self._begun = None
+        if delivery.rejected:
+            raise PartialWrite(delivery.rejected)
 
-    async def _deliver(self, pieces: dict[int, bytes], rejected: dict[int, str]) -> None:
-        waiting, refusals = [list(pieces)], 0
-        while waiting:
-            chosen = waiting.pop()
-            head = await self._post(b"[" + b",".join([pieces[index] for index in chosen]) + b"]")
-            if 200 <= head.status < 300:
-                continue
-            if not 400 <= head.status < 500 or head.status in _LATER:
-                raise SinkError(f"cannot post: {_said(head)}", retry_after_s=self._pause_s(head))
-            refusals += head.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-            if len(chosen) > 1 and head.status in _DIVISIBLE and refusals <= REFUSALS_MAX:
-                middle = len(chosen) // 2
-                waiting += [chosen[middle:], chosen[:middle]]  # the first half is next
-            else:
-                rejected |= dict.fromkeys(chosen, _said(head))
+    async def _deliver_next(self, delivery: _Delivery) -> None:
+        chosen = delivery.waiting[-1]
+        body = b"[" + b",".join([delivery.pieces[index] for index in chosen]) + b"]"
+        head = await self._post(body)
+        taken, refused = 200 <= head.status < 300, 400 <= head.status < 500
+        if not taken and (not refused or head.status in _LATER):
+            raise SinkError(f"cannot post: {_said(head)}", retry_after_s=self._pause_s(head))
+        delivery.waiting.pop()
+        if taken:
+            return
+        delivery.refusals += head.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        seek = head.status in _DIVISIBLE and delivery.refusals <= REFUSALS_MAX
+        if len(chosen) > 1 and seek:
+            middle = len(chosen) // 2
+            delivery.waiting += [chosen[middle:], chosen[:middle]]  # the first half is next
+        else:
+            delivery.rejected |= dict.fromkeys(chosen, _said(head))
 
     async def _post(self, body: bytes) -> Head:
         signed = signature_headers(self._key, body, int(self._clock()))
@@ -128,3 +152,13 @@ def _said(head: Head) -> str:
     phrase = next((f" {known.phrase}" for known in HTTPStatus if known == head.status), "")
     hint = "; no redirect is followed: name its target" if head.status in _MOVED else ""
     return f"the receiver answers {head.status}{phrase}{hint}"
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    place = parts.netloc.rpartition("@")[2]
+    return whole and parts.scheme in ("http", "https") and not re.search(r"\s", place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -246,18 +247,65 @@ async def test_a_receiver_with_less_room_gets_smaller_batches() -> None:
     assert numbers(hook.taken) == [n for n in range(64) if n != 5]
 
 
-async def test_a_failure_in_the_middle_offers_the_same_again(hook: Hook) -> None:
+async def test_a_failure_in_the_middle_offers_what_is_left_again(hook: Hook) -> None:
     hook.statuses(413, 200, 503)
     options = WebhookOptions(url=Secret(hook.url), secret=Secret(SECRET))
     sink = WebhookSink(options)
     await sink.open()
     with pytest.raises(SinkError, match="503"):
         await sink.write(batch(0, 10))
-    hook.statuses(413)
+    await sink.write(batch(0, 10))
+    await sink.write(batch(0, 10))  # it is taken by now: this is another one
+    await sink.close()
+    whole, first, second, again, other = hook.header("webhook-id")
+    assert (again, other) == (second, whole)
+    assert first != second
+    assert numbers(hook.taken) == [*range(10), *range(10)]
+
+
+async def test_another_batch_begins_at_its_beginning(hook: Hook) -> None:
+    """As after a rewind: what was taken before is to come again."""
+    hook.statuses(413, 200, 503)
+    sink = WebhookSink(WebhookOptions(url=Secret(hook.url), secret=Secret(SECRET)))
+    await sink.open()
+    with pytest.raises(SinkError, match="503"):
+        await sink.write(batch(2, 10))
     await sink.write(batch(0, 10))
     await sink.close()
-    ids = hook.header("webhook-id")
-    assert ids[3:] == ids[:3]
+    assert numbers(hook.taken) == [*range(2, 7), *range(10)]
+
+
+async def test_a_search_goes_on_where_it_was_given_up(hook: Hook) -> None:
+    """At a slow pace it takes longer than the sink is waited for; also the last post counts."""
+    bad = {3, 7, 11, 15}
+
+    def rule(_hook: Hook, body: bytes) -> web.Response:
+        return web.Response(status=422 if bad & set(numbers(json.loads(body))) else 200)
+
+    hook.rule = rule
+    sink = WebhookSink(WebhookOptions(url=Secret(hook.url), secret=Secret(SECRET)))
+    await sink.open()
+    posted, ask = 0, sink._endpoint.ask
+
+    async def asking(*args: Any) -> Any:
+        nonlocal posted
+        posted += 1
+        if posted % 3 == 0:  # it waits for its turn when the time is over
+            raise TimeoutError
+        return await ask(*args)
+
+    sink._endpoint.ask = asking  # type: ignore[method-assign]
+    refused: dict[int, str] = {}
+    while not refused:
+        assert posted <= 60
+        with contextlib.suppress(TimeoutError):
+            try:
+                await sink.write(batch(0, 16))
+            except PartialWrite as error:
+                refused = error.rejected
+    await sink.close()
+    assert sorted(refused) == sorted(bad)
+    assert numbers(hook.taken) == [n for n in range(16) if n not in bad]
 
 
 # The connection
@@ -374,6 +422,9 @@ def test_it_is_configured_and_shown_without_its_secrets() -> None:
     ("keys", "fault"),
     [
         ({"url": "ftp://h"}, "url: expected a URL such as https://host/path"),
+        ({"url": "https://h:99999/"}, "url: expected a URL such as https://host/path"),
+        ({"url": "https://[::1/"}, "url: expected a URL such as https://host/path"),
+        ({"url": "https://a b/"}, "url: expected a URL such as https://host/path"),
         ({"secret": SECRET[6:]}, "secret: expected whsec_ and the base64 of 24 to 64 bytes"),
         ({"secret": "whsec_?"}, "secret: expected whsec_ and the base64 of 24 to 64 bytes"),
         ({"secret": "whsec_c2hvcnQ="}, "secret: expected whsec_ and the base64 of 24 to 64 bytes"),
@@ -384,6 +435,7 @@ def test_it_is_configured_and_shown_without_its_secrets() -> None:
         ({"headers": {"a b": "x"}}, "headers: 'a b' is no name of a header"),
         ({"headers": {"é": "x"}}, "headers: 'é' is no name of a header"),
         ({"headers": {"": "x"}}, "headers: '' is no name of a header"),
+        ({"headers": {"X": "a\nb"}}, "headers: X holds characters that a header cannot have"),
         ({"envelope": "soap"}, 'envelope: expected one of "cloudevents", got "soap"'),
         ({"envelop": "cloudevents"}, 'envelop: unknown key; did you mean "envelope"?'),
     ],

@@ -7,7 +7,7 @@ by now stands, so that a file may be read again and again, after a crash in its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Protocol
 from uuid import uuid4
 
@@ -17,11 +17,13 @@ from msgspec.structs import replace
 
 from engine.committing import Committer
 from engine.config.model import AccountConfig
+from engine.config.values import printable
 from engine.core.clock import Clock
 from engine.core.contracts import Head, Kind, Outcome, Poll, Verb
 from engine.core.errors import EngineError
 from engine.core.work import Page
 from engine.intake import Intake, Taken
+from engine.offload import Offload
 from engine.portions import Counts, counts_of, portion_item
 from engine.stores.ledger import FILE
 from engine.stores.transaction import Store
@@ -139,24 +141,27 @@ class Ingester:
         self._intake = Intake(account, committer, telemetry)
         self._intake.careful = True  # a file is read once: a record that breaks the reader is one
 
-    async def read(self, name: str, chunks: Iterable[bytes]) -> Told:
-        """Take one file; `chunks` may end early, and say why by raising EOFError."""
+    async def read(self, name: str, chunks: Iterator[bytes]) -> Told:
+        """Take one file; `chunks` may end early, and say why by raising EOFError. They may be of
+        a pipe that gives nothing for long: a thread of their own waits for them."""
         poll = Poll(kind=Kind.FILE, now_ms=self._began_ms)
         taken = Taken(page=self._page())
         digestion = self._intake.begin(poll, Head(200, {}), taken)
         before = replace(self._keeper.counts)
         size, cause = 0, None
+        reading = Offload("dlr-file")
         try:
-            for chunk in chunks:
+            while (chunk := await reading.run(next, chunks, None)) is not None:
                 digestion.feed(chunk)
                 size += len(chunk)
                 full = len(taken.page.reports) >= PORTION_REPORTS or size >= PORTION_BYTES
                 if full or taken.page.flaws:
                     await self._keep(name, taken)
                     size = 0
-                await self._clock.sleep(0)  # whoever shows how far it is has a turn
         except EOFError as error:
             cause = str(error)
+        finally:
+            await reading.close()
         outcome = digestion.close(cut=cause is not None)
         await self._keep(name, taken)
         await self._keeper.settle()
@@ -179,7 +184,8 @@ class Ingester:
         if not (page.reports or page.flaws or page.flaws_beyond):
             return
         page.flaws = [
-            replace(flaw, position=f"{name[:NAME_MAX]}: {flaw.position}") for flaw in page.flaws
+            replace(flaw, position=f"{printable(name, NAME_MAX)}: {flaw.position}")
+            for flaw in page.flaws
         ]
         await self._keeper.keep(page)
         taken.page = self._page()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from engine.config.values import printable
 from engine.core.contracts import Head, Kind, Poll
 from engine.core.errors import ConfigError
+from engine.core.units import spell_size
 
 from . import process, progress
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 CHUNK = 64 << 10
 NAME_MAX = 200
+WORDS_MAX = 40  # of a name beside the bar
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 
 
@@ -145,7 +147,9 @@ async def _ingest(
                 def progressed(size: int) -> None:
                     nonlocal done
                     done += size
-                    tell(done, printable(path.name, 40))
+                    words = printable(path.name, WORDS_MAX)
+                    # Of a pipe nobody knows how long it is.
+                    tell(done, words if total else f"{words}, {spell_size(done)}")
 
                 for path in paths:
                     one = await ingester.read(path.name, chunks_of(path, progressed))

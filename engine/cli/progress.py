@@ -20,7 +20,8 @@ Tell = Callable[[float, str], None]
 
 @contextmanager
 def shown(what: str, total: float, *, quiet: bool) -> Iterator[Tell]:
-    """Show how far `what` has come, as long as the block lasts: `tell(done, words)`, of `total`."""
+    """Show how far `what` has come, as long as the block lasts: `tell(done, words)`, of `total`; 0:
+    that is not known. It may be told on another thread."""
     if quiet or not sys.stderr.isatty():
         yield _in_a_pipe(what, total)
         return
@@ -51,6 +52,7 @@ def _in_a_pipe(what: str, total: float) -> Tell:
         nonlocal said
         if time.monotonic() - said >= LOG_S:
             said = time.monotonic()
-            log.info("%s: %.0f %%%s", what, 100 * done / max(total, 1e-9), words and f", {words}")
+            share = [f"{100 * min(done, total) / total:.0f} %"] if total else []
+            log.info("%s: %s", what, ", ".join([*share, *filter(None, [words])]))
 
     return tell

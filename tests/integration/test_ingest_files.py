@@ -16,6 +16,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from engine.cli import progress
 from tests.integration.exports import NUMBER, configure, ingest, item, stats
 from tests.integration.folder import finished, worker
 from tests.integration.harness import lines, until
@@ -153,7 +154,7 @@ async def test_accounts_that_take_no_files_and_stores_that_keep_none(tmp_path: P
 
 
 async def test_stopped_it_says_how_to_go_on(tmp_path: Path) -> None:
-    """And what it had taken stays: here of a pipe that goes on and on."""
+    """And what it had taken stays: here of a pipe that gives nothing for long."""
     configure(tmp_path, "http://127.0.0.1:9")
     options = ("ingest", "--config", "engine.toml", "--account", "omni", "/dev/stdin")
     process = await anyio.open_process(
@@ -172,12 +173,36 @@ async def test_stopped_it_says_how_to_go_on(tmp_path: Path) -> None:
 
     await until(taken, 20)
     process.send_signal(signal.SIGINT)
-    await process.stdin.send(exported(item(6000)))
     with anyio.fail_after(20):
         assert await process.wait() == 0
         said = b"".join([piece async for piece in process.stderr]).decode()
     assert "stopped within /dev/stdin: run the same command again to go on" in said
     assert "not yet stored" not in said
+
+
+async def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    """It stands beside what is set aside, as it can be shown."""
+    configure(tmp_path, "http://127.0.0.1:9")
+    name = os.fsdecode(b"log-\xff.csv")
+    (tmp_path / name).write_bytes(exported(item(0), {**item(1), "channel": "?"}, item(2)))
+    status, out, err = await ingest(tmp_path, name)
+    assert (status, err) == (0, "")
+    assert "log-\\udcff.csv: 3 rows: 2 new records, 1 set aside" in out
+    options = ("replay", "--config", "engine.toml", "--list")
+    _, out, _ = await finished(tmp_path, *(sys.executable, "-m", "engine", *options))
+    assert "log-\\udcff.csv: line 3" in out
+
+
+def test_how_far_it_is_in_a_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "LOG_S", 0.0)
+    with caplog.at_level("INFO", "dlr_engine"):
+        for total, words in ((200.0, "log.csv"), (0, "stdin, 50 bytes"), (20.0, "")):
+            with progress.shown("omni", total, quiet=True) as tell:
+                tell(50, words)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["omni: 25 %, log.csv", "omni: stdin, 50 bytes", "omni: 100 %"]
 
 
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:

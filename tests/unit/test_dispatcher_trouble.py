@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import anyio
@@ -20,7 +21,7 @@ from engine.core.state import State
 from engine.core.work import LogRow
 from engine.dispatcher import Dispatcher
 from engine.stores.memory import MemoryStore
-from engine.stores.transaction import STATE_CODES, Store
+from engine.stores.transaction import STATE_CODES, Store, Transaction
 from engine.telemetry import Telemetry
 from tests.conformance.places import record
 from tests.integration.harness import until
@@ -54,14 +55,18 @@ class Sink:
     async def close(self) -> None: ...
 
 
+def _log_one(account: str, tx: Transaction) -> None:
+    row = LogRow(seq=1, at_ms=1, states=bytes([DELIVERED]), body=record(1))
+    tx.append_log(account, [row])
+
+
 @asynccontextmanager
 async def dispatched(sink: Sink) -> AsyncIterator[tuple[Dispatcher, Store]]:
     """A record in each account's log, and who brings them to the sink."""
     store = MemoryStore()
     await store.open(own=True)
     for account in ACCOUNTS:
-        row = LogRow(seq=1, at_ms=1, states=bytes([DELIVERED]), body=record(1))
-        await store.write(lambda tx, to=account, row=row: tx.append_log(to, [row]))  # type: ignore[misc]
+        await store.write(partial(_log_one, account))
     config = SinkConfig(
         name="out", type="out", sink=None, sink_class=object,  # type: ignore[arg-type]
         batch=BatchConfig(wait_s=0),

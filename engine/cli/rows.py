@@ -7,12 +7,14 @@ values of a good one are taken as they are.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -25,6 +27,8 @@ CHUNK_ROWS_MAX = 200_000  # for one batch without end
 FAULTS_MAX = 100
 LINE_MAX = 16 << 20
 
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SEPARATORS = ";\t|"  # that programs write in the place of commas
 
 Chunk = list[Row]
 
@@ -38,13 +42,14 @@ class Faulty(Exception):
 
 
 class Source:
-    """A file that can be read more than once, a pipe included."""
+    """A file that can be read more than once, a pipe included: up to the end that it had when it
+    was opened, since whoever writes it may go on meanwhile."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.kind = path.suffix.lower()
         if self.kind not in (".csv", ".jsonl"):
-            raise ConfigError([f"{path.name}: expected a .csv or .jsonl file"])
+            raise ConfigError([f"{path.name or path}: expected a .csv or .jsonl file"])
         try:
             self._stream: BinaryIO = path.open("rb")
             if not self._stream.seekable():
@@ -52,6 +57,7 @@ class Source:
                 shutil.copyfileobj(self._stream, copy)
                 self._stream.close()
                 self._stream = copy
+            self._size = self._stream.seek(0, os.SEEK_END)
         except OSError as error:
             cause = error.strerror or "input/output error"
             raise ConfigError([f"{path.name}: cannot be read: {cause}"]) from None
@@ -67,12 +73,15 @@ class Source:
     ) -> None:
         self._stream.close()
 
-    def chunks(self) -> Iterator[Chunk]:
-        """All rows from the beginning; at the end Faulty, where there were faults."""
+    def chunks(self, check: Callable[[Row], None] = lambda row: None) -> Iterator[Chunk]:
+        """All rows from the beginning; at the end Faulty, where there were faults.
+
+        `check` raises ConfigError where a row is none for the account.
+        """
         faults = _Faults(self.path.name)
         self._stream.seek(0)
         chunk: Chunk = []
-        for row in self._rows(faults):
+        for row in self._rows(faults, check):
             apart = row.batch_id is None or not chunk or row.batch_id != chunk[-1].batch_id
             if len(chunk) >= (CHUNK_ROWS if apart else CHUNK_ROWS_MAX):
                 yield chunk
@@ -82,15 +91,20 @@ class Source:
             yield chunk
         faults.raise_any()
 
-    def _rows(self, faults: _Faults) -> Iterator[Row]:
-        lines = _lines(self._stream, faults)
+    def _rows(self, faults: _Faults, check: Callable[[Row], None]) -> Iterator[Row]:
+        lines = _lines(self._stream, self._size, faults)
         cells = self.kind == ".csv"
         tables = _csv(lines, faults) if cells else _jsonl(lines, faults)
         for number, table in tables:
             try:
-                yield row_of(table) if cells else json_row(table)
+                row = row_of(table) if cells else json_row(table)
+                check(row)
             except ValueError as error:
                 faults.add(number, str(error))
+            except ConfigError as error:
+                faults.add(number, "; ".join(error.faults))
+            else:
+                yield row
 
 
 class _Faults:
@@ -116,11 +130,15 @@ class _Faults:
         raise Faulty([*lines, f"{self.name}: nothing was tracked"])
 
 
-def _lines(stream: BinaryIO, faults: _Faults) -> Iterator[tuple[int, str]]:
-    """The file's lines with their numbers; one that is no UTF-8 is a fault."""
+def _lines(stream: BinaryIO, size: int, faults: _Faults) -> Iterator[tuple[int, str]]:
+    """The lines of the first `size` bytes with their numbers; one that is no UTF-8 is a fault."""
     number = 0
-    while line := stream.readline(LINE_MAX):
+    while line := stream.readline(min(LINE_MAX, size)):
+        size -= len(line)
         number += 1
+        if number == 1 and line.startswith(_UTF_16):
+            faults.add(number, "is UTF-16, expected UTF-8")
+            return
         if len(line) >= LINE_MAX and not line.endswith(b"\n"):
             faults.add(number, f"is longer than {LINE_MAX >> 20} MiB")
             return
@@ -145,12 +163,17 @@ def _csv(lines: Iterator[tuple[int, str]], faults: _Faults) -> Iterator[tuple[in
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            faults.add(at, f"is not CSV: {error}")
+            cause = str(error)
+            if "new-line" in cause:  # goes on with advice on how to open files in Python
+                cause = "a carriage return alone, where a line should end with a line feed"
+            faults.add(at, f"is not CSV: {cause}")
             return
         if cells is None:
             break
         if not any(cell.strip() for cell in cells):
             continue
+        if header is None and faults.lines:
+            return  # the header row itself could not be read
         if header is None:
             header = [cell.strip() for cell in cells]
             if _bad_header(header, at, faults):
@@ -164,9 +187,14 @@ def _csv(lines: Iterator[tuple[int, str]], faults: _Faults) -> Iterator[tuple[in
 
 
 def _bad_header(header: list[str], number: int, faults: _Faults) -> bool:
-    unknown = [name for name in header if name not in COLUMNS]
-    for name in unknown:
-        faults.add(number, unknown_column(name, COLUMNS))
+    unknown = [(at, name) for at, name in enumerate(header, 1) if name not in COLUMNS]
+    for at, name in unknown:
+        if not name:
+            faults.add(number, f"column {at} has no name")
+        elif any(part.strip() in COLUMNS for mark in _SEPARATORS for part in name.split(mark)):
+            faults.add(number, "expected commas between the columns")
+        else:
+            faults.add(number, unknown_column(name, COLUMNS))
     twice = {name for name in header if header.count(name) > 1 and name in COLUMNS}
     for name in sorted(twice):
         faults.add(number, f"the column {name} is there twice")

@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
-from engine.core.errors import ConfigError
+from engine.core.errors import ConfigError, EngineError
 
 from . import process
 from .rows import Faulty, Source
@@ -20,6 +21,7 @@ from .rows import Faulty, Source
 if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
     from engine.core.redact import Redactor
+    from engine.sent import Row
     from engine.stores.tracked import Tracked
     from engine.stores.transaction import Store
 
@@ -60,8 +62,8 @@ def command(args: argparse.Namespace) -> int:
         return 0
     with Source(args.file) as source:
         try:
-            for items in _read(source, now_ms):
-                _check(account, items)
+            for _ in source.chunks(partial(_check_row, account)):
+                pass
         except Faulty as faulty:
             raise ConfigError(faulty.lines) from None
         print(process.start(lambda: _hand_over(config, account, _read(source, now_ms), now_ms)))
@@ -101,27 +103,44 @@ def _check(account: AccountConfig, items: list[Tracked]) -> None:
     check_tracked(account, items)
 
 
+def _check_row(account: AccountConfig, row: Row) -> None:
+    from engine.sent import items_of
+
+    _check(account, items_of([row], 0))
+
+
 def _one(args: argparse.Namespace, now_ms: int) -> Tracked:
     from engine.stores.tracked import Tracked
 
-    recipients = [args.recipient] if args.recipient is not None else []
+    recipients = [args.recipient.strip()] if args.recipient is not None else []
     if args.recipients is not None:
         recipients = [r.strip() for r in args.recipients.split(",") if r.strip()]
     return Tracked(
-        batch_id=args.batch_id.strip() if args.batch_id is not None else None,
-        message_id=args.message_id.strip() if args.message_id is not None else None,
+        batch_id=_stripped(args.batch_id),
+        message_id=_stripped(args.message_id),
         recipients=recipients,
-        reference=args.reference,
+        reference=_stripped(args.reference),
         sent_ms=now_ms if args.sent_at is None else args.sent_at,
     )
 
 
+def _stripped(word: str | None) -> str | None:
+    """As a file's cell is read."""
+    return None if word is None else word.strip()
+
+
 def _read(source: Source, now_ms: int) -> Iterator[list[Tracked]]:
-    """The file's items, a bounded number at a time. Raises Faulty at the end of a faulty file."""
+    """The file's items, a bounded number at a time."""
     from engine.sent import items_of
 
-    for chunk in source.chunks():
-        yield items_of(chunk, now_ms)
+    try:
+        for chunk in source.chunks():
+            yield items_of(chunk, now_ms)
+    except Faulty:  # it had none before
+        raise EngineError(
+            f"{source.path.name}: it was changed while it was read; a part of it is tracked, and"
+            " the same command adds the rest"
+        ) from None
 
 
 async def _hand_over(

@@ -198,6 +198,7 @@ def test_stats_and_show_make_no_store(folder: Path) -> None:
         ("f.jsonl", '{"batch_id": "1", "message_id": "2"}\n', ["line 1: expected", "not both"]),
         ("h.jsonl", '{"batch_id": "\\ud800"}\n', ["line 1: batch_id: is not Unicode text"]),
         ("i.csv", "batch_id,sent_at\n1,a\x9bb\u2028\n", [r'got "a\x9bb\u2028"']),
+        ("j.csv", "batch_id,message_id\n1,\n,m\n", ["j.csv: line 3: bulk-eu: bulksms takes batch"]),
         ("g.txt", "x", ["expected a .csv or .jsonl file"]),
     ],
 )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine.worker import Engine
 
 IDLE_LOOK_S = 0.1
+STORE_MIN_S = 5.0  # a store is not given up sooner, however short the timeout
 
 
 class Remaining(msgspec.Struct):
@@ -48,7 +49,7 @@ async def until_idle(engine: Engine, timeout_s: float) -> list[str]:
         for name in engine.pollers:  # in a fleet they come and go
             now_ms = engine.clock.now_ms()
             since_ms[name] = min(since_ms.get(name, now_ms), now_ms)  # a clock may be put back
-        with anyio.move_on_after(timeout_s):
+        with anyio.move_on_after(max(timeout_s, STORE_MIN_S)):
             waits = await engine.store.read(lambda tx: tx.inbox_waits())
             left = await _remaining(engine, since_ms)
         if left is None:

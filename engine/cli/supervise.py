@@ -211,11 +211,11 @@ class Supervisor:
 
 def _argv(args: argparse.Namespace) -> Sequence[str]:
     """The command line of one worker."""
-    argv = [sys.executable, "-m", "engine", "run", "--config", str(args.config)]
+    argv = [sys.executable, "-m", "engine", "run", f"--config={args.config}"]
     if args.until_idle:
         argv.append("--until-idle")
     if args.idle_timeout is not None:
-        argv += ["--idle-timeout", f"{args.idle_timeout:g}s"]
+        argv += ["--idle-timeout", str(args.idle_timeout)]
     if args.verbose:
         argv.append("--verbose")
     if args.quiet:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
+import signal
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 
 from engine.core.errors import ConfigError, EngineError
 
+from . import streams
 from .parser import build
+from .streams import complain
 
 __all__ = ["main"]
 
@@ -28,26 +31,47 @@ INTERRUPTED = 130  # 128 + SIGINT, for a command that cannot stop in a better wa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
+    streams.settle()
+    status = _run(argv)
+    if (trouble := streams.flush()) is None:
+        return status
+    if not status:
+        complain(f"dlr-engine: cannot write to standard output: {trouble}")
+    return status or FAILED
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         args = build().parse_args(argv)
         from . import logs
 
         logs.set_up(verbose=args.verbose, quiet=args.quiet)
-        status = import_module(f".{args.command.replace('-', '_')}", __package__).command(args)
-        sys.stdout.flush()
+        with _ended_by_signals() if args.command == "run" else nullcontext():
+            status = import_module(f".{args.command.replace('-', '_')}", __package__).command(args)
         return int(status)
     except SystemExit as end:  # argparse has said what there was to say
         return int(end.code or 0) if not isinstance(end.code, str) else WRONG
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has seen enough; what is buffered must not fail at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        return FAILED  # whoever read the output has seen enough
     except BaseExceptionGroup as group:
         return _failed(_first(group))
     except Exception as error:
         return _failed(error)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Until the worker listens to signals itself nothing has begun: one of them ends it, and that
+    is the end that was asked for."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda *_: os._exit(0)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -62,22 +86,21 @@ def _failed(error: BaseException) -> int:
     """Say what went wrong in one line (a configuration: one a fault); the exit status."""
     if isinstance(error, ConfigError):
         for fault in error.faults:
-            print(fault, file=sys.stderr)
+            complain(fault)
         return WRONG
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, EngineError):
-        print(f"dlr-engine: {error}", file=sys.stderr)
+        complain(f"dlr-engine: {error}")
     elif isinstance(error, OSError):
         what = f"{error.filename}: " if isinstance(error.filename, str) else ""
-        print(f"dlr-engine: {what}{error.strerror or type(error).__name__}", file=sys.stderr)
+        complain(f"dlr-engine: {what}{error.strerror or type(error).__name__}")
     else:
         frame = traceback.extract_tb(error.__traceback__)[-1:]
         place = f" in {frame[0].name}:{frame[0].lineno}" if frame else ""
-        print(
+        complain(
             f"dlr-engine: a fault in the program, {type(error).__name__}{place}: please report it"
-            " (-v shows where)",
-            file=sys.stderr,
+            " (-v shows where)"
         )
     if logging.getLogger("dlr_engine").isEnabledFor(logging.DEBUG):
         _show_places(error)
@@ -88,7 +111,7 @@ def _show_places(error: BaseException) -> None:
     """The stack by places and types alone."""
     seen: BaseException | None = error
     while seen is not None:
-        print(f"  {type(seen).__name__} at", file=sys.stderr)
+        complain(f"  {type(seen).__name__} at")
         for frame in traceback.extract_tb(seen.__traceback__):
-            print(f"    {frame.filename}:{frame.lineno} {frame.name}", file=sys.stderr)
+            complain(f"    {frame.filename}:{frame.lineno} {frame.name}")
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)

@@ -19,6 +19,7 @@ from engine.core.units import iso, spell_size
 
 from . import process
 from .show import stored
+from .streams import plain, print_json
 
 if TYPE_CHECKING:
     from engine.config.model import Config
@@ -114,7 +115,7 @@ async def _show(store: Store, table: dict[str, Any]) -> None:
         shown += 1
         what = f"{letter.message_id or letter.event_id} #{letter.revision}"
         times = f", {letter.times:,} times" if letter.times > 1 else ""
-        print(f"  {iso(letter.last_ms)}  {letter.account}  {what}: {letter.cause}{times}")
+        print(plain(f"  {iso(letter.last_ms)}  {letter.account}  {what}: {letter.cause}{times}"))
 
 
 def count_table(config: Config, sink: str, count: DeadCount | None) -> dict[str, Any]:
@@ -152,10 +153,6 @@ def _table(letter: DeadLetter) -> dict[str, Any]:
         "times": letter.times,
         "record": record,
     }
-
-
-def print_json(value: object) -> None:
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
 # Retrying

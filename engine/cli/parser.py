@@ -257,7 +257,7 @@ def _show(commands: Any) -> None:
         config=True,
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("message_id", nargs="?", metavar="MESSAGE_ID", help="the provider's id")
+    what.add_argument("message_id", nargs="?", type=words.text, metavar="MESSAGE_ID", help="its id")
     what.add_argument("--recipient", type=words.text, metavar="R", help="whom it was sent to")
     what.add_argument("--batch-id", type=words.text, metavar="B", help="all of a batch")
     what.add_argument("--reference", type=words.text, metavar="X", help="your own id for it")

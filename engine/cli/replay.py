@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import orjson
 
 from engine.core.errors import EngineError
 from engine.core.units import iso
 
 from . import process
 from .show import stored
+from .streams import plain, print_json
 
 if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
@@ -49,7 +49,7 @@ def command(args: argparse.Namespace) -> int:
         return 0
     lines = process.start(lambda: _replay(config, accounts, args.since, dry_run=args.dry_run))
     if args.json:
-        _print_json(msgspec.to_builtins(lines))
+        print_json(msgspec.to_builtins(lines))
     else:
         print("\n".join(_table(lines, dry_run=args.dry_run)))
     return 0
@@ -190,19 +190,15 @@ def _piece(piece: Piece) -> dict[str, Any]:
 
 def _show(listed: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        _print_json(listed)
+        print_json(listed)
         return
     if not listed:
         print("nothing is set aside that could be read again")
     for piece in listed:
         times = f", {piece['times']:,} times" if piece["times"] > 1 else ""
         kept = "the beginning of it kept" if piece["truncated"] else "kept whole"
-        print(f"{piece['received_at']} {piece['account']}: {piece['cause']}")
+        print(plain(f"{piece['received_at']} {piece['account']}: {piece['cause']}"))
         print(f"  {piece['position']}, {piece['bytes']:,} bytes, {kept}{times}")
         print(f"  {piece['raw']!r}")
     if len(listed) == LISTED_MAX:
         print(f"dlr-engine: only the first {LISTED_MAX:,} are shown", file=sys.stderr)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")

@@ -10,13 +10,12 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from engine.core.errors import EngineError
 from engine.core.report import msisdn
 from engine.lookup import SHOWN_MAX, Found, batch_table, find, message_table
 
 from . import process
+from .streams import plain, print_json
 
 if TYPE_CHECKING:
     from engine.config.model import Config
@@ -31,7 +30,7 @@ def command(args: argparse.Namespace) -> int:
     tables = [message_table(config, known, found) for known in found.messages[:SHOWN_MAX]]
     tables += [batch_table(config, work) for work in found.batches]
     if args.json:
-        sys.stdout.write(orjson.dumps(tables, option=orjson.OPT_INDENT_2).decode() + "\n")
+        print_json(tables)
     else:
         print("\n\n".join(_text(table) for table in tables), end="\n" if tables else "")
     if len(found.messages) > SHOWN_MAX:
@@ -94,14 +93,19 @@ def _text(table: dict[str, Any]) -> str:
     lines += [f"  {name + ':':<12}{value}" for name, value in rows if value]
     if not table["history"]:
         lines.append("  nothing was heard of it yet")
-        return "\n".join(lines)
+        return _plain(lines)
     lines.append("  history, oldest first:")
     columns = [_columns(entry) for entry in table["history"]]
     widths = [max(len(row[i]) for row in columns) for i in range(len(columns[0]))]
     for row in columns:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("    " + "  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return _plain(lines)
+
+
+def _plain(lines: list[str]) -> str:
+    """What a provider said could hold anything."""
+    return "\n".join(plain(line) for line in lines)
 
 
 def _columns(entry: dict[str, Any]) -> list[str]:

@@ -18,8 +18,9 @@ from engine.core.errors import ConfigError, EngineError
 from engine.core.units import iso, spell_duration, spell_size
 
 from . import process
-from .dead_letter import chosen, count_table, print_json, spell_count
+from .dead_letter import chosen, count_table, spell_count
 from .show import stored
+from .streams import print_json
 
 if TYPE_CHECKING:
     from engine.config.model import Config, SinkConfig

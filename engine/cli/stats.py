@@ -23,6 +23,7 @@ from engine.periods import Progress, progress_of
 
 from . import dead_letter, needs, process
 from .show import stored
+from .streams import print_json
 
 if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
@@ -73,7 +74,7 @@ def command(args: argparse.Namespace) -> int:
         "troubles": [_trouble(trouble) for trouble in books.troubles],
     }
     if args.json:
-        sys.stdout.write(orjson.dumps(table, option=orjson.OPT_INDENT_2).decode() + "\n")
+        print_json(table)
     else:
         print("\n".join(_text(table)))
     return 0
@@ -345,5 +346,5 @@ def _condition(status: dict[str, Any]) -> str:
         return f"held for {status['hold_s']:g} s: {status['hold_why']}"
     if status.get("failing"):
         return f"failing: {status['failing']} ({status.get('failures', 0)} times in a row)"
-    answered = status.get("answered_ms")
-    return f"ok, last answered {iso(answered)}" if answered else "ok, not asked yet"
+    answered = status.get("answered_ms")  # of this process, or of the last: it may have had no need
+    return f"ok, last answered {iso(answered)}" if answered else "ok, not asked since its start"

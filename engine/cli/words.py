@@ -13,6 +13,10 @@ def text(value: str) -> str:
     """Any that is not blank."""
     if not value.strip():
         raise argparse.ArgumentTypeError("expected a text that is not empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # bytes that the locale has no characters for
+        raise argparse.ArgumentTypeError("expected a text in the locale's encoding") from None
     return value
 
 

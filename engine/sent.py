@@ -6,7 +6,7 @@ One spelling for both: `track --file` and `POST /v1/track` read a row by the sam
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -37,6 +37,31 @@ def json_row(table: dict[str, Any]) -> Row:
     if unknown:
         raise ValueError(unknown_column(unknown[0], JSON_COLUMNS))
     return row_of({key: value for key, value in table.items() if value not in (None, "")})
+
+
+def item_of(
+    words: dict[str, Any], recipients: object, recipient: object, sent_at: object, now_ms: int
+) -> Tracked:
+    """What a program hands over. `words`: batch_id, message_id and reference, "" being none. Raises
+    ValueError with the fault."""
+    given = {name: _word(words, name) if words[name] != "" else None for name in words}
+    if given["batch_id"] is not None and given["message_id"] is not None:
+        raise ValueError("expected a batch_id or a message_id, not both")
+    if recipients is not None and (
+        isinstance(recipients, (str, bytes)) or not isinstance(recipients, Iterable)
+    ):
+        raise ValueError(f"recipients: expected several texts, got {_shown(recipients)}")
+    everyone = [*(recipients or ()), *(() if recipient is None else (recipient,))]
+    if given["message_id"] is not None and len(everyone) > 1:
+        raise ValueError("a message has one recipient")
+    sent_ms = _sent(sent_at)
+    return Tracked(
+        batch_id=given["batch_id"],
+        message_id=given["message_id"],
+        recipients=list(_words(everyone)),
+        reference=given["reference"],
+        sent_ms=now_ms if sent_ms is None else sent_ms,
+    )
 
 
 def items_of(rows: Sequence[Row], now_ms: int) -> list[Tracked]:
@@ -145,6 +170,6 @@ def _sent(value: object) -> int | None:
 
 
 def _shown(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     cut = text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"
     return printable(json.dumps(cut, ensure_ascii=False), 4 * SHOWN_MAX)

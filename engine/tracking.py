@@ -7,7 +7,7 @@ own the store. Both end in `ledger.track`, with the ladder that their account ha
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -118,6 +118,15 @@ def take_tracked(
     )
 
 
+def accounts_of(config: Config, names: Iterable[str]) -> dict[str, AccountConfig]:
+    """Those of these names. Raises ConfigError where there is none of a name."""
+    found = {name: config.account(name) for name in names}
+    known = {name: account for name, account in found.items() if account is not None}
+    if faults := [f"there is no account {name!r}" for name in found if name not in known]:
+        raise ConfigError(faults)
+    return known
+
+
 async def hand_over(
     store: Store,
     config: Config,
@@ -132,10 +141,7 @@ async def hand_over(
 
     Raises ConfigError where there is no such account, or it cannot follow such an item.
     """
-    accounts = {name: config.account(name) for name in items}
-    known = {name: account for name, account in accounts.items() if account is not None}
-    if faults := [f"there is no account {name!r}" for name in accounts if name not in known]:
-        raise ConfigError(faults)
+    known = accounts_of(config, items)
     for name, account in known.items():
         check_tracked(account, items[name])
 

@@ -28,20 +28,20 @@ from engine.config.model import WORKER, Config
 from engine.core.clock import Clock
 from engine.core.errors import ConfigError, LeaseLost, StoreError, StoreTrouble
 from engine.core.redact import Redactor
-from engine.core.units import time_ms
 from engine.dispatcher import Dispatcher
 from engine.log_reader import LogReader
 from engine.redacting import redactors
 from engine.reports import REPORTS_NAME, Reports
 from engine.room import Room
 from engine.roster import Roster
+from engine.sent import item_of
 from engine.serving import surface_of
 from engine.stores.opening import make_store
 from engine.stores.patient import PatientStore
 from engine.stores.tracked import Tracked
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
-from engine.tracking import Handed, hand_over
+from engine.tracking import Handed, accounts_of, hand_over
 from engine.transport import Transport
 
 if TYPE_CHECKING:
@@ -113,12 +113,16 @@ class Engine:
         self.hear_inbox = self._chores.hear_inbox
         self._sinks_ended = anyio.Event()
         self.ending = False
+        self._entered = False
         self.surface = surface_of(self) if serve else None
 
     # Life
 
     async def __aenter__(self) -> Engine:
+        if self._entered:
+            raise RuntimeError("an engine runs once: make another one")
         await self.store.open(own=True)
+        self._entered = True
         if warning := unsafe(self.config.store):
             self.telemetry.event(logging.WARNING, "store", warning)
         now_ms = self.clock.now_ms()
@@ -341,16 +345,10 @@ class Engine:
         """Hand over what was sent. `sent_at`: an aware datetime, RFC 3339 or epoch seconds; now.
 
         Raises ConfigError where the account does not exist or cannot follow such an item,
-        ValueError for a time without an offset.
+        ValueError for what is none, as a time without an offset.
         """
-        everyone = [*recipients, recipient] if recipient is not None else list(recipients)
-        item = Tracked(
-            batch_id=batch_id,
-            message_id=message_id,
-            recipients=everyone,
-            reference=reference,
-            sent_ms=self.clock.now_ms() if sent_at is None else time_ms(sent_at),
-        )
+        words = {"batch_id": batch_id, "message_id": message_id, "reference": reference}
+        item = item_of(words, recipients, recipient, sent_at, self.clock.now_ms())
         await self.track_all(account, [item])
 
     async def track_all(self, account: str, items: Sequence[Tracked]) -> None:
@@ -381,9 +379,10 @@ class Engine:
         """Every record, from the oldest kept on; acknowledged when the next one is asked for.
 
         For one consumer: a new one takes over from the one before. After a crash up to
-        `reports.PORTION_MAX` come again, under the same `event_id`.
+        `reports.PORTION_MAX` come again, under the same `event_id`. ConfigError: no such account.
         """
         names = accounts or [account.name for account in self.config.accounts]
+        accounts_of(self.config, names)
         if self.fleet is not None:
             names = [name for name in names if name in self.pollers]
         self._reports = Reports(

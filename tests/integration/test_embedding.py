@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import anyio
 import pytest
 
 import engine
+from engine.core.state import State
 from engine.stores import sqlite
 from engine.stores.memory import MemoryStore
 from engine.worker import Engine
@@ -334,7 +336,47 @@ async def test_what_cannot_be_tracked(tmp_path: Path, standin: Standin) -> None:
         ):
             with pytest.raises(engine.ConfigError):
                 await poller.track(name, **item)  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="offset"):
-            await poller.track("bulk", batch_id="1", sent_at="2026-01-01T00:00:00")
+        naive = datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None)
+        for fault, more in (
+            ("sent_at: expected .* with an offset", {"sent_at": "2026-01-01T00:00:00"}),
+            ("sent_at: expected .* with an offset", {"sent_at": naive}),
+            ("sent_at: expected", {"sent_at": float("nan")}),
+            ("recipients: expected several texts", {"recipients": "447700900001"}),
+            ("recipients: expected several texts", {"recipients": 447700900001}),
+            ("recipients: expected texts", {"recipients": ["447700900001", None]}),
+            ("recipients: expected a text", {"recipient": ""}),
+            ("reference: expected a text", {"reference": b"r"}),
+            ("expected a batch_id or a message_id, not both", {"message_id": "m"}),
+            ("a message has one recipient",
+             {"batch_id": "", "message_id": "m", "recipients": ["1", "2"]}),
+            ("batch_id: expected a text", {"batch_id": " "}),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=fault):
+                await poller.track("bulk", **{"batch_id": "1", **more})  # type: ignore[arg-type]
+        with pytest.raises(engine.ConfigError, match="no account 'nobody'"):
+            poller.reports(accounts=["bulk", "nobody"])
         assert (await poller.store.read(lambda tx: tx.tallies())).get("bulk", {}) == {}
     assert standin.asked["bulk"] == []
+
+
+async def test_ids_may_be_numbers(tmp_path: Path, standin: Standin) -> None:
+    url = standin.answer("bulk", [HEAD + "447700900001|11\n"])
+    async with hasty(configured(tmp_path, bulksms(url))) as poller:
+        numbers: Any = (447700900001,)
+        await poller.track("bulk", batch_id=4711, recipients=numbers)  # type: ignore[arg-type]
+        with anyio.fail_after(20):
+            async for one in poller.reports():
+                assert (one.message_id, one.state) == ("4711:447700900001", State.DELIVERED)
+                break
+
+
+async def test_an_engine_runs_once(tmp_path: Path, standin: Standin) -> None:
+    config = configured(tmp_path, bulksms(standin.answer("bulk", [HEAD])))
+    one, other = engine.open(config), engine.open(config)
+    async with one:
+        with pytest.raises(engine.StoreError):  # belongs to the other one
+            await other.__aenter__()
+    with pytest.raises(RuntimeError, match="runs once"):
+        await one.__aenter__()
+    async with other:  # never ran
+        pass

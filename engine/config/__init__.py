@@ -69,7 +69,9 @@ def load(
     file = Path(path)
     faults = Faults(file.name or str(file))
     plugins = Plugins(providers, sinks, store_schemes)
-    found = _read(faults, _tables(file, faults), file.absolute().parent, env, plugins)
+    tables = _tables(file, faults)
+    found = _read(faults, tables, _folder(file, faults), env, plugins)
+    del tables
     del env  # from here on a traceback with locals shows nothing that is secret
     faults.raise_any()
     assert found is not None
@@ -137,6 +139,15 @@ def _read(
         accounts=accounts,
         sinks=targets,
     )
+
+
+def _folder(file: Path, faults: Faults) -> Path:
+    """Where relative paths start from."""
+    try:
+        return file.absolute().parent
+    except OSError as error:  # the folder that we are in was removed
+        faults.add("", f"cannot be read: {error.strerror or 'input/output error'}")
+        return file.parent
 
 
 def _tables(file: Path, faults: Faults) -> dict[str, Any]:

@@ -27,9 +27,16 @@ DURATION_MAX_S = 36_500 * 86_400.0  # beyond a century a sum with today is no ti
 INT_MAX = 2**63 - 1
 
 _SECRET_FORMS = "expected a string, { env = … } or { file = … }"  # noqa: S105  (no secret)
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}")  # those two are no part of a path
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")
+# Of what a request carries, which the provider decides, or asks for a piece of an answer.
+_FRAMING = frozenset(
+    {
+        *("content-encoding", "content-length", "content-range", "content-type"),
+        *("range", "te", "trailer", "transfer-encoding", "upgrade"),
+    }
+)
 
 
 def printable(text: str, most: int = SHOWN_MAX) -> str:
@@ -241,6 +248,8 @@ def file_path(value: object, folder: Path) -> Path:
 def header_name(value: object) -> str:
     if not isinstance(value, str) or not _HEADER.fullmatch(value):
         raise ValueError("is no name of a header")
+    if value.lower() in _FRAMING:
+        raise ValueError("is not for you to set")
     return value
 
 

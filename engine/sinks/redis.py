@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
 
 import msgspec
 from redis import exceptions
@@ -69,9 +70,12 @@ class RedisSink:
 
     def __init__(self, options: RedisOptions) -> None:
         try:
-            parts = parse_url(options.url.reveal())
+            parts, place = parse_url(options.url.reveal()), urlsplit(options.url.reveal())
         except (ValueError, TypeError):  # its words may hold a piece of the URL
             raise ValueError("url: expected redis://, rediss:// or unix://") from None
+        # Any other path would be database 0, or one that nobody has named.
+        if place.scheme != "unix" and not re.fullmatch(r"/?|/\d+/?", place.path):
+            raise ValueError("url: expected the number of a database behind the host, as in /0")
         checks = (parts.get("ssl_cert_reqs", "required"), parts.get("ssl_check_hostname", True))
         if checks != ("required", True):
             raise ValueError(f"url: {VERIFIED}; ssl_ca_certs names the authority to trust")

@@ -69,3 +69,13 @@ def test_secret_files_are_bounded_and_whole(tmp_path: Path) -> None:
     assert faults({"accounts": [account(password={"env": "E"})]}, env={"E": ""}) == [
         "accounts[0].password: the environment variable E is empty"
     ]
+
+
+def test_a_relative_file_in_a_folder_that_was_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("os.getcwd", gone)
+    with pytest.raises(ConfigError) as caught:
+        config.load("engine.toml", providers=PROVIDERS, sinks=SINKS)
+    assert caught.value.faults == ("engine.toml: cannot be read: No such file or directory",)

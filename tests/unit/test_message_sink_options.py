@@ -30,6 +30,16 @@ def made(kind: str, **keys: Any) -> Any:
     [
         ("redis", {"url": f"http://x:{CANARY}@h", "stream": "s"}, "url: expected redis://"),
         ("redis", {"url": f"redis://h:{CANARY}/0", "stream": "s"}, "url: expected redis://"),
+        (
+            "redis",
+            {"url": f"redis://h/{CANARY}", "stream": "s"},
+            "url: expected the number of a da",
+        ),
+        (
+            "redis",
+            {"url": "redis://h/1/2", "stream": "s"},
+            "url: expected the number of a database",
+        ),
         ("redis", {"url": "redis://h", "stream": ""}, "stream: expected at least 1"),
         ("redis", {"url": "redis://h", "stream": "s", "maxlen": 0}, "maxlen: expected at least 1"),
         ("nats", {"url": f"{CANARY}", "subject": "s", "stream": "s"}, "url: expected nats://"),

@@ -76,8 +76,8 @@ class Around:
 
     async def same(self) -> None:
         with suppress(AssertionError):  # it is told below what there is too much
-            await until(lambda: ours() == self.threads and tasks() == self.tasks)
-        assert ours() == self.threads
+            await until(lambda: ours() <= self.threads and tasks() == self.tasks)
+        assert ours() <= self.threads  # one that another test left behind may end meanwhile
         assert tasks() == self.tasks
         assert logging.getLogger().handlers == self.handlers
         assert logging.getLogger("dlr_engine").level == self.level

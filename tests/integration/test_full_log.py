@@ -29,6 +29,7 @@ from tests.integration.harness import (
     configured,
     infobip,
     lines,
+    patiently,
     until,
 )
 from tests.integration.standin import Asked, Standin, json_of
@@ -127,12 +128,14 @@ async def test_a_dead_sink_stops_what_can_be_read_again(
         assert poller.status("bulk")["waits"].endswith("behind")
         assert poller.status("info")["waits"] is None
         world.dry = True  # or the one-time feed would never be through
-        stuck = await until_idle(poller, 0.3)
-        assert [line.partition(": ")[0] for line in stuck] == [
-            "account bulk",
-            "account bot",
-            "sink toy",
-        ]
+        stuck: list[str] = []
+
+        async def subjects() -> list[str]:
+            stuck[:] = await until_idle(poller, 0.3)
+            return [line.partition(": ")[0] for line in stuck]
+
+        # More than once, since a busy machine's store may not answer within so short a time.
+        await patiently(subjects, ["account bulk", "account bot", "sink toy"])
         assert "waits: " in stuck[0]
         assert "sink toy is" in stuck[0]
 

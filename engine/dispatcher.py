@@ -325,5 +325,6 @@ class Dispatcher:
 def _asked_s(error: Exception) -> float | None:
     """How long the sink wants to be left alone, where it says so; a plug-in may say anything."""
     asked_s = getattr(error, "retry_after_s", None)
-    says = isinstance(asked_s, (int, float)) and 0 < asked_s < DURATION_MAX_S
-    return float(asked_s) if says else None  # type: ignore[arg-type]
+    if isinstance(asked_s, (int, float)) and 0 < asked_s < DURATION_MAX_S:
+        return float(asked_s)
+    return None

@@ -1,8 +1,8 @@
 """What other hands ask of a task that is busy with a loop of its own: done between two rounds.
 
 A sink is written by one task, and its position moved by it alone: who wants either, asks that task.
-All that is asked waits its turn: to go back in each of a sink's accounts is as many errands. They
-are in the inbox until they are answered; who asked for them knows how long to wait.
+What is asked waits its turn: to go back in each of a sink's accounts is as many errands. They are
+in the inbox until they are answered; who asked for them knows how long to wait.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from engine.core.errors import SinkError
+
+# What may wait for one sink at a time: to go back in each of some thousand accounts.
+ERRANDS_MAX = 4096
 
 T = TypeVar("T")
 
@@ -38,6 +41,8 @@ class Errands:
         """Have it done; its result or its error. Raises SinkError where it cannot be."""
         if self._ended:
             raise SinkError("the worker is ending")
+        if len(self._waiting) >= ERRANDS_MAX:
+            raise SinkError("it is busy with what was asked of it before")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((errand, done))
         self._tell()

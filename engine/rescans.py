@@ -12,6 +12,7 @@ from engine.core.reading import Reading
 from engine.core.schedule import Ladder
 from engine.core.work import Expire, Work
 from engine.stores.settling import SHORT_WAITS_MS
+from engine.stores.transaction import Transaction
 from engine.windowed import Stand, Visit, WindowReader
 
 
@@ -66,14 +67,14 @@ class Rescans:
         was open in it was stored, and an entry further on, that had come up late, was not.
         """
         name = self._account.name
-        spans = [(work.data["from"], work.data["to"] - 1) for work in works]
-        found = await self._asker.store.read(
-            lambda tx: [
-                work.due_ms <= self._began_ms
-                or bool(tx.open_in_span(name, from_ms, to_ms, pending=False, limit=1))
-                for work, (from_ms, to_ms) in zip(works, spans, strict=True)
-            ]
-        )
+
+        def is_loud(tx: Transaction, work: Work) -> bool:
+            from_ms, to_ms = work.data["from"], work.data["to"] - 1
+            return work.due_ms <= self._began_ms or bool(
+                tx.open_in_span(name, from_ms, to_ms, pending=False, limit=1)
+            )
+
+        found = await self._asker.store.read(lambda tx: [is_loud(tx, work) for work in works])
         quiet = [work for work, is_open in zip(works, found, strict=True) if not is_open]
         if quiet:
             now_ms = self._asker.clock.now_ms()

@@ -44,24 +44,14 @@ def item_of(
 ) -> Tracked:
     """What a program hands over. `words`: batch_id, message_id and reference, "" being none. Raises
     ValueError with the fault."""
-    given = {name: _word(words, name) if words[name] != "" else None for name in words}
-    if given["batch_id"] is not None and given["message_id"] is not None:
-        raise ValueError("expected a batch_id or a message_id, not both")
+    table = {name: word for name, word in words.items() if word != ""}
+    batch_id, message_id = _ids(table)
     if recipients is not None and (
         isinstance(recipients, (str, bytes)) or not isinstance(recipients, Iterable)
     ):
         raise ValueError(f"recipients: expected several texts, got {_shown(recipients)}")
     everyone = [*(recipients or ()), *(() if recipient is None else (recipient,))]
-    if given["message_id"] is not None and len(everyone) > 1:
-        raise ValueError("a message has one recipient")
-    sent_ms = _sent(sent_at)
-    return Tracked(
-        batch_id=given["batch_id"],
-        message_id=given["message_id"],
-        recipients=list(_words(everyone)),
-        reference=given["reference"],
-        sent_ms=now_ms if sent_ms is None else sent_ms,
-    )
+    return items_of([_row(table, batch_id, message_id, _words(everyone), sent_at)], now_ms)[0]
 
 
 def items_of(rows: Sequence[Row], now_ms: int) -> list[Tracked]:
@@ -110,23 +100,40 @@ def unknown_column(name: str, known: tuple[str, ...]) -> str:
 
 def row_of(table: dict[str, Any]) -> Row:
     """A row without its blanks. Raises ValueError with the fault."""
-    batch_id, message_id = _word(table, "batch_id"), _word(table, "message_id")
+    batch_id, message_id = _ids(table)
     if batch_id is None and message_id is None:
         raise ValueError("expected a batch_id or a message_id")
-    if batch_id is not None and message_id is not None:
-        raise ValueError("expected a batch_id or a message_id, not both")
     recipient = _word(table, "recipient")
     recipients = _words(table.get("recipients"))
     if recipient is not None and recipients:
         raise ValueError("expected recipient or recipients, not both")
+    everyone = recipients if recipient is None else (recipient,)
+    return _row(table, batch_id, message_id, everyone, table.get("sent_at"))
+
+
+def _ids(table: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The batch's and the message's, one of them at the most."""
+    batch_id, message_id = _word(table, "batch_id"), _word(table, "message_id")
+    if batch_id is not None and message_id is not None:
+        raise ValueError("expected a batch_id or a message_id, not both")
+    return batch_id, message_id
+
+
+def _row(
+    table: dict[str, Any],
+    batch_id: str | None,
+    message_id: str | None,
+    recipients: tuple[str, ...],
+    sent_at: object,
+) -> Row:
     if message_id is not None and len(recipients) > 1:
         raise ValueError("a message has one recipient")
     return Row(
         batch_id=batch_id,
         message_id=message_id,
-        recipients=recipients if recipient is None else (recipient,),
+        recipients=recipients,
         reference=_word(table, "reference"),
-        sent_ms=_sent(table.get("sent_at")),
+        sent_ms=_sent(sent_at),
     )
 
 

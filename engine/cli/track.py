@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 from engine.core.errors import ConfigError, EngineError
+from engine.sent import items_of
+from engine.stores.tracked import Tracked
 
 from . import process
 from .rows import Faulty, Source
@@ -21,8 +22,6 @@ from .rows import Faulty, Source
 if TYPE_CHECKING:
     from engine.config.model import AccountConfig, Config
     from engine.core.redact import Redactor
-    from engine.sent import Row
-    from engine.stores.tracked import Tracked
     from engine.stores.transaction import Store
 
 
@@ -49,20 +48,21 @@ class Counted:
 
 
 def command(args: argparse.Namespace) -> int:
+    from engine.tracking import check_tracked
+
     _check_words(args)
     config = process.load_config(args.config)
     account = _account(config, args.account)
     process.refuse_memory(config, "track")
     now_ms = _now_ms()
     if args.file is None:
-        chunks: Iterable[list[Tracked]] = [[_one(args, now_ms)]]
-        for items in chunks:
-            _check(account, items)
-        print(process.start(lambda: _hand_over(config, account, chunks, now_ms)))
+        item = _one(args, now_ms)
+        check_tracked(account, [item])
+        print(process.start(lambda: _hand_over(config, account, [[item]], now_ms)))
         return 0
     with Source(args.file) as source:
         try:
-            for _ in source.chunks(partial(_check_row, account)):
+            for _ in source.chunks(lambda row: check_tracked(account, items_of([row], 0))):
                 pass
         except Faulty as faulty:
             raise ConfigError(faulty.lines) from None
@@ -97,21 +97,7 @@ def _account(config: Config, name: str) -> AccountConfig:
     return account
 
 
-def _check(account: AccountConfig, items: list[Tracked]) -> None:
-    from engine.tracking import check_tracked
-
-    check_tracked(account, items)
-
-
-def _check_row(account: AccountConfig, row: Row) -> None:
-    from engine.sent import items_of
-
-    _check(account, items_of([row], 0))
-
-
 def _one(args: argparse.Namespace, now_ms: int) -> Tracked:
-    from engine.stores.tracked import Tracked
-
     recipients = [args.recipient.strip()] if args.recipient is not None else []
     if args.recipients is not None:
         recipients = [r.strip() for r in args.recipients.split(",") if r.strip()]
@@ -131,8 +117,6 @@ def _stripped(word: str | None) -> str | None:
 
 def _read(source: Source, now_ms: int) -> Iterator[list[Tracked]]:
     """The file's items, a bounded number at a time."""
-    from engine.sent import items_of
-
     try:
         for chunk in source.chunks():
             yield items_of(chunk, now_ms)

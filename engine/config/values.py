@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, time, tzinfo
 from difflib import get_close_matches
 from pathlib import Path
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import msgspec
 
+from engine.core.http import is_http_url
 from engine.core.secret import Secret
 from engine.core.units import duration_s, size_bytes, spell_duration, time_ms
 
@@ -224,12 +224,7 @@ def base_url(value: object) -> str:
         raise ValueError(f"{wanted}, got {shown(value)}")
     if "@" in value or "?" in value or "#" in value:
         raise ValueError(f"{wanted}, without user, password, query and fragment")
-    try:
-        parts = urlsplit(value)
-        good = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        good = False
-    if not good or parts.scheme not in ("http", "https") or not value.isprintable():
+    if not is_http_url(value) or not value.isprintable():
         raise ValueError(f"{wanted}, got {shown(value)}")
     if " " in value or "\\" in value:
         raise ValueError(f"{wanted}, got {shown(value)}")

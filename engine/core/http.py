@@ -1,6 +1,9 @@
-"""What an HTTP head means where a provider's documents add nothing to it."""
+"""HTTP as it is everywhere: its URLs, and what a head means where a provider's documents add
+nothing to it."""
 
 from __future__ import annotations
+
+from urllib.parse import urlsplit
 
 from .contracts import Outcome, Verb
 
@@ -15,6 +18,15 @@ def outcome_of_status(status: int, said: str = "") -> Outcome | None:
     if status in (401, 402, 403):
         return Outcome(verb=Verb.PAUSE, cause=cause)
     return Outcome(verb=Verb.RETRY, cause=cause, hold=status in (429, 503))
+
+
+def is_http_url(text: str) -> bool:
+    """Whether it names a host to speak HTTP to, and a port that can be, if any."""
+    try:
+        parts = urlsplit(text)
+        return bool(parts.hostname) and parts.port != 0 and parts.scheme in ("http", "https")
+    except ValueError:
+        return False
 
 
 def readable(value: str) -> str:

@@ -61,7 +61,6 @@ class Mask:
         self._learnt: dict[tuple[str, ...], None] = {}
         self._secrets: dict[str, None] = {}
         self._pattern: re.Pattern[bytes] | None = None
-        self._letters: dict[str, list[re.Pattern[bytes]]] = {}
         self.needles: tuple[bytes, ...] = ()
         self.reach = 0  # bytes of the longest needle
         self._know(self._lasting)
@@ -79,7 +78,6 @@ class Mask:
     def _know(self, secrets: Iterable[str]) -> None:
         self._secrets = dict.fromkeys(filter(None, secrets))
         self._pattern = None
-        self._letters = {s: self._letters[s] for s in self._letters.keys() & self._secrets.keys()}
         # Where a secret stands that has another in it (`Bearer …`), the other is found.
         inner = [s for s in self._secrets if len(s) >= ENCODED_MIN]
         enough = (s for s in self._secrets if not any(o in s and o != s for o in inner))
@@ -101,13 +99,7 @@ class Mask:
         return self._without_beginning(raw) if cut else raw
 
     def _without_beginning(self, raw: bytes) -> bytes:
-        for secret in self._secrets.keys() - self._letters.keys():
-            self._letters[secret] = [_letter_pattern(letter) for letter in secret[:CUT_MAX]]
-        starts = (
-            start
-            for secret, letters in self._letters.items()
-            for start in _cut_off(secret, letters, raw)
-        )
+        starts = (start for secret in self._secrets for start in _cut_off(secret, raw))
         start = min(starts, default=len(raw))
         return raw if start == len(raw) else raw[:start] + MASKED.encode()
 
@@ -230,14 +222,16 @@ def _numbered(letter: str) -> bytes:
     return _coded(b"#") + b"(?:0*%d|x0*%x)" % (ord(letter), ord(letter))
 
 
-def _cut_off(secret: str, letters: list[re.Pattern[bytes]], raw: bytes) -> Iterator[int]:
+def _cut_off(secret: str, raw: bytes) -> Iterator[int]:
     """Where a beginning of the secret starts that goes to the end of `raw`."""
-    first = letters[0].search(raw, max(0, len(raw) - SPELLED_MAX * len(letters)))
+    letters = secret[:CUT_MAX]
+    begins = _letter_pattern(letters[0])
+    first = begins.search(raw, max(0, len(raw) - SPELLED_MAX * len(letters)))
     while first is not None:
         start = before = at = first.start()
         count = 0
         for letter in letters:
-            found = letter.match(raw, at)
+            found = _letter_pattern(letter).match(raw, at)
             if found is None:
                 break
             before, at, count = at, found.end(), count + 1
@@ -247,7 +241,7 @@ def _cut_off(secret: str, letters: list[re.Pattern[bytes]], raw: bytes) -> Itera
         ):
             yield start
             break
-        first = letters[0].search(raw, start + 1)
+        first = begins.search(raw, start + 1)
     plain = secret.encode("utf-8", "surrogateescape")
     if len(plain) >= ENCODED_MIN:
         cores = [_core(plain, shift) for shift in range(3)]

@@ -24,6 +24,7 @@ import msgspec
 from ..core.cloudevents import BATCH_CONTENT_TYPE, Envelope
 from ..core.contracts import Batch, Head
 from ..core.errors import PartialWrite, SinkError
+from ..core.http import is_http_url
 from ..core.messages import JSON, messages
 from ..core.secret import Secret
 from ..core.standard_webhooks import signature_headers, signing_key
@@ -58,7 +59,8 @@ class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ca_file: Path | None = None
 
     def __post_init__(self) -> None:
-        if not _is_url(self.url.reveal()):
+        url = self.url.reveal()
+        if not is_http_url(url) or re.search(r"\s", urlsplit(url).netloc.rpartition("@")[2]):
             raise ValueError("url: expected a URL such as https://host/path")
         signing_key(self.secret)
         if self.limits is not None and self.limits.per <= 0:
@@ -80,9 +82,8 @@ class _Delivery:
         if envelope:
             events, self.rejected = messages(lines, envelope)
             self.pieces = {event.index: event.body for event in events}
-        self.waiting = (
-            [list(self.pieces)] if self.pieces else []
-        )  # what goes in one post; last next
+        # What goes in one post each; the last is next.
+        self.waiting = [list(self.pieces)] if self.pieces else []
         self.refusals = 0
 
 
@@ -152,13 +153,3 @@ def _said(head: Head) -> str:
     phrase = next((f" {known.phrase}" for known in HTTPStatus if known == head.status), "")
     hint = "; no redirect is followed: name its target" if head.status in _MOVED else ""
     return f"the receiver answers {head.status}{phrase}{hint}"
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        whole = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    place = parts.netloc.rpartition("@")[2]
-    return whole and parts.scheme in ("http", "https") and not re.search(r"\s", place)

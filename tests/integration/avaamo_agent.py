@@ -7,17 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anyio
-
-from engine.idle import until_idle
-from tests.integration.harness import (
-    avaamo,
-    balanced,
-    causes,
-    configured,
-    hasty,
-    lines,
-)
+from tests.integration.harness import avaamo, read_to_end
 from tests.integration.standin import Answer, Asked, Standin, json_of
 
 BEGIN = 1_717_200_000  # 2024-06-01T00:00:00Z
@@ -69,13 +59,7 @@ async def read_once(
     folder: Path, standin: Standin, answer: Callable[[Asked], Answer], **keys: Any
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Read the hour to its end; the records, and the troubles."""
-    account = avaamo(standin.answer("bot", answer), **{**HOUR, **keys})
-    async with hasty(configured(folder, account)) as poller:
-        with anyio.fail_after(20):
-            assert await until_idle(poller, 10) == []
-        await balanced(poller)
-        troubles = await causes(poller, "bot")
-    return lines(folder), troubles
+    return await read_to_end(folder, avaamo(standin.answer("bot", answer), **{**HOUR, **keys}))
 
 
 def each_once(records: list[dict[str, Any]], count: int) -> None:

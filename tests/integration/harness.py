@@ -17,6 +17,7 @@ import anyio
 import engine
 from engine.clock import RealClock
 from engine.core.clock import Clock
+from engine.idle import until_idle
 from engine.worker import Engine
 
 FREE = {"requests": 1000, "per": "1s"}
@@ -159,6 +160,18 @@ async def causes(poller: Engine, account: str | None = None) -> list[tuple[str, 
     """Kind and cause of what was set aside, and of incidents."""
     found = await poller.store.read(lambda tx: tx.troubles(account, 1000))
     return [(trouble.kind, trouble.cause) for trouble in found]
+
+
+async def read_to_end(
+    folder: Path, account: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Run an account until it is idle; the records, and the troubles."""
+    async with hasty(configured(folder, account)) as poller:
+        with anyio.fail_after(20):
+            assert await until_idle(poller, 10) == []
+        await balanced(poller)
+        troubles = await causes(poller, account["name"])
+    return lines(folder), troubles
 
 
 async def balanced(poller: Engine) -> None:

@@ -16,11 +16,11 @@ from tests.integration.harness import (
     STORES,
     avaamo,
     balanced,
-    causes,
     configured,
     hasty,
     lines,
     messangi,
+    read_to_end,
     until,
 )
 from tests.integration.standin import Answer, Asked, Raw, Standin, json_of
@@ -85,13 +85,7 @@ class Log:
 async def read_once(
     folder: Path, standin: Standin, log: Any, **keys: Any
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    account = messangi(standin.answer("omni", log), **{**HOUR, **keys})
-    async with hasty(configured(folder, account)) as poller:
-        with anyio.fail_after(20):
-            assert await until_idle(poller, 10) == []
-        await balanced(poller)
-        troubles = await causes(poller, "omni")
-    return lines(folder), troubles
+    return await read_to_end(folder, messangi(standin.answer("omni", log), **{**HOUR, **keys}))
 
 
 def each_once(records: list[dict[str, Any]], count: int) -> None:

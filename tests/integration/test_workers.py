@@ -232,11 +232,16 @@ class Child:
         return -self.told[0]
 
 
+def supervised(folder: Path) -> supervise.Supervisor:
+    """Of two workers, whose processes are made by the test."""
+    config = written(folder, "postgresql://nobody@127.0.0.1:1/none", "http://127.0.0.1:1/i")
+    args = build().parse_args(["run", "--config", str(config), "--workers", "2"])
+    return supervise.Supervisor(args, process.load_config(config))
+
+
 async def test_a_worker_that_is_being_started_is_stopped_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = written(tmp_path, "postgresql://nobody@127.0.0.1:1/none", "http://127.0.0.1:1/i")
-    args = build().parse_args(["run", "--config", str(config), "--workers", "2"])
     made: list[Child] = []
     begun: list[int] = []
 
@@ -252,7 +257,7 @@ async def test_a_worker_that_is_being_started_is_stopped_too(
         return one._stopping.is_set()
 
     monkeypatch.setattr(supervise.anyio, "open_process", opening)
-    supervisor = supervise.Supervisor(args, process.load_config(config))
+    supervisor = supervised(tmp_path)
     with anyio.fail_after(PATIENCE_S):
         assert await supervisor.run() == 0
     assert [child.told for child in made] == [[supervise.ORDER]] * 2
@@ -261,8 +266,6 @@ async def test_a_worker_that_is_being_started_is_stopped_too(
 async def test_one_that_cannot_be_started_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = written(tmp_path, "postgresql://nobody@127.0.0.1:1/none", "http://127.0.0.1:1/i")
-    args = build().parse_args(["run", "--config", str(config), "--workers", "2"])
     made: list[Child] = []
 
     async def opening(*_: object, **__: object) -> Child:
@@ -278,7 +281,7 @@ async def test_one_that_cannot_be_started_is_tried_again(
     monkeypatch.setattr(supervise, "PAUSE_FIRST_S", 0.01)
     monkeypatch.setattr(supervise.anyio, "open_process", opening)
     with anyio.fail_after(PATIENCE_S):
-        assert await supervise.Supervisor(args, process.load_config(config)).run() == 0
+        assert await supervised(tmp_path).run() == 0
     assert [child.told for child in made] == [
         [signal.SIGKILL], [supervise.ORDER], [], [supervise.ORDER]
     ]  # fmt: skip

@@ -7,6 +7,7 @@ clocks are right, and the machine does nothing else unless the loop has a lag.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -41,15 +42,15 @@ class Answer:
         yield self._body
 
 
-class Provider(Transport):
+class Provider(Transport, ABC):
     """Takes every request; what it answers is for those to say who are made of it."""
 
     def __init__(self, process: Process) -> None:
         self.world = process.world
 
+    @abstractmethod
     def take(self, params: Mapping[str, str]) -> Answer:
         """A request is being sent."""
-        raise NotImplementedError
 
     async def open(self) -> None: ...
 

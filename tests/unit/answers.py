@@ -1,9 +1,11 @@
-"""What the tests of providers share: an answer read in pieces, as it would come in."""
+"""What the tests of providers share: an answer in pieces, as it would come in, and any JSON."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
+
+from hypothesis import strategies as st
 
 from engine.core.contracts import Poll, Provider
 from engine.testing import Answer
@@ -11,6 +13,12 @@ from engine.testing.provider_case import Read
 from engine.testing.provider_case import read as read_chunks
 
 WHOLE = 1 << 20  # bytes: a piece of this size is all of most answers
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
 
 
 def read_answer(

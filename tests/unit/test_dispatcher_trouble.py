@@ -121,6 +121,20 @@ async def test_why_it_refuses_is_kept_as_it_can_be(cause: Any) -> None:
     assert dispatcher.health.written == len(ACCOUNTS) - 1
 
 
+async def test_what_is_asked_of_a_busy_sink_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.errands.ERRANDS_MAX", 2)
+    sink = Sink()
+    async with dispatched(sink) as (dispatcher, _):
+        await sink.called.wait()
+        async with anyio.create_task_group() as asking:
+            for account in ACCOUNTS[:2]:
+                asking.start_soon(dispatcher.rewind, account, None)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(SinkError, match="busy with what was asked of it before"):
+                await dispatcher.rewind(ACCOUNTS[2], None)
+            sink.go.set()
+
+
 async def test_a_busy_sink_is_put_back_in_all_its_accounts() -> None:
     """Each account's rewind is asked by itself, and all of them wait for the batch under way."""
     sink = Sink()

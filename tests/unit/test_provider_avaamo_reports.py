@@ -14,6 +14,7 @@ from engine.core.contracts import Context, Head, Outcome, Verb
 from engine.core.report import Report, encode
 from engine.core.state import State
 from engine.providers.avaamo import epoch_ms, reason_of, timetoken
+from tests.unit.answers import JSON
 from tests.unit.avaamo_answers import ENTRY, REFUSED, SAMPLE, one, provider, read, window
 
 
@@ -204,11 +205,6 @@ def test_a_flaw_is_bounded() -> None:
     assert (len(flaw.raw), flaw.truncated) == (1 << 20, True)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
 KEYS = ("uuid", "from_phone", "to_phone", "message", "created_at", "sms_status",
         "sms_status_response", "new")  # fmt: skip
 

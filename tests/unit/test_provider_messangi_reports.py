@@ -16,6 +16,7 @@ from engine.core.report import encode
 from engine.core.state import State
 from engine.core.units import iso_ms
 from engine.providers.messangi import CHANNELS, LETTERS, time_of
+from tests.unit.answers import JSON
 from tests.unit.messangi_answers import (
     ANSWER,
     LETTERED,
@@ -191,11 +192,6 @@ def test_a_flaw_is_bounded() -> None:
     assert (len(flaw.raw), flaw.truncated) == (1 << 20, True)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
 NAMES = sorted({*LETTERS, *LETTERS.values(), "Channel", "items.Subject", "x", "q"})
 CHANNEL = st.sampled_from([*CHANNELS, "s", "Q"])
 PRETTY_JSON = st.dictionaries(st.sampled_from(sorted(LETTERS.values())), JSON)

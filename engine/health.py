@@ -27,6 +27,10 @@ LONG_HOLD_S = 0.5
 # our own never is.
 HELD_LONG_S = 60.0
 
+# So many failures in a row, and with `--once` an account is left to the next run. Fewer may be the
+# trouble of single items, which is not to keep the others from being asked.
+ONCE_FAILURES_MAX = 3
+
 # After a fault in the program itself nothing is tried again sooner.
 FAULT_DELAY_MIN_MS = 1000
 
@@ -52,6 +56,7 @@ class Watch:
         self._clock = asker.clock
         self._name = asker.account.name
         self._tries: dict[int, int] = {}  # by work, since its last success
+        self._cause: str | None = None  # of the latest failure
         self._failed_ms = 0
         self._waits: set[anyio.CancelScope] = set()  # for a place, with `once`
         self.on_hold: Callable[[], None] = lambda: None
@@ -92,8 +97,8 @@ class Watch:
         return until_ms is not None and self._clock.now_ms() < until_ms
 
     async def _place(self) -> Slot | None:
-        """With `once`: wait for a place with the limiter. None where the account fails, or is to
-        wait for long, or comes to that meanwhile: the next run goes on."""
+        """With `once`: wait for a place with the limiter. None where the account fails again and
+        again, or is to wait for long, or comes to that meanwhile: the next run goes on."""
         slot = None
         with anyio.CancelScope() as scope:
             self._waits.add(scope)
@@ -107,7 +112,13 @@ class Watch:
     @property
     def leaves(self) -> bool:
         """Whether a run that does what is due once asks this account nothing more."""
-        return self.health.failing is not None or held(self._asker.limiter) is not None
+        fails = self.health.failures >= ONCE_FAILURES_MAX
+        return fails or held(self._asker.limiter) is not None
+
+    @property
+    def unanswered(self) -> str | None:
+        """Why something failed that has not been answered since, whatever else was."""
+        return self._cause if self._tries else None
 
     def tried(self, work: Work) -> bool:
         """Whether it has failed since its last success."""
@@ -152,7 +163,7 @@ class Watch:
             health.failures += 1
             self._failed_ms = self._clock.now_ms()
         first = health.failing is None
-        health.failing = outcome.cause
+        health.failing = self._cause = outcome.cause
         delay_s = backoff_s(health.failures, self._asker.rand)
         asked_s = reply.retry_after_s if outcome.hold else None
         if asked_s:
@@ -163,8 +174,9 @@ class Watch:
         self._asker.limiter.hold(delay_s, outcome.cause)
         if delay_s > LONG_HOLD_S:
             self.on_hold()
-        for scope in self._waits:
-            scope.cancel()
+        if self.leaves:
+            for scope in self._waits:
+                scope.cancel()
         if first:
             again = spell_duration(round(delay_s, 1))
             self._tell(logging.WARNING, f"{outcome.cause}; asked again in {again}")
@@ -197,7 +209,7 @@ class Watch:
         cause = f"a fault in the program, {type(error).__name__} in {place}: please report it"
         if self.health.failing != cause:
             self._tell(logging.ERROR, cause)
-        self.health.failing = cause
+        self.health.failing = self._cause = cause
         self.health.failures += 1
         self._asker.telemetry.count("faults", self._name)
         self._asker.telemetry.debug(error)

@@ -80,7 +80,7 @@ async def until_done(engine: Engine) -> list[str]:
     await engine.flush()
     left = Remaining()
     for name, poller in engine.pollers.items():
-        if _trouble(poller):
+        if _trouble(poller) or poller.unanswered:
             left.accounts[name] = "what is due was not answered"
     await _look_at_sinks(engine, left)
     return _name_stuck(engine, left)
@@ -145,11 +145,15 @@ def _trouble(poller: AccountPoller) -> str | None:
     return f"waits: {poller.waits}" if poller.waits else held(poller.limiter)
 
 
+def _why(poller: AccountPoller) -> str | None:
+    return _trouble(poller) or (poller.unanswered and f"failed: {poller.unanswered}")
+
+
 def _name_stuck(engine: Engine, left: Remaining) -> list[str]:
     lines = []
     for name, what in (left.accounts | left.feeds).items():
         if name in engine.pollers:
-            lines.append(f"account {name}: {what}; {_trouble(engine.pollers[name])}")
+            lines.append(f"account {name}: {what}; {_why(engine.pollers[name])}")
     lines.extend(
         f"sink {sink.name}: {left.sinks[sink.name]}; {sink.dead}"
         for sink in engine.dispatchers

@@ -19,7 +19,7 @@ from engine.core.schedule import Ladder
 from engine.core.work import NEVER_DUE_MS, Committed, Work
 from engine.feeds import REPEATS_MAX, Feed
 from engine.hands import Hands
-from engine.health import Health, Watch, held
+from engine.health import Health, Watch
 from engine.limits import Slot
 from engine.near import NearQueue, near_max
 from engine.rescans import Rescans
@@ -91,6 +91,11 @@ class AccountPoller:
     def waits(self) -> str | None:
         """Why the engine asks nothing, where that is not the account's own trouble."""
         return self._asker.shut()
+
+    @property
+    def unanswered(self) -> str | None:
+        """Why something failed that has not been answered since, be the account well again."""
+        return self._watch.unanswered
 
     def stop(self) -> None:
         """No new polls; those in flight go on."""
@@ -214,8 +219,7 @@ class AccountPoller:
         """With `once`: whether nothing is left that was due at the start and has not been tried."""
         if self._near.busy:
             return False
-        trouble = self.health.failing or self.waits or held(self.limiter)
-        if self._watch.paused() or trouble is not None:
+        if self._watch.paused() or self.waits is not None or self._watch.leaves:
             return True  # what is left is still due, for the next run
         left = (due_ms <= once_ms and not self._watch.tried(work) for due_ms, work in self._near)
         return self._near.all_loaded and not any(left)

@@ -13,7 +13,7 @@ import pytest
 import engine
 from engine.clock import RealClock
 from engine.core.errors import StoreBusy, StoreTrouble
-from engine.idle import until_done, until_idle
+from engine.idle import until_idle
 from engine.worker import Engine
 from tests.integration.harness import (
     Hasty,
@@ -26,7 +26,6 @@ from tests.integration.harness import (
     infobip,
     lines,
     messangi,
-    tallies,
     until,
 )
 from tests.integration.standin import Answer, Asked, Raw, Standin, json_of
@@ -230,44 +229,6 @@ async def test_a_hold_outlives_a_restart(tmp_path: Path, standin: Standin) -> No
     assert second - first >= 1.99
 
 
-async def test_once_does_not_wait_for_what_the_provider_holds_for_long(
-    tmp_path: Path, standin: Standin
-) -> None:
-    url = standin.answer("bulk", [Raw(b"", 429, {"Retry-After": "600"})])
-    account = bulksms(url, schedule={"ladder": ["0s"]})
-    config = configured(tmp_path, account, infobip(standin.answer("info", [EMPTY])))
-    async with engine.Engine(config, rand=Hasty(), once=True) as poller:
-        for batch in "123":  # the second waits for its place when the first is refused
-            await poller.track("bulk", batch_id=batch, recipients=[NUMBER])
-    for _ in range(2):  # and so does the next run, which has nothing but the hold
-        async with engine.Engine(config, rand=Hasty(), once=True) as poller:
-            with anyio.fail_after(15):
-                (stuck,) = await until_done(poller)
-        assert stuck.startswith("account bulk: what is due was not answered; ")
-    assert "held for " in stuck
-    assert len(standin.asked["bulk"]) == 1
-    assert standin.asked["info"], "the other account is not held"
-
-
-async def test_once_leaves_a_question_that_lost_its_place_to_a_login(
-    tmp_path: Path, standin: Standin
-) -> None:
-    """It gave its place back while another one logged in; that one is told to wait for long."""
-    login = standin.answer("login", [Raw(b"", headers={"authorization": "Bearer t"}, wait_s=0.2)])
-    url = standin.answer("omni", [Raw(b"", 429, {"Retry-After": "600"})])
-    account = messangi(
-        url, headers={}, login_url=login + "/in", username="u", password="pa55-canary",
-        channels=["S", "E"], limits={"requests": 2, "per": "500ms", "concurrency": 2},
-    )  # fmt: skip
-    config = configured(tmp_path, account)
-    async with engine.Engine(config, rand=Hasty(), once=True) as poller:
-        with anyio.fail_after(10):
-            (stuck,) = await until_done(poller)
-    assert stuck.startswith("account omni: what is due was not answered; ")
-    assert "HTTP 429" in stuck
-    assert len(standin.asked["omni"]) == 1
-
-
 async def test_a_restart_is_no_new_try_at_a_password(tmp_path: Path, standin: Standin) -> None:
     refused, fine = "23|invalid credentials|", HEAD + f"{NUMBER}|11\n"
     url = standin.answer("bulk", [refused, refused, fine])
@@ -304,25 +265,6 @@ async def test_a_restart_is_no_new_try_at_a_password(tmp_path: Path, standin: St
         await until(lambda: len(lines(tmp_path)) == 1)
         assert poller.pollers["bulk"].health.paused is None
     assert len(standin.asked["bulk"]) == 3
-
-
-async def test_once(tmp_path: Path, standin: Standin) -> None:
-    """Does what is due now and ends: the later rungs are left for the next run."""
-    url = standin.answer("bulk", [HEAD + f"{NUMBER}|0\n"])
-    account = bulksms(url, schedule={"ladder": ["0s", "1h"]})
-    config = configured(tmp_path, account, infobip(standin.answer("info", [EMPTY])))
-    async with hasty(config) as poller:
-        for n in range(5):
-            await poller.track("bulk", batch_id=str(n), recipients=[NUMBER], sent_at=time.time())
-        await until(lambda: len(lines(tmp_path)) == 5)
-    asked = len(standin.asked["info"])
-    await anyio.sleep(0.1)  # past the feed's interval of 50 ms
-    with anyio.fail_after(5):
-        async with engine.Engine(config, rand=Hasty(), once=True) as poller:
-            await poller.polls_ended()
-            assert (await tallies(poller))["bulk"]["pending"] == 5
-    assert len(standin.asked["bulk"]) == 5
-    assert len(standin.asked["info"]) == asked + 1
 
 
 async def test_a_clock_that_was_set_back_does_not_lengthen_a_pause(

@@ -48,6 +48,12 @@ LOCK_STEP_S = 0.05
 BUSY_MS = 10_000
 OWNER_BUSY_MS = 1000
 
+# Who holds the lock, for who wants the store for good, and for who only wants to use it.
+_OWNER = {
+    True: "a worker that is running",
+    False: "a running worker of an older release: stop it, then start it with this one",
+}
+
 # After these a connection may stay spoiled (one that was opened read-only stays so).
 _REOPEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
 
@@ -185,35 +191,38 @@ class SqliteStore:
         self._lock: int | None = None
 
     async def open(self, *, own: bool) -> None:
-        if own:
-            await self._take_lock()
+        if own or await self._outdated():
+            await self._take_lock(own=own)
         try:
-            trouble = await self._prepare()
-        except BaseException:  # cancelled: nobody closes what was never opened
+            await self._offload(prepare)
+        except BaseException:  # also cancelled: nobody closes what was never opened
             self._drop_lock()
             raise
-        if trouble is not None:
+        if not own:
             self._drop_lock()
-            raise trouble
         busy_ms, level = OWNER_BUSY_MS if own else BUSY_MS, self._synchronous
         make = partial(_Thread, self.path, self._shown, busy_ms=busy_ms, synchronous=level)
         self._writer = make("dlr-store-writer", writes=True)
         self._reader = make("dlr-store-reader", writes=False)
 
-    async def _prepare(self) -> StoreError | None:
-        """Why it cannot be opened. The system's own error, which names the path, is left behind."""
-        preparing = Offload("dlr-store-opening")
+    async def _outdated(self) -> bool:
+        """Whether this release is to bring the file up to date, or to make it."""
+        return await self._offload(outdated)
+
+    async def _offload(self, job: Callable[[Path], T]) -> T:
+        trouble = ""  # the system's own error, which names the path, is left behind
+        thread = Offload("dlr-store-opening")
         try:
-            await preparing.run(prepare, self.path)
+            return await thread.run(job, self.path)
         except sqlite3.Error as error:
-            return StoreError(f"cannot open the store {self._shown}: {cause(error)}")
+            trouble = f"cannot open the store {self._shown}: {cause(error)}"
         except OSError as error:
-            return StoreError(f"cannot open the store {self._shown}: {file_cause(error)}")
+            trouble = f"cannot open the store {self._shown}: {file_cause(error)}"
         except StoreError as error:
-            return StoreError(f"the store {self._shown} {error}")
+            trouble = f"the store {self._shown} {error}"
         finally:
-            await preparing.close()
-        return None
+            await thread.close()
+        raise StoreError(trouble)
 
     async def write(self, job: Callable[[Transaction], T], *, lazy: bool = False) -> T:
         if self._writer is None:
@@ -238,7 +247,8 @@ class SqliteStore:
                 await thread.close()
         self._drop_lock()
 
-    async def _take_lock(self) -> None:
+    async def _take_lock(self, *, own: bool) -> None:
+        """`own`: for good; else only where there is something to be brought up to date."""
         trouble = ""
         try:
             make_folder(self.path.parent)
@@ -256,10 +266,12 @@ class SqliteStore:
             else:
                 self._lock = lock
                 return
-            if waited_s >= LOCK_PATIENCE_S:
-                os.close(lock)
-                raise StoreBusy(f"the store {self._shown} belongs to a worker that is running")
             try:
+                if not own and not await self._outdated():  # its owner has made it meanwhile
+                    os.close(lock)
+                    return
+                if waited_s >= LOCK_PATIENCE_S:
+                    raise StoreBusy(f"the store {self._shown} belongs to {_OWNER[own]}")
                 await anyio.sleep(LOCK_STEP_S)
             except BaseException:
                 os.close(lock)
@@ -318,6 +330,17 @@ def prepare(path: Path) -> None:
                 upgrade_messages(db, version)
             db.execute(f"PRAGMA user_version = {number}")
         db.execute("COMMIT")
+    finally:
+        db.close()
+
+
+def outdated(path: Path) -> bool:
+    """Whether `prepare` would change the file's schema, or make the file."""
+    if not path.exists():
+        return True
+    db = connect(path)
+    try:
+        return int(db.execute("PRAGMA user_version").fetchone()[0]) < SCHEMA_VERSION
     finally:
         db.close()
 

@@ -45,7 +45,7 @@ def test_durations(text: object, seconds: float) -> None:
     "text",
     [
         "soon", "", "5", "-5m", "5 minutes", "1h30m", "m", ".5s", "5M", -1, True, None, [], "1e3s",
-        float("nan"), float("inf"), 1e15,
+        float("nan"), float("inf"), 1e15, "\uff15m",
     ],
 )  # fmt: skip
 def test_no_durations(text: object) -> None:
@@ -64,7 +64,9 @@ def test_sizes(text: object, size: int) -> None:
     assert size_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["big", "", "-1", "1 XB", -1, True, None, 1.5, "1Mi", DIGITS])
+@pytest.mark.parametrize(
+    "text", ["big", "", "-1", "1 XB", -1, True, None, 1.5, "1Mi", DIGITS, "\uff15"]
+)
 def test_no_sizes(text: object) -> None:
     with pytest.raises(ValueError):
         size_bytes(text)
@@ -95,7 +97,7 @@ def test_times(text: object, ms: int) -> None:
     [
         "2026-11-01T00:00:00", "2026-11-01", "yesterday", "", None, True, 10**12, -(10**12),
         datetime(2026, 11, 1), "99999999999999", float("nan"), float("inf"), DIGITS,  # noqa: DTZ001
-        "0001-01-01T00:00:00+10:00", "9999-12-31T23:59:59-10:00",
+        "0001-01-01T00:00:00+10:00", "9999-12-31T23:59:59-10:00", "\uff11700000000",
     ],
 )  # fmt: skip
 def test_no_times(text: object) -> None:

@@ -37,9 +37,9 @@ from benchmarks.harness import PATIENCE_S, SECRET, Row, folder, lines, median, s
 from engine.chores import INBOX_S, ROOM_S, STATUS_S
 from engine.core.secret import Secret
 from engine.core.work import LogRow
-from engine.dispatcher import LOOK_S
-from engine.health import Health
+from engine.dispatch.dispatcher import LOOK_S
 from engine.leases import RENEW_S, TTL_S
+from engine.polling.health import Health
 from engine.stores.postgres import PostgresStore
 from engine.stores.postgres_leases import LeaseBook
 from engine.stores.transaction import Transaction

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 import aiolimiter
 import uvloop
 
-from engine.limits import Limiter, Rate
+from engine.limits.limiter import Limiter, Rate
 
 RATES = (100, 1000, 5000)
 WAITERS = 1000

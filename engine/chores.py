@@ -11,12 +11,13 @@ import anyio.abc
 import msgspec
 import orjson
 
+from engine.books.replaying import Order, Replayer
+from engine.books.tracking import digest_inbox
 from engine.core.errors import LeaseLost, StoreError
 from engine.core.work import Committed
-from engine.replaying import Order, Replayer
-from engine.reports import REPORTS_NAME
-from engine.room import Consumer, Disk
-from engine.sink_orders import SinkOrder, SinkOrders
+from engine.dispatch.reports import REPORTS_NAME
+from engine.dispatch.sink_orders import SinkOrder, SinkOrders
+from engine.polling.room import Consumer, Disk
 from engine.stores.ledger import prune
 from engine.stores.transaction import (
     SINK_KINDS,
@@ -25,7 +26,6 @@ from engine.stores.transaction import (
     Transaction,
     answer_note,
 )
-from engine.tracking import digest_inbox
 
 if TYPE_CHECKING:
     from engine.worker import Engine

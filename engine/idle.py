@@ -13,8 +13,8 @@ import anyio
 import msgspec
 
 from engine.core.contracts import Kind
-from engine.health import held
-from engine.poller import AccountPoller
+from engine.polling.health import held
+from engine.polling.poller import AccountPoller
 from engine.stores.transaction import Store, Transaction
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from hashlib import blake2b
 import msgspec
 
 from engine.config.model import AccountConfig
-from engine.kept_limits import limiter_name
+from engine.limits.kept import limiter_name
 
 TTL_S = 5.0  # a worker that has not renewed for so long is dead, by the database's clock
 RENEW_S = 1.5

@@ -16,15 +16,15 @@ import anyio
 import anyio.abc
 import msgspec
 
-from engine.asking import Asker
-from engine.committing import MOVED, ZONE
+from engine.books.committing import MOVED, ZONE
 from engine.config.describe import in_the_clear
 from engine.config.model import AccountConfig
 from engine.core.errors import ConfigError, LeaseLost, StoreError
-from engine.health import Health
-from engine.kept_limits import KeptLimits
-from engine.poller import AccountPoller
-from engine.transport import Transport
+from engine.limits.kept import KeptLimits
+from engine.network.transport import Transport
+from engine.polling.asking import Asker
+from engine.polling.health import Health
+from engine.polling.poller import AccountPoller
 
 if TYPE_CHECKING:
     from engine.worker import Engine

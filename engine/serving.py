@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from engine.books.pushing import Pusher
+from engine.books.tracking import Handed
 from engine.config.model import AccountConfig
 from engine.core.clock import Clock
 from engine.core.errors import StoreTrouble
 from engine.core.work import Page
-from engine.pushing import Pusher
 from engine.stores.tracked import Tracked
 from engine.stores.transaction import Transaction
-from engine.tracking import Handed
 from engine.web.host import Look
 
 if TYPE_CHECKING:

@@ -21,28 +21,28 @@ import anyio
 import anyio.abc
 import msgspec
 
+from engine.books.redacting import redactors
+from engine.books.sent import item_of
+from engine.books.tracking import Handed, accounts_of, hand_over
 from engine.chores import Chores
-from engine.clock import RealClock, SteadyClock
 from engine.config.describe import unsafe
 from engine.config.model import WORKER, Config
 from engine.core.clock import Clock
 from engine.core.errors import ConfigError, LeaseLost, StoreError, StoreTrouble
 from engine.core.redact import Redactor
-from engine.dispatcher import Dispatcher
-from engine.log_reader import LogReader
-from engine.redacting import redactors
-from engine.reports import REPORTS_NAME, Reports
-from engine.room import Room
+from engine.dispatch.dispatcher import Dispatcher
+from engine.dispatch.log_reader import LogReader
+from engine.dispatch.reports import REPORTS_NAME, Reports
+from engine.machine.clock import RealClock, SteadyClock
+from engine.network.transport import Transport
+from engine.polling.room import Room
 from engine.roster import Roster
-from engine.sent import item_of
 from engine.serving import surface_of
 from engine.stores.opening import make_store
 from engine.stores.patient import PatientStore
 from engine.stores.tracked import Tracked
 from engine.stores.transaction import Store
 from engine.telemetry import Telemetry
-from engine.tracking import Handed, accounts_of, hand_over
-from engine.transport import Transport
 
 if TYPE_CHECKING:
     from engine.fleet import Fleet

@@ -20,11 +20,11 @@ import msgspec
 
 from benchmarks.soak.processes import Worker, spawn
 from benchmarks.soak.setting import MEMBERS, Member
+from engine.books.tracking import inbox_item
 from engine.core.errors import StoreError
 from engine.stores.opening import make_store
 from engine.stores.tracked import Tracked
 from engine.stores.transaction import Store
-from engine.tracking import inbox_item
 
 TICK_S = 1.0
 CATCH_UP_S = 10.0

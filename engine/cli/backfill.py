@@ -19,18 +19,18 @@ from uuid import uuid4
 import anyio
 import msgspec
 
+from engine.books.periods import Period, Progress, period_item, progress_of, take_period
 from engine.core.contracts import Kind
 from engine.core.errors import ConfigError, EngineError
 from engine.core.units import iso
-from engine.periods import Period, Progress, period_item, progress_of, take_period
 
 from . import process, progress
 
 if TYPE_CHECKING:
-    from engine.asking import Asker
     from engine.config.model import AccountConfig, Config
     from engine.core.redact import Redactor
-    from engine.limits import AccountLimiter
+    from engine.limits.limiter import AccountLimiter
+    from engine.polling.asking import Asker
     from engine.stores.transaction import Store, Transaction
 
     from .owning import Opened
@@ -164,7 +164,7 @@ class _View:
 def _trouble(status: bytes | None) -> str | None:
     if status is None:
         return None
-    from engine.health import Health
+    from engine.polling.health import Health
 
     return msgspec.json.decode(status, type=Health).paused
 
@@ -203,10 +203,10 @@ async def _here(
     config: Config, account: AccountConfig, view: _View, stop: process.Stop
 ) -> Progress | None:
     """Poll this account for periods alone until this one is over."""
-    from engine.clock import RealClock
-    from engine.kept_limits import KeptLimits
-    from engine.poller import AccountPoller
-    from engine.redacting import redactors
+    from engine.books.redacting import redactors
+    from engine.limits.kept import KeptLimits
+    from engine.machine.clock import RealClock
+    from engine.polling.poller import AccountPoller
 
     await view.begin()
     clock = RealClock()
@@ -245,10 +245,10 @@ async def _here(
 async def _asker(
     account: AccountConfig, store: Store, limiter: AccountLimiter, redactor: Redactor | None
 ) -> AsyncIterator[Asker]:
-    from engine.asking import Asker
-    from engine.clock import RealClock
+    from engine.machine.clock import RealClock
+    from engine.network.transport import Transport
+    from engine.polling.asking import Asker
     from engine.telemetry import Telemetry
-    from engine.transport import Transport
 
     transport = Transport(ca_file=str(account.ca_file) if account.ca_file is not None else None)
     try:

@@ -23,7 +23,7 @@ from .streams import plain, print_json
 
 if TYPE_CHECKING:
     from engine.config.model import Config
-    from engine.dead_letters import Retried
+    from engine.dispatch.dead_letters import Retried
     from engine.stores.transaction import DeadCount, DeadLetter, Store
 
 # Letters of one sink that are shown as text; the JSON has all.
@@ -179,8 +179,8 @@ async def _retry(config: Config, name: str | None) -> list[Retried]:
 
 
 async def _directly(config: Config, store: Store, name: str) -> Retried:
-    from engine.clock import RealClock
-    from engine.dead_letters import retry_alone
+    from engine.dispatch.dead_letters import retry_alone
+    from engine.machine.clock import RealClock
     from engine.telemetry import Telemetry
 
     (sink,) = (one for one in config.sinks if one.name == name)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from engine.private import write_file
+from engine.machine.private import write_file
 
 from . import process
 from .demo_setup import Plan, engine_toml, make_folder, profile

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.private import FOLDER_MODE
+from engine.machine.private import FOLDER_MODE
 
 from . import process
 

@@ -21,9 +21,9 @@ from engine.core.units import spell_size
 from . import process, progress
 
 if TYPE_CHECKING:
+    from engine.books.ingesting import Ingester, Told
     from engine.config.model import AccountConfig, Config
     from engine.core.redact import Redactor
-    from engine.ingesting import Ingester, Told
 
     from .owning import Opened
 
@@ -89,7 +89,7 @@ def _look(account: AccountConfig, path: Path) -> None:
 def chunks_of(path: Path, progressed: Callable[[int], None] | None = None) -> Iterator[bytes]:
     """What is in a file, inflated where it is gzip's. Raises EOFError, which says why, where it
     cannot be read to its end, after all that can. `progressed` is told the bytes of the file."""
-    from engine.inflate import Damaged, Inflater
+    from engine.network.inflate import Damaged, Inflater
 
     inflater: Inflater | None = None
     begun = False
@@ -129,7 +129,7 @@ def _shown(path: Path) -> str:
 async def _ingest(
     config: Config, account: AccountConfig, args: argparse.Namespace, stop: process.Stop
 ) -> list[Told]:
-    from engine.redacting import redactors
+    from engine.books.redacting import redactors
 
     from .owning import opened
 
@@ -176,9 +176,9 @@ async def _ingest(
 
 
 def _ingester(account: AccountConfig, found: Opened, redactor: Redactor | None) -> Ingester:
-    from engine.clock import RealClock
-    from engine.committing import Committer
-    from engine.ingesting import Books, Ingester, Worker
+    from engine.books.committing import Committer
+    from engine.books.ingesting import Books, Ingester, Worker
+    from engine.machine.clock import RealClock
     from engine.telemetry import Telemetry
 
     clock, telemetry = RealClock(), Telemetry()

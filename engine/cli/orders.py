@@ -9,9 +9,9 @@ from uuid import uuid4
 import anyio
 import msgspec
 
-from engine.clock import RealClock
 from engine.core.errors import EngineError
-from engine.sink_orders import SinkAnswer, SinkOrder
+from engine.dispatch.sink_orders import SinkAnswer, SinkOrder
+from engine.machine.clock import RealClock
 from engine.stores.transaction import InboxItem, Question, answer_note
 
 if TYPE_CHECKING:

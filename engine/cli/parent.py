@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import orjson
 
+from engine.books.pushing import Pusher
+from engine.books.redacting import redactors
+from engine.books.tracking import Handed, hand_over
 from engine.chores import counts_note, sink_note
-from engine.clock import RealClock
 from engine.core.clock import Clock
 from engine.core.errors import StoreError, StoreTrouble
 from engine.core.redact import Redactor
-from engine.pushing import Pusher
-from engine.redacting import redactors
+from engine.machine.clock import RealClock
 from engine.stores.opening import make_store
 from engine.stores.tracked import Tracked
 from engine.stores.transaction import Transaction
 from engine.telemetry import Telemetry
-from engine.tracking import Handed, hand_over
 from engine.web.host import Counts, Look
 from engine.web.surface import FRESH_S, Surface
 

@@ -18,15 +18,15 @@ import anyio
 import msgspec
 import orjson
 
-from engine.asking import Asker, Reply
-from engine.clock import RealClock
+from engine.books.redacting import redactors
 from engine.core.contracts import Kind, Poll
-from engine.kept_limits import KeptLimits
-from engine.limits import AccountLimiter
-from engine.redacting import redactors
+from engine.limits.kept import KeptLimits
+from engine.limits.limiter import AccountLimiter
+from engine.machine.clock import RealClock
+from engine.network.transport import Transport
+from engine.polling.asking import Asker, Reply
 from engine.stores.transaction import Question
 from engine.telemetry import Telemetry
-from engine.transport import Transport
 
 from .orders import WORKER_MAX_S, ask_all
 from .owning import Opened, opened

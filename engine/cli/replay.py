@@ -21,9 +21,9 @@ from .show import stored
 from .streams import plain, print_json
 
 if TYPE_CHECKING:
+    from engine.books.replaying import Line, Order
     from engine.config.model import AccountConfig, Config
     from engine.core.redact import Redactor
-    from engine.replaying import Line, Order
     from engine.stores.transaction import Piece, Store
 
 
@@ -67,8 +67,8 @@ def _accounts(config: Config, name: str | None) -> list[AccountConfig]:
 async def _replay(
     config: Config, accounts: Sequence[AccountConfig], since_ms: int, *, dry_run: bool
 ) -> list[Line]:
-    from engine.redacting import redactors
-    from engine.replaying import Order
+    from engine.books.redacting import redactors
+    from engine.books.replaying import Order
 
     from .owning import opened
 
@@ -86,8 +86,8 @@ async def _replay(
 async def _directly(
     store: Store, account: AccountConfig, order: Order, redactor: Redactor | None
 ) -> list[Line]:
-    from engine.clock import RealClock
-    from engine.replaying import Replayer
+    from engine.books.replaying import Replayer
+    from engine.machine.clock import RealClock
     from engine.telemetry import Telemetry
 
     replayer = Replayer(
@@ -104,7 +104,7 @@ async def _through_worker(
     store: Store, accounts: Sequence[AccountConfig], order: Order
 ) -> list[Line]:
     """Hand it over to the workers that have the accounts."""
-    from engine.replaying import Line
+    from engine.books.replaying import Line
 
     from .orders import WORKER_MAX_S, ask_all
 

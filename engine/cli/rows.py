@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from engine.books.sent import COLUMNS, Row, json_row, row_of, unknown_column
 from engine.core.errors import ConfigError
-from engine.sent import COLUMNS, Row, json_row, row_of, unknown_column
 
 CHUNK_ROWS = 10_000
 CHUNK_ROWS_MAX = 200_000  # for one batch without end

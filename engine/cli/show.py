@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from engine.books.lookup import SHOWN_MAX, Found, batch_table, find, message_table
 from engine.core.errors import EngineError
 from engine.core.report import msisdn
-from engine.lookup import SHOWN_MAX, Found, batch_table, find, message_table
 
 from . import process
 from .streams import plain, print_json
@@ -56,7 +56,7 @@ def _question(args: argparse.Namespace) -> tuple[str, str]:
 
 
 async def _search(config: Config, by: str, value: str) -> Found:
-    from engine.redacting import known_redactors
+    from engine.books.redacting import known_redactors
     from engine.stores.opening import make_store
 
     store = make_store(

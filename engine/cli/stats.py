@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 
+from engine.books.periods import Progress, progress_of
 from engine.core.contracts import Kind
 from engine.core.errors import EngineError
 from engine.core.units import iso, spell_size
 from engine.core.work import NEVER_DUE_MS
-from engine.periods import Progress, progress_of
 
 from . import dead_letter, needs, process
 from .show import stored

@@ -12,8 +12,8 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from engine.books.sent import items_of
 from engine.core.errors import ConfigError, EngineError
-from engine.sent import items_of
 from engine.stores.tracked import Tracked
 
 from . import process
@@ -48,7 +48,7 @@ class Counted:
 
 
 def command(args: argparse.Namespace) -> int:
-    from engine.tracking import check_tracked
+    from engine.books.tracking import check_tracked
 
     _check_words(args)
     config = process.load_config(args.config)
@@ -131,7 +131,7 @@ async def _hand_over(
     config: Config, account: AccountConfig, chunks: Iterable[list[Tracked]], now_ms: int
 ) -> str:
     """Put everything where the worker finds it; what to say about it."""
-    from engine.redacting import redactors
+    from engine.books.redacting import redactors
 
     from .owning import opened
 
@@ -160,7 +160,7 @@ async def _take(
     now_ms: int,
     redactor: Redactor | None,
 ) -> int:
-    from engine.tracking import take_tracked
+    from engine.books.tracking import take_tracked
 
     chance = random.random()
     works = await store.write(
@@ -176,14 +176,14 @@ async def _put(
     now_ms: int,
     redactor: Redactor | None,
 ) -> None:
-    from engine.tracking import inbox_item
+    from engine.books.tracking import inbox_item
 
     item = inbox_item(account.name, items, now_ms, redactor)
     await store.write(lambda tx: tx.put_inbox(item))
 
 
 def _now_ms() -> int:
-    from engine.clock import RealClock
+    from engine.machine.clock import RealClock
 
     return RealClock().now_ms()
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from engine.core.contracts import Provider, Sink
-from engine.windows import Rate
+from engine.core.windows import Rate
 
 from .accounts import read_accounts
 from .describe import describe

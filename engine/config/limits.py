@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.core.contracts import Traits
-from engine.windows import Rate
+from engine.core.windows import Rate
 
 from . import values
 from .model import LimitsConfig

@@ -17,7 +17,7 @@ from engine.core.mask import MASKED
 from engine.core.schedule import Ladder
 from engine.core.secret import Secret
 from engine.core.state import State
-from engine.windows import Rate
+from engine.core.windows import Rate
 
 DAY_S = 86_400.0
 LOG_MAX = 10 << 30

@@ -18,12 +18,13 @@ import aio_pika
 import msgspec
 from aio_pika.abc import AbstractConnection, AbstractExchange
 
+from engine.network.failures import VERIFIED
+
 from ..core.cloudevents import Envelope
 from ..core.contracts import Batch
 from ..core.errors import PartialWrite, SinkError
 from ..core.messages import Message, Naming, content_type, messages
 from ..core.secret import Secret
-from ..failures import VERIFIED
 from ..targets.line import Line
 from ..targets.rabbitmq import FAILURES, refusal, size_max
 

@@ -20,9 +20,10 @@ from typing import ClassVar
 
 import msgspec
 
+from engine.machine.disk_causes import write_cause
+
 from ..core.contracts import Batch
 from ..core.units import size_bytes
-from ..disk_causes import write_cause
 from ..targets.append_file import AppendFile
 from ..targets.framing import Compression, Lines, Members
 from ..targets.own_thread import OwnThread

@@ -14,12 +14,13 @@ from typing import Annotated, ClassVar
 import msgspec
 from confluent_kafka import KafkaException
 
+from engine.network.failures import VERIFIED
+
 from ..core.cloudevents import Envelope
 from ..core.contracts import Batch
 from ..core.errors import PartialWrite
 from ..core.messages import Message, content_type, messages
 from ..core.secret import Secret
-from ..failures import VERIFIED
 from ..targets.kafka_producer import KafkaProducer, is_size
 from ..targets.own_thread import OwnThread
 

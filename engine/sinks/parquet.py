@@ -26,11 +26,12 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from engine.machine.disk_causes import write_cause
+from engine.machine.private import make_folder, sync_folder
+
 from ..core.contracts import Batch
 from ..core.errors import PartialWrite
 from ..core.rows import COLUMNS, EVENT_ID, OBSERVED_AT, Row, read_rows
-from ..disk_causes import write_cause
-from ..private import make_folder, sync_folder
 from ..targets.own_thread import OwnThread
 
 SLICE = 2000  # rows turned into columns at once: as Python objects they take much more room

@@ -16,12 +16,13 @@ from typing import Any, ClassVar
 import asyncpg
 import msgspec
 
+from engine.network.sqlstate import ERRORS, NOT_OURS, cause, refusal
+
 from ..core.contracts import Batch
 from ..core.errors import PartialWrite, SinkError
 from ..core.rows import COLUMNS, Kind, Row, read_rows
 from ..core.secret import Secret
 from ..core.two_tables import EVENT, FIELDS, MESSAGE, TwoTables
-from ..sqlstate import ERRORS, NOT_OURS, cause, refusal
 from ..targets.line import Line
 
 CONNECT_S = 30.0

@@ -21,12 +21,13 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from engine.network.failures import VERIFIED, kind_cause
+
 from ..core.cloudevents import Envelope
 from ..core.contracts import Batch
 from ..core.errors import PartialWrite
 from ..core.messages import Message, messages
 from ..core.secret import Secret
-from ..failures import VERIFIED, kind_cause
 from ..targets.line import Line, lost
 
 CONNECT_S = 10.0

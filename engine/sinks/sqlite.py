@@ -20,12 +20,13 @@ from typing import ClassVar
 
 import msgspec
 
+from engine.machine.disk_causes import write_cause
+from engine.machine.private import make_database, make_folder
+
 from ..core.contracts import Batch
 from ..core.errors import PartialWrite, SinkError
 from ..core.rows import COLUMNS, Kind, Row, read_rows
 from ..core.two_tables import TwoTables
-from ..disk_causes import write_cause
-from ..private import make_database, make_folder
 from ..targets.own_thread import OwnThread
 
 BUSY_S = 5.0  # how long a write waits for another program's transaction

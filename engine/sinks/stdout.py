@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from engine.machine.offload import Offload
+
 from ..core.contracts import Batch
 from ..core.errors import SinkError
-from ..offload import Offload
 
 FULL_WAIT_S = 0.2  # between two tries at an output that is set not to block
 

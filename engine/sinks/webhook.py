@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from engine.core.windows import http_date_s, retry_after_s
+
 from ..core.cloudevents import BATCH_CONTENT_TYPE, Envelope
 from ..core.contracts import Batch, Head
 from ..core.errors import PartialWrite, SinkError
@@ -29,7 +31,6 @@ from ..core.messages import JSON, messages
 from ..core.secret import Secret
 from ..core.standard_webhooks import signature_headers, signing_key
 from ..targets.endpoint import Endpoint
-from ..windows import http_date_s, retry_after_s
 
 RETRY_AFTER_MAX_S = 3600.0  # a receiver's mistake must not silence it for longer
 REFUSALS_MAX = 40  # requests that may be refused while one batch's bad records are looked for

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 
 from engine.core.errors import StoreError
-from engine.offload import Outcome, hand_over
+from engine.machine.offload import Outcome, hand_over
 
 from .transaction import Transaction
 

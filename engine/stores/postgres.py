@@ -19,7 +19,7 @@ import anyio
 
 from engine.core.errors import StoreError
 from engine.core.secret import Secret
-from engine.offload import Offload
+from engine.machine.offload import Offload
 
 from .postgres_desk import Desk
 from .postgres_session import Session, own_session, prepare

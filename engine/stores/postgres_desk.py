@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from engine.core.errors import StoreError, StoreTrouble
 from engine.core.secret import Secret
-from engine.offload import hand_over
+from engine.machine.offload import hand_over
 
 from .grouping import Grouping, Job
 from .postgres_messages import Busy

@@ -24,9 +24,10 @@ import anyio
 import asyncpg
 import msgspec
 
+from engine.network.sqlstate import ERRORS, cause
+
 from ..core.errors import StoreTrouble
 from ..core.secret import Secret
-from ..sqlstate import ERRORS, cause
 
 T = TypeVar("T")
 

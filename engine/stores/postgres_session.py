@@ -19,7 +19,7 @@ import asyncpg
 
 from engine.core.errors import EngineError, StoreError, StoreTrouble
 from engine.core.secret import Secret
-from engine.sqlstate import ERRORS, SHARED, cause, refusal
+from engine.network.sqlstate import ERRORS, SHARED, cause, refusal
 
 T = TypeVar("T")
 

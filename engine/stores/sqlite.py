@@ -25,9 +25,9 @@ from typing import TypeVar
 import anyio
 
 from engine.core.errors import StoreBusy, StoreError, StoreTrouble
-from engine.disk_causes import cause, code, file_cause, passing
-from engine.offload import Offload, Outcome, hand_over
-from engine.private import make_database, make_folder, open_file
+from engine.machine.disk_causes import cause, code, file_cause, passing
+from engine.machine.offload import Offload, Outcome, hand_over
+from engine.machine.private import make_database, make_folder, open_file
 
 from .grouping import Grouping, Job
 from .sqlite_accounts import Account

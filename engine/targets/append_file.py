@@ -16,8 +16,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.machine.private import make_folder, open_file, sync_folder
+
 from ..core.errors import SinkError
-from ..private import make_folder, open_file, sync_folder
 from .framing import Foreign, Framing, write_all
 
 LOCK_WAIT_S = 5.0

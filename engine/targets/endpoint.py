@@ -11,10 +11,11 @@ from pathlib import Path
 
 from aiolimiter import AsyncLimiter
 
+from engine.network.failures import os_cause
+from engine.network.transport import Timeouts, Transport, TransportError
+
 from ..core.contracts import Head, Request
 from ..core.secret import Secret
-from ..failures import os_cause
-from ..transport import Timeouts, Transport, TransportError
 from .line import Line
 
 PATIENCE_S = 30.0  # for a connection or the next byte; twice that in all

@@ -19,7 +19,8 @@ from nats.aio.msg import Msg
 from nats.js import errors as js_errors
 from nats.js.api import Header, StreamConfig
 
-from ..failures import kind_cause
+from engine.network.failures import kind_cause
+
 from .line import lost
 
 CONNECT_S = 10.0

@@ -12,8 +12,9 @@ from typing import Generic, TypeVar, TypeVarTuple
 
 import anyio
 
+from engine.network.failures import os_cause
+
 from ..core.errors import SinkError
-from ..failures import os_cause
 
 CLOSE_S = 2.0
 CHAIN_MAX = 10  # errors, each the cause of the one before

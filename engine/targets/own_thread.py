@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
+from engine.machine.offload import Offload
+
 from ..core.errors import SinkError
-from ..offload import Offload
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")

@@ -8,7 +8,8 @@ import re
 from aiormq import exceptions
 from pamqp.commands import Basic
 
-from ..failures import kind_cause
+from engine.network.failures import kind_cause
+
 from .line import lost
 
 FAILURES = (exceptions.AMQPError, OSError, RuntimeError)

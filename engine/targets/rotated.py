@@ -21,8 +21,9 @@ from typing import Any
 
 import zstandard
 
-from ..disk_causes import file_cause
-from ..private import open_file, sync_folder
+from engine.machine.disk_causes import file_cause
+from engine.machine.private import open_file, sync_folder
+
 from ..telemetry import log
 from .framing import CHUNK, GZIP_LEVEL, ZSTD_LEVEL, Compression
 

@@ -19,12 +19,12 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from engine.clock import RealClock
 from engine.core.contracts import Batch
 from engine.core.errors import PartialWrite, SinkError
 from engine.core.state import State
 from engine.core.work import LogRow
-from engine.dispatcher import Dispatcher
+from engine.dispatch.dispatcher import Dispatcher
+from engine.machine.clock import RealClock
 from engine.stores.sqlite import SqliteStore
 from engine.stores.transaction import STATE_CODES
 from engine.telemetry import Telemetry

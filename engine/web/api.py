@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from engine.books.lookup import find, message_table
+from engine.books.redacting import known_redactors
+from engine.books.sent import Row, items_of, json_row
+from engine.books.tracking import Handed, check_tracked
 from engine.config.model import AccountConfig
 from engine.core.errors import ConfigError, StoreError
 from engine.core.secret import Secret
-from engine.lookup import find, message_table
-from engine.redacting import known_redactors
-from engine.sent import Row, items_of, json_row
 from engine.stores.tracked import Tracked
-from engine.tracking import Handed, check_tracked
 
 from .host import Host
 from .server import Port, Refusal, answer

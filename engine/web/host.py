@@ -11,15 +11,15 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from engine.books.pushing import Pusher
+from engine.books.tracking import Handed
 from engine.config.model import AccountConfig, Config
 from engine.core.clock import Clock
 from engine.core.contracts import Kind
 from engine.core.work import Page
-from engine.pushing import Pusher
 from engine.stores.tracked import Tracked
 from engine.stores.transaction import DeadCount, Place, Transaction
 from engine.telemetry import Telemetry
-from engine.tracking import Handed
 
 T = TypeVar("T")
 

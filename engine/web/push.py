@@ -14,9 +14,9 @@ from urllib.parse import unquote
 import anyio
 from aiohttp import web
 
+from engine.books.pushing import PUSH_MAX, Pusher
 from engine.config.model import AccountConfig
 from engine.core.errors import StoreError
-from engine.pushing import PUSH_MAX, Pusher
 
 from .host import Host
 from .server import NOWHERE, Port, Refusal

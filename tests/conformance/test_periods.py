@@ -8,9 +8,7 @@ import msgspec
 import pytest
 
 import engine
-from engine.core.contracts import Kind
-from engine.core.work import Committed
-from engine.periods import (
+from engine.books.periods import (
     NOTED_MAX,
     Period,
     Progress,
@@ -20,6 +18,8 @@ from engine.periods import (
     progress_of,
     take_period,
 )
+from engine.core.contracts import Kind
+from engine.core.work import Committed
 from engine.stores.transaction import Store
 from tests.conformance.storing import T0, works
 

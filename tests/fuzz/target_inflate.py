@@ -5,8 +5,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 
-from engine import inflate
-from engine.inflate import Damaged, Inflater
+from engine.network import inflate
+from engine.network.inflate import Damaged, Inflater
 from tests.fuzz.draw import Draw, Patched, chunks, damaged
 
 LENGTH = 256

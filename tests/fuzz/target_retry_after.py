@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from engine.windows import RETRY_AFTER_MAX_S, retry_after_s
+from engine.core.windows import RETRY_AFTER_MAX_S, retry_after_s
 from tests.fuzz.draw import Draw
 
 LENGTH = 64

@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
+from engine.books.sent import COLUMNS, Row, items_of
 from engine.cli.rows import FAULTS_MAX, Faulty, Source
 from engine.core.units import iso
-from engine.sent import COLUMNS, Row, items_of
 from engine.stores.tracked import Tracked
 from tests.fuzz.draw import Draw, damaged
 

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.books.periods import Progress, progress_of
 from engine.core.units import iso, iso_ms
-from engine.periods import Progress, progress_of
 from engine.sim import Profile, Simulator
 from engine.worker import Engine
 from tests.integration.folder import Done, finished

@@ -15,9 +15,9 @@ from typing import Any
 import anyio
 
 import engine
-from engine.clock import RealClock
 from engine.core.clock import Clock
 from engine.idle import until_idle
+from engine.machine.clock import RealClock
 from engine.worker import Engine
 
 FREE = {"requests": 1000, "per": "1s"}

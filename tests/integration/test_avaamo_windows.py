@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from engine.committing import Committer
+from engine.books.committing import Committer
 from engine.core.work import Committed, Page
 from engine.idle import until_idle
 from tests.integration.avaamo_agent import BEGIN, HOUR, Report, each_once, entry, hourly, read_once
@@ -41,7 +41,7 @@ async def test_a_fault_in_a_commit_moves_nothing_on(
         return await commit(self, page)
 
     monkeypatch.setattr(Committer, "commit", failing)
-    monkeypatch.setattr("engine.health.FAULT_DELAY_MIN_MS", 10)
+    monkeypatch.setattr("engine.polling.health.FAULT_DELAY_MIN_MS", 10)
     records, _ = await read_once(tmp_path, standin, Report(*hourly(9)))
     each_once(records, 9)
     assert next(failures, None) is None

@@ -15,9 +15,9 @@ from typing import Any
 import anyio
 import pytest
 
+from engine.books.periods import Progress, progress_of
 from engine.core.units import iso, iso_ms
 from engine.idle import until_idle
-from engine.periods import Progress, progress_of
 from engine.sim import Simulator
 from engine.stores.sqlite import SqliteStore
 from tests.integration.backfilling import configure, ids, run, send, sim, span_of, words
@@ -29,7 +29,7 @@ __all__ = ["sim"]
 
 DYING = """
 import os, signal, sys
-from engine.committing import Committer
+from engine.books.committing import Committer
 
 left, commit = {left}, Committer.commit
 

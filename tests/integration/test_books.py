@@ -68,7 +68,7 @@ def accounts(sim: Simulator) -> list[dict[str, Any]]:
 async def test_a_random_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, seed: int
 ) -> None:
-    for module in ("stores.settling", "rescans"):
+    for module in ("stores.settling", "polling.rescans"):
         monkeypatch.setattr(f"engine.{module}.SHORT_WAITS_MS", SHORT_WAITS_MS)
     async with Simulator(profile(seed)) as sim:
         config = configured(tmp_path, *accounts(sim), store=store)

@@ -263,10 +263,10 @@ async def test_what_brings_nothing_costs_the_store_nothing(
     pages, told, looks = [], [], []
     commit, only_open, tell = ledger.commit, tracked.only_open, Engine.tell
     monkeypatch.setattr(
-        "engine.committing.commit", lambda tx, page: (pages.append(page), commit(tx, page))[1]
+        "engine.books.committing.commit", lambda tx, page: (pages.append(page), commit(tx, page))[1]
     )
     monkeypatch.setattr(
-        "engine.poller.only_open", lambda *of: (looks.append(of), only_open(*of))[1]
+        "engine.polling.poller.only_open", lambda *of: (looks.append(of), only_open(*of))[1]
     )
     monkeypatch.setattr(Engine, "tell", lambda engine: (told.append(len(pages)), tell(engine))[1])
     answers = [*[Raw(status=500)] * 5, HEAD + f"{NUMBERS[0]}|0\n", Raw(status=500),

@@ -16,13 +16,13 @@ import msgspec
 import pytest
 from anyio import to_thread
 
-from engine.clock import RealClock
 from engine.config import load
 from engine.core.units import iso
+from engine.dispatch.reports import REPORTS_NAME
+from engine.dispatch.sink_orders import SinkOrder
 from engine.idle import until_idle
+from engine.machine.clock import RealClock
 from engine.registry import providers, sinks
-from engine.reports import REPORTS_NAME
-from engine.sink_orders import SinkOrder
 from engine.stores.sqlite import SqliteStore
 from engine.stores.transaction import InboxItem
 from engine.worker import Engine

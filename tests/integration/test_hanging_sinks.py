@@ -13,11 +13,11 @@ import anyio
 import msgspec
 import pytest
 
-from engine import dispatcher as dispatching
 from engine.core.contracts import Batch
 from engine.core.errors import SinkError
+from engine.dispatch import dispatcher as dispatching
 from engine.idle import until_idle
-from engine.offload import Hanging, Offload
+from engine.machine.offload import Hanging, Offload
 from tests.integration import folder
 from tests.integration.harness import (
     PATIENCE_S,

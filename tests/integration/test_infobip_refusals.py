@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 import engine
-from engine.limits import AccountLimiter
+from engine.limits.limiter import AccountLimiter
 from tests.integration.harness import configured, hasty, infobip, lines, until
 from tests.integration.standin import Answer, Asked, Raw, Standin, json_of
 from tests.integration.test_infobip import EMPTY, page, report, slow

@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 
 import engine
-from engine.health import ONCE_FAILURES_MAX
 from engine.idle import until_done
+from engine.polling.health import ONCE_FAILURES_MAX
 from tests.integration.harness import (
     Hasty,
     Leaping,

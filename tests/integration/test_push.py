@@ -10,9 +10,9 @@ from urllib.parse import quote, urlencode
 import anyio
 import pytest
 
+from engine.books.replaying import Order, Replayer
 from engine.core.contracts import Kind
 from engine.providers.infobip import Infobip
-from engine.replaying import Order, Replayer
 from tests.integration.harness import (
     STORES,
     avaamo,

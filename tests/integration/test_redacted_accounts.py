@@ -13,10 +13,10 @@ import anyio.to_thread
 import pytest
 
 import engine
+from engine.books.tracking import check_tracked
 from engine.cli import main
 from engine.stores.sqlite import SqliteStore
 from engine.stores.tracked import Tracked
-from engine.tracking import check_tracked
 from engine.worker import Engine
 from tests.integration.harness import (
     STORES,

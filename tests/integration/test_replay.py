@@ -9,18 +9,18 @@ from typing import Any, ClassVar
 import pytest
 
 import engine
-from engine.clock import RealClock
+from engine.books.redacting import redactors
+from engine.books.replaying import Line, Order, Replayer
 from engine.core.contracts import Head, Poll, Reader
 from engine.core.redact import Redactor, is_redacted
 from engine.core.report import Report
 from engine.core.units import iso_ms
+from engine.machine.clock import RealClock
 from engine.parsing.json_items import JsonItems
 from engine.parsing.pipe import PipeRows
 from engine.providers.bulksms import BulkSMS
 from engine.providers.infobip import Infobip
 from engine.providers.infobip_quick import AtOnce
-from engine.redacting import redactors
-from engine.replaying import Line, Order, Replayer
 from engine.stores.sqlite import SqliteStore
 from engine.telemetry import Telemetry
 from tests.integration.harness import (

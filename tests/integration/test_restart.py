@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 import engine
-from engine.clock import RealClock
 from engine.core.errors import StoreBusy, StoreTrouble
 from engine.idle import until_idle
+from engine.machine.clock import RealClock
 from engine.worker import Engine
 from tests.integration.harness import (
     Hasty,

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from engine import registry
 from engine.config import parse
 from engine.core.contracts import Head, Request
-from engine.failures import Timeouts
+from engine.network.failures import Timeouts
+from engine.network.transport import Transport
 from engine.stores.memory import MemoryStore
-from engine.transport import Transport
 from engine.worker import Engine
 from tests.simulation.world import Machine, Process, World
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Answer:
-    """As `engine.transport.Answer`; it comes after so many seconds."""
+    """As `engine.network.transport.Answer`; it comes after so many seconds."""
 
     def __init__(self, body: bytes, content: str, after_s: float = 0.0) -> None:
         self.head = Head(200, {"content-type": content})

@@ -1,4 +1,4 @@
-"""The network between the engine and the simulated providers: what `engine.transport` offers.
+"""Between the engine and the simulated providers: what `engine.network.transport` offers.
 
 A request is on its way for up to the limit's slack, an answer comes in pieces of any size. What a
 process has put on the wire arrives also when the process is dead by then. Connections fail before
@@ -19,14 +19,14 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import msgspec
 
 from engine.core.contracts import Head, Request
-from engine.failures import Cut, Timeouts, TooLarge, TransportError, Unreachable, Withheld
-from engine.failures import Timeout as TimedOut
+from engine.network.failures import Cut, Timeouts, TooLarge, TransportError, Unreachable, Withheld
+from engine.network.failures import Timeout as TimedOut
+from engine.network.transport import Transport
 from engine.sim.account import Account, Seen
 from engine.sim.answer import Answer as Said
 from engine.sim.answer import Call
 from engine.sim.profile import Fault
 from engine.sim.server import Simulator, book
-from engine.transport import Transport
 from tests.simulation.world import Process
 
 
@@ -103,7 +103,7 @@ class _Wire:
 
 
 class Answer:
-    """As `engine.transport.Answer`: the head, and the body as it comes."""
+    """As `engine.network.transport.Answer`: the head, and the body as it comes."""
 
     def __init__(self, head: Head, exchange: Exchange, wire: _Wire, timeouts: Timeouts) -> None:
         self.head = head

@@ -13,6 +13,7 @@ import msgspec
 import orjson
 
 from engine import idle
+from engine.books.tracking import inbox_item
 from engine.config import Config
 from engine.core.errors import StoreTrouble
 from engine.core.units import MS_MAX
@@ -22,7 +23,6 @@ from engine.sim.profile import AccountProfile
 from engine.stores.memory import MemoryStore
 from engine.stores.tracked import Tracked
 from engine.stores.transaction import InboxItem
-from engine.tracking import inbox_item
 from engine.worker import Engine
 from tests.simulation.checks import Checks
 from tests.simulation.disk import Disk

@@ -108,7 +108,7 @@ def test_the_allowance_is_used(
     requests, per_s = limits[0]
     if per_s > SELDOM_S:
         for name in ("chores.INBOX_S", "chores.STATUS_S", "chores.ROOM_S", "chores.PRUNE_S",
-                     "poller.WAIT_MAX_S", "dispatcher.LOOK_S"):  # fmt: skip
+                     "polling.poller.WAIT_MAX_S", "dispatch.dispatcher.LOOK_S"):  # fmt: skip
             monkeypatch.setattr(f"engine.{name}", SELDOM_S)
     arrivals = _run(accounts, requests * (windows + 1), per_s, windows, latency_s)
     for most, length_s in limits:

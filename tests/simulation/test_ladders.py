@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import anyio
 import pytest
 
-from engine.clock import STEP_LASTS_S
 from engine.idle import until_idle
+from engine.machine.clock import STEP_LASTS_S
 from engine.stores.tracked import Tracked
 from engine.worker import Engine
 from tests.simulation.answering import (
@@ -56,9 +56,9 @@ class Pacing(Provider):
 
 def test_five_days(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("chores.INBOX_S", "chores.STATUS_S", "chores.ROOM_S", "chores.PRUNE_S",
-                 "poller.WAIT_MAX_S", "dispatcher.LOOK_S"):  # fmt: skip
+                 "polling.poller.WAIT_MAX_S", "dispatch.dispatcher.LOOK_S"):  # fmt: skip
         monkeypatch.setattr(f"engine.{name}", SELDOM_S)
-    monkeypatch.setattr("engine.near.HORIZON_MS", round(4 * SELDOM_S * 1000))
+    monkeypatch.setattr("engine.polling.near.HORIZON_MS", round(4 * SELDOM_S * 1000))
     ended, asked = _run(_five_days)
     assert ended == []
     assert len(asked) == BATCHES

@@ -12,14 +12,14 @@ import anyio.lowlevel
 import orjson
 
 import engine
-from engine.asking import Asker
 from engine.core.contracts import Head, Kind, Poll, Request
 from engine.core.work import Work
-from engine.limits import Limiter
+from engine.limits.limiter import Limiter
+from engine.network.transport import Timeouts, Transport, Withheld
+from engine.polling.asking import Asker
 from engine.stores.memory import MemoryStore
 from engine.stores.patient import PatientStore
 from engine.telemetry import Telemetry
-from engine.transport import Timeouts, Transport, Withheld
 
 T0 = 1_780_000_000_000
 REPORT = {

@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 from msgspec.structs import replace
 
-from engine.asking import BARREN_MAX, Reply
+from engine.books.tracking import take_tracked
 from engine.core.contracts import Kind, Poll, Verb
 from engine.core.errors import StoreTrouble
 from engine.core.report import Report
@@ -19,12 +19,12 @@ from engine.core.schedule import Ladder
 from engine.core.state import State
 from engine.core.units import iso
 from engine.core.work import Page, Work
-from engine.feeds import Feed
-from engine.poller import AccountPoller
+from engine.polling.asking import BARREN_MAX, Reply
+from engine.polling.feeds import Feed
+from engine.polling.poller import AccountPoller
+from engine.polling.windowed import Visit, WindowReader
 from engine.stores import ledger
 from engine.stores.tracked import Tracked
-from engine.tracking import take_tracked
-from engine.windowed import Visit, WindowReader
 from tests.unit.parts import EMPTY, REPORT, T0, HandClock, Parts, Said, feed_work
 
 

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 import anyio
 import pytest
 
-from engine.behind import BEHIND_MAX
 from engine.core.errors import StoreError
 from engine.core.schedule import Ladder
 from engine.core.work import Work
-from engine.feeds import Feed
+from engine.polling.behind import BEHIND_MAX
+from engine.polling.feeds import Feed
+from engine.polling.windowed import WindowReader
 from engine.stores.memory import MemoryStore
 from engine.stores.transaction import Transaction
-from engine.windowed import WindowReader
 from tests.unit.parts import T0, Parts, feed_work
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.committing import Committer
+from engine.books.committing import Committer
 from engine.core.contracts import Form, Head
 from engine.core.report import Report
 from engine.core.state import State
@@ -29,7 +29,7 @@ def picky(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ZeroDivisionError
         return ledger.commit(tx, page)
 
-    monkeypatch.setattr("engine.committing.commit", commit)
+    monkeypatch.setattr("engine.books.committing.commit", commit)
 
 
 def committer(parts: Parts, telemetry: Telemetry) -> Committer:

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from engine.clock import RealClock
 from engine.config.model import BatchConfig, SinkConfig
 from engine.core.contracts import Batch
 from engine.core.state import State
 from engine.core.work import LogRow
-from engine.dispatcher import Dispatcher, Portion
+from engine.dispatch.dispatcher import Dispatcher, Portion
+from engine.machine.clock import RealClock
 from engine.stores.sqlite import SqliteStore
 from engine.stores.transaction import STATE_CODES
 from engine.telemetry import Telemetry

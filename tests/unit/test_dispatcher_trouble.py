@@ -13,13 +13,13 @@ import anyio
 import orjson
 import pytest
 
-from engine.clock import RealClock
 from engine.config.model import BatchConfig, SinkConfig
 from engine.core.contracts import Batch
 from engine.core.errors import PartialWrite, SinkError
 from engine.core.state import State
 from engine.core.work import LogRow
-from engine.dispatcher import Dispatcher
+from engine.dispatch.dispatcher import Dispatcher
+from engine.machine.clock import RealClock
 from engine.stores.memory import MemoryStore
 from engine.stores.transaction import STATE_CODES, Store, Transaction
 from engine.telemetry import Telemetry
@@ -122,7 +122,7 @@ async def test_why_it_refuses_is_kept_as_it_can_be(cause: Any) -> None:
 
 
 async def test_what_is_asked_of_a_busy_sink_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.errands.ERRANDS_MAX", 2)
+    monkeypatch.setattr("engine.dispatch.errands.ERRANDS_MAX", 2)
     sink = Sink()
     async with dispatched(sink) as (dispatcher, _):
         await sink.called.wait()

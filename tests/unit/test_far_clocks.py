@@ -9,8 +9,8 @@ import pytest
 
 from engine.core.schedule import Ladder
 from engine.core.work import Work
-from engine.feeds import Feed
-from engine.windowed import WindowReader
+from engine.polling.feeds import Feed
+from engine.polling.windowed import WindowReader
 from tests.unit import parts as scripted
 from tests.unit.parts import EMPTY, T0, HandClock, Parts, feed_work
 

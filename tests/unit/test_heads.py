@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.core.contracts import Head, Request, Verb
-from engine.heads import not_followed, redirected
+from engine.polling.heads import not_followed, redirected
 
 BASE = "https://provider.example/eapi"
 

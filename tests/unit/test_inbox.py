@@ -5,10 +5,10 @@ from __future__ import annotations
 import orjson
 import pytest
 
+from engine.books.tracking import digest_inbox
 from engine.chores import QUESTIONS
 from engine.core.contracts import Kind
 from engine.stores.transaction import InboxItem
-from engine.tracking import digest_inbox
 from tests.unit.parts import T0, Parts
 
 GOOD = [{"message_id": "m1", "sent_ms": T0, "recipients": ["447700900001"]}]

@@ -11,10 +11,11 @@ from engine.core.contracts import Kind
 from engine.core.reading import ROWS_MAX, Progress, Reading, Span
 from engine.core.schedule import Ladder
 from engine.core.work import Page, Work
-from engine.feeds import Feed
-from engine.poller import AccountPoller
-from engine.rescans import Rescans
-from engine.windowed import STAND_MAX_MS, Stand, WindowReader
+from engine.polling.feeds import Feed
+from engine.polling.health import ONCE_FAILURES_MAX
+from engine.polling.poller import AccountPoller
+from engine.polling.rescans import Rescans
+from engine.polling.windowed import STAND_MAX_MS, Stand, WindowReader
 from tests.unit.parts import EMPTY, T0, Parts, feed_work
 
 DOWN = (500, {})
@@ -214,12 +215,12 @@ async def test_a_failed_visit_waits_for_no_question_that_has_no_place_yet(once: 
         assert pages(parts) == [1, 2, 3]
 
 
-async def test_once_does_not_ask_on_where_the_account_fails() -> None:
+async def test_once_does_not_ask_on_where_the_account_fails_again_and_again() -> None:
     """The run ends; the next one goes on."""
     async with one_page(avaamo(1, "a")) as parts:
         poller = AccountPoller(parts.asker, once=True)
         work = await parts.put(feed_work(parts.clock))
-        poller.health.failing = "down"
+        poller.health.failing, poller.health.failures = "down", ONCE_FAILURES_MAX
         with anyio.fail_after(5):
             visit = await poller._feed.advance(work, None)
         assert (visit.failed, visit.more, visit.answered) == (None, True, False)

@@ -9,9 +9,9 @@ import pytest
 from engine.core.contracts import Kind
 from engine.core.schedule import Ladder
 from engine.core.work import Work
-from engine.rescans import Rescans
+from engine.polling.rescans import Rescans
+from engine.polling.windowed import WindowReader
 from engine.stores.settling import SHORT_WAITS_MS
-from engine.windowed import WindowReader
 from tests.unit.parts import T0, Parts
 
 LIMITS = {"requests": 100, "per": "1s"}

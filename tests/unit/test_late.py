@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import engine
-from engine.clock import RealClock
+from engine.books.late import late_answer, take_late
+from engine.books.replaying import Order, Replayer
 from engine.core.contracts import Flaw, Form, Head, Kind, Poll, Traits
 from engine.core.report import Report
 from engine.core.state import State
 from engine.core.work import Asked, Page
-from engine.late import late_answer, take_late
-from engine.replaying import Order, Replayer
+from engine.machine.clock import RealClock
 from engine.stores.ledger import commit
 from engine.stores.memory import MemoryStore
 from engine.telemetry import Telemetry

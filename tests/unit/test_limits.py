@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.limits import AccountLimiter, Limiter, Rate
+from engine.limits.limiter import AccountLimiter, Limiter, Rate
 
 
 class Instant(selectors.SelectSelector):

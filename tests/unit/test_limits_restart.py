@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.limits import AccountLimiter, Limiter, Rate, backoff_s, retry_after_s
+from engine.limits.limiter import AccountLimiter, Limiter, Rate, backoff_s, retry_after_s
 
 
 class Clock:

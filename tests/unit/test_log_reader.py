@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.core.state import State
 from engine.core.work import LogRow
-from engine.log_reader import LogReader
+from engine.dispatch.log_reader import LogReader
 from engine.stores.transaction import STATE_CODES, Place
 
 ENROUTE, DELIVERED = map(STATE_CODES.index, (State.ENROUTE, State.DELIVERED))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from engine.books.lookup import find, message_table
+from engine.books.tracking import take_tracked
 from engine.config.model import Config, StoreConfig
 from engine.core.report import Report
 from engine.core.secret import Secret
 from engine.core.state import State
 from engine.core.units import iso
-from engine.lookup import find, message_table
 from engine.stores.tracked import Tracked
-from engine.tracking import take_tracked
 from tests.unit.parts import T0, Parts
 
 SECOND = 1000

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from engine.core.errors import SinkError
-from engine.disk_causes import write_cause
+from engine.machine.disk_causes import write_cause
 from engine.targets.own_thread import OwnThread
 
 

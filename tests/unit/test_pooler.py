@@ -10,7 +10,7 @@ import pytest
 
 from engine.core.errors import StoreError
 from engine.core.secret import Secret
-from engine.sqlstate import cause
+from engine.network.sqlstate import cause
 from engine.stores.postgres_session import Session, own_session
 from tests.services import require, require_package
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from engine.books.ingesting import PORTIONS_MAX, Worker
+from engine.books.portions import RUNS_MAX, Counts, Portion, counts_of, portion_item, take_portion
 from engine.core.contracts import Flaw, Form, Head, Kind, Poll
 from engine.core.errors import EngineError
 from engine.core.report import Report
 from engine.core.state import State
 from engine.core.work import Asked, Page
-from engine.ingesting import PORTIONS_MAX, Worker
-from engine.portions import RUNS_MAX, Counts, Portion, counts_of, portion_item, take_portion
 from tests.unit.parts import T0, Parts
 
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
+from engine.books.tracking import take_tracked
 from engine.core.contracts import Kind
 from engine.core.report import Report
 from engine.core.state import State
 from engine.core.units import iso
 from engine.core.work import Page, Work
-from engine.poller import AccountPoller
+from engine.polling.poller import AccountPoller
 from engine.stores import ledger
 from engine.stores.tracked import Tracked
-from engine.tracking import take_tracked
 from tests.unit.parts import EMPTY, T0, Parts
 
 LIMITS = {"requests": 100, "per": "1s"}

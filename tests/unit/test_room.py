@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from engine.clock import RealClock
 from engine.core.errors import StoreTrouble
-from engine.room import Consumer, Disk, Room
+from engine.machine.clock import RealClock
+from engine.polling.room import Consumer, Disk, Room
 from engine.stores.memory import MemoryStore
 from engine.stores.patient import PatientStore
 from engine.telemetry import Telemetry

@@ -17,7 +17,7 @@ import pytest
 
 from engine.core.contracts import Batch
 from engine.core.errors import SinkError
-from engine.offload import Interrupted
+from engine.machine.offload import Interrupted
 from tests.unit.jsonl_files import (
     DAY_S,
     NOON,

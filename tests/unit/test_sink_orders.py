@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from engine.core.errors import SinkError
-from engine.dead_letters import Retried
-from engine.sink_orders import SinkAnswer, SinkOrder, SinkOrders
+from engine.dispatch.dead_letters import Retried
+from engine.dispatch.sink_orders import SinkAnswer, SinkOrder, SinkOrders
 from engine.stores.memory import MemoryStore
 from engine.stores.transaction import InboxItem
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.clock import STEP_LASTS_S, SteadyClock
+from engine.machine.clock import STEP_LASTS_S, SteadyClock
 from tests.unit.parts import T0, HandClock
 
 DAY_MS = 86_400_000

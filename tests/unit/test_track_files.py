@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.books.sent import Row
 from engine.cli import track
 from engine.cli.rows import Faulty, Source
 from engine.core.errors import ConfigError, EngineError
-from engine.sent import Row
 
 
 def batches_alone(row: Row) -> None:

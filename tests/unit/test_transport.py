@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from engine.core.contracts import Request
-from engine.transport import (
+from engine.network.transport import (
     Cut,
     Timeout,
     Timeouts,

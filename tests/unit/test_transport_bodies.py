@@ -11,8 +11,8 @@ import zlib
 import pytest
 from test_transport import ASK, answer, fails, ok, read, serving
 
-from engine.inflate import PIECE, Damaged, Inflater
-from engine.transport import BadEncoding, Cut, Timeouts, TooLarge, Transport
+from engine.network.inflate import PIECE, Damaged, Inflater
+from engine.network.transport import BadEncoding, Cut, Timeouts, TooLarge, Transport
 
 
 def raw_deflate(data: bytes) -> bytes:

@@ -25,8 +25,8 @@ from test_transport import (
 )
 
 from engine.core.contracts import Request
-from engine.exchange import Exchange
-from engine.transport import (
+from engine.network.exchange import Exchange
+from engine.network.transport import (
     BadAnswer,
     Cut,
     Timeout,

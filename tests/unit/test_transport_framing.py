@@ -7,7 +7,7 @@ import gzip
 import pytest
 from test_transport import ASK, TIMEOUTS, answer, chunked, fails, ok, read, serving
 
-from engine.transport import BadEncoding, Cut, Transport
+from engine.network.transport import BadEncoding, Cut, Transport
 
 NOISE = bytes(i * i % 251 for i in range(60_000))
 

@@ -11,7 +11,7 @@ from test_transport import ASK, TIMEOUTS, Script, answer, fails, ok, read, servi
 
 from engine.core.amended import amended
 from engine.core.contracts import Request
-from engine.transport import Cut, Timeout, Timeouts, Transport
+from engine.network.transport import Cut, Timeout, Timeouts, Transport
 
 BODY = b'{"results": [{"messageId": "1"}]}'
 N = len(BODY)
@@ -140,7 +140,7 @@ def behind(data: bytes, *, then_close: bool) -> Script:
 
 
 async def test_a_body_that_comes_behind_a_204_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.exchange.LATE_BODY_S", 60.0)
+    monkeypatch.setattr("engine.network.exchange.LATE_BODY_S", 60.0)
     async with serving(behind(BODY, then_close=True)) as server:
         assert await read(server.url) == (200, BODY)
     error, got = await fails(behind(BODY, then_close=False), HASTY)
@@ -150,7 +150,7 @@ async def test_a_body_that_comes_behind_a_204_is_read(monkeypatch: pytest.Monkey
 async def test_a_204_that_its_connection_ends_behind_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("engine.exchange.LATE_BODY_S", 60.0)
+    monkeypatch.setattr("engine.network.exchange.LATE_BODY_S", 60.0)
     async with serving(behind(b"", then_close=True)) as server:
         assert await read(server.url, timeouts=patient(60.0)) == (204, b"")
     async with serving(behind(head(first="HTTP/1.1 408 Late"), then_close=False)) as server:
@@ -161,7 +161,7 @@ async def test_a_204_is_held_for_who_asks_and_not_for_who_tells(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A webhook's receiver mostly has nothing to say: its sender must not wait for it."""
-    monkeypatch.setattr("engine.exchange.LATE_BODY_S", 60.0)
+    monkeypatch.setattr("engine.network.exchange.LATE_BODY_S", 60.0)
     tell = Request(method="POST", path="/hook", json=b"[]")
     async with serving(answer(head(first=EMPTY), then_close=False)) as server:
         assert await read(server.url, tell, timeouts=patient(60.0)) == (204, b"")

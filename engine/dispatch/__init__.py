@@ -1,0 +1,1 @@
+"""From the log to whoever wants the records: sinks, dead letters, the embedding program."""

@@ -1,0 +1,1 @@
+"""Limits: who may ask when, and what of it is kept over a restart."""

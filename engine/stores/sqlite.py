@@ -79,13 +79,17 @@ class _Thread:
         writes: bool,
         busy_ms: int,
         synchronous: str = "full",
+        lock: int | None = None,
     ) -> None:
         self.unsynced = False  # a commit has been made that is not on the disk for certain
         self._synchronous = synchronous
         self._level = ""  # the connection's, at present
         self._path = path
         self._shown = shown
-        self._file = os.stat(path)  # as it was opened first: no other will do
+        # As they were opened first: no others will do.
+        self._files = {str(path): os.stat(path)}
+        if lock is not None:  # without it, another worker may have the store by now
+            self._files[f"{path}.lock"] = os.fstat(lock)
         self._writes = writes
         self._busy_ms = busy_ms
         self._accounts: dict[str, Account] = {}
@@ -103,7 +107,7 @@ class _Thread:
 
     def _serve(self, jobs: list[Job]) -> None:
         try:
-            self._check_file()
+            self._check_files()
             if self._db is None:
                 self._db, self._level = connect(self._path, self._busy_ms), ""
             if self._writes:
@@ -130,22 +134,24 @@ class _Thread:
         if level == "normal":
             self.unsynced = True  # before anybody can read what the commit holds
 
-    def _check_file(self) -> None:
+    def _check_files(self) -> None:
         """What is written to a file that was moved away, nobody would find."""
-        trouble = ""
-        try:
-            there = os.path.samestat(self._file, os.stat(self._path))
-        except FileNotFoundError:
-            there = False
-        except OSError as error:
-            there, trouble = False, file_cause(error)
-        if trouble:
-            raise StoreTrouble(f"the store {self._shown}: {trouble}")
-        if not there:
-            raise StoreTrouble(
-                f"the store {self._shown} was moved away, removed or replaced while it is in use;"
-                " put the file back, or restart the worker to go on with what is there"
-            )
+        for path, opened in self._files.items():
+            shown = self._shown + path.removeprefix(str(self._path))
+            trouble = ""
+            try:
+                there = os.path.samestat(opened, os.stat(path))
+            except FileNotFoundError:
+                there = False
+            except OSError as error:
+                there, trouble = False, file_cause(error)
+            if trouble:
+                raise StoreTrouble(f"the store {shown}: {trouble}")
+            if not there:
+                raise StoreTrouble(
+                    f"the store {shown} was moved away, removed or replaced while it is in use;"
+                    " put the file back, or restart the worker to go on with what is there"
+                )
 
     def _group(self, db: sqlite3.Connection, jobs: list[Job]) -> None:
         """Run the jobs in one transaction; each is undone alone where it fails."""
@@ -201,7 +207,9 @@ class SqliteStore:
         if not own:
             self._drop_lock()
         busy_ms, level = OWNER_BUSY_MS if own else BUSY_MS, self._synchronous
-        make = partial(_Thread, self.path, self._shown, busy_ms=busy_ms, synchronous=level)
+        make = partial(
+            _Thread, self.path, self._shown, busy_ms=busy_ms, synchronous=level, lock=self._lock
+        )
         self._writer = make("dlr-store-writer", writes=True)
         self._reader = make("dlr-store-reader", writes=False)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from engine.core.errors import StoreBusy
+from engine.core.errors import StoreBusy, StoreTrouble
 from engine.stores import sqlite
 from engine.stores.sqlite import SCHEMA_VERSION, SqliteStore
 
@@ -70,3 +70,22 @@ async def test_commands_make_the_file_together(tmp_path: Path) -> None:
     for store in stores:
         assert not await store.read(lambda tx: tx.inbox_waits())
         await store.close()
+
+
+async def test_a_worker_whose_lock_was_removed_writes_nothing_beside_another(
+    tmp_path: Path,
+) -> None:
+    """Somebody takes `state.db.lock` for a leftover."""
+    first, second = SqliteStore(tmp_path / "state.db"), SqliteStore(tmp_path / "state.db")
+    await first.open(own=True)
+    await first.write(lambda tx: tx.put_note("", "who", b"first"))
+    (tmp_path / "state.db.lock").unlink()
+    for _ in range(2):  # before there is another one, and after
+        with pytest.raises(StoreTrouble, match=r"state\.db\.lock was moved away, removed"):
+            await first.write(lambda tx: tx.put_note("", "who", b"first again"))
+        await second.open(own=True)
+        await second.close()
+    await first.close()
+    await second.open(own=True)
+    assert await second.read(lambda tx: tx.notes("who")) == {"": b"first"}
+    await second.close()

@@ -151,6 +151,13 @@ class Window:
                 return due + self._span
         return math.inf
 
+    def silent_until(self, now: float) -> float:
+        """Until when it certainly lets no request out. Open and flying places tell nothing of it:
+        what is open may go out at any moment."""
+        self.advance(now)
+        landed = sum(run.count for run in self._runs)
+        return self.free_at() if landed == self.used else -math.inf
+
     def wait_s(self, now: float, ahead: int) -> float:
         """About how long the next one would wait behind `ahead` others."""
         self.advance(now)
@@ -243,9 +250,22 @@ def elapsed_s(
     """
     if "wall" not in snapshot or "boot" not in snapshot:
         return None
-    if boot is not None and snapshot["boot"] is not None and snapshot["boot"][0] == boot[0]:
-        return max(0.0, boot[1] - float(snapshot["boot"][1]))
-    return max(0.0, wall - float(snapshot["wall"]))
+    of_boot = _of_boot_s(snapshot, boot)
+    return max(0.0, wall - float(snapshot["wall"]) if of_boot is None else of_boot)
+
+
+def ended_silent(snapshot: Mapping[str, Any], boot: tuple[str, float] | None) -> bool:
+    """Whether no request can have gone out after a snapshot: all of its time until now lies before
+    the first place. Only the time since the machine's start proves that; a wall clock may be put
+    back."""
+    of_boot = _of_boot_s(snapshot, boot)
+    return of_boot is not None and 0 <= of_boot < float(snapshot.get("silent_s", 0.0))
+
+
+def _of_boot_s(snapshot: Mapping[str, Any], boot: tuple[str, float] | None) -> float | None:
+    """How long ago a snapshot was taken by the time since the machine's start; None: before it."""
+    then = snapshot.get("boot")
+    return boot[1] - float(then[1]) if boot and then and then[0] == boot[0] else None
 
 
 def backoff_s(attempt: int, rand: random.Random) -> float:

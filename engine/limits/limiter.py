@@ -47,6 +47,7 @@ from engine.core.windows import (
     Window,
     backoff_s,
     elapsed_s,
+    ended_silent,
     http_date_s,
     retry_after_s,
 )
@@ -296,12 +297,15 @@ class Limiter:
         now = self._monotonic()
         holds = {name: until - now for name, until in self._old_holds.items() if until > now}
         holds |= {one.name: one.hold_s() for one in self._accounts if one.name and one.hold_s() > 0}
+        wall, boot = self._wall(), self._boot()
+        silent_until = max((window.silent_until(now) for window in self._windows), default=now)
         return {
-            "wall": self._wall(),
-            "boot": self._boot(),
+            "wall": wall,
+            "boot": boot,
             "windows": [window.save(now, self._uncredited) for window in self._windows],
             "reserved": self._credit + self._coming,
             "holds": holds,
+            "silent_s": max(0.0, silent_until - self._monotonic()),  # counts from `boot` at least
         }
 
     def restore(self, snapshot: Mapping[str, Any] | None, *, clean: bool) -> None:
@@ -310,10 +314,14 @@ class Limiter:
 
         `clean` says that the snapshot was taken after the last request of that process. Otherwise
         windows up to LONG_S count as used up at this moment, and in longer ones whatever may have
-        gone out after the snapshot was taken. A first start is clean, with None.
+        gone out after the snapshot was taken. A first start is clean, with None. So is the end of a
+        process that had no place yet for its first request: one that is killed again and again
+        within a window would else never come to ask.
         """
         state = snapshot or {}
-        elapsed = elapsed_s(state, self._wall(), self._boot())
+        boot = self._boot()
+        elapsed = elapsed_s(state, self._wall(), boot)
+        clean = clean or ended_silent(state, boot)
         reserved = int(state.get("reserved", 0))
         now = self._monotonic()
         for window in self._windows:

@@ -58,13 +58,19 @@ class Watch:
         self._tries: dict[int, int] = {}  # by work, since its last success
         self._cause: str | None = None  # of the latest failure
         self._failed_ms = 0
-        self._waits: set[anyio.CancelScope] = set()  # for a place, with `once`
+        self._waits: set[anyio.CancelScope] = set()  # for a place
+        self._stopping = False
         self.on_hold: Callable[[], None] = lambda: None
         self.on_pause: Callable[[], None] = lambda: None
         asker.on_failure = self.failed
         asker.paused = self.paused
-        if once:
-            asker.place = self._place
+        asker.place = self._place
+
+    def stop(self) -> None:
+        """Nothing waits for a place in the limits any more: what has none yet is asked by the next
+        process, and a window of a minute would outlast every grace."""
+        self._stopping = True
+        self._leave()
 
     def resume(self, before: Health) -> None:
         """Go on with a pause that the last process left: a restart is no new try at a password.
@@ -97,17 +103,26 @@ class Watch:
         return until_ms is not None and self._clock.now_ms() < until_ms
 
     async def _place(self) -> Slot | None:
-        """With `once`: wait for a place with the limiter. None where the account fails again and
-        again, or is to wait for long, or comes to that meanwhile: the next run goes on."""
-        slot = None
+        """Wait for a place with the limiter. None where it is not to be waited for, or comes to
+        that meanwhile: at a stop, and with `once` where the account fails again and again or is to
+        wait for long. Then the next run goes on."""
+        limiter = self._asker.limiter
+        if self._once and self.leaves:
+            return None
+        slot = limiter.try_slot()
+        if slot is not None or self._stopping:
+            return slot
         with anyio.CancelScope() as scope:
             self._waits.add(scope)
             try:
-                if not self.leaves:
-                    slot = await self._asker.limiter.slot()
+                slot = await limiter.slot()
             finally:
                 self._waits.discard(scope)
         return slot
+
+    def _leave(self) -> None:
+        for scope in self._waits:
+            scope.cancel()
 
     @property
     def leaves(self) -> bool:
@@ -174,9 +189,8 @@ class Watch:
         self._asker.limiter.hold(delay_s, outcome.cause)
         if delay_s > LONG_HOLD_S:
             self.on_hold()
-        if self.leaves:
-            for scope in self._waits:
-                scope.cancel()
+        if self._once and self.leaves:
+            self._leave()
         if first:
             again = spell_duration(round(delay_s, 1))
             self._tell(logging.WARNING, f"{outcome.cause}; asked again in {again}")

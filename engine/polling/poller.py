@@ -101,6 +101,7 @@ class AccountPoller:
         """No new polls; those in flight go on."""
         self._stopping = self._reader.stopping = True
         self._past.stop()
+        self._watch.stop()
         self._loop_scope.cancel()
 
     def wake(self) -> None:

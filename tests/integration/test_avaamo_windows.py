@@ -14,6 +14,7 @@ from engine.core.work import Committed, Page
 from engine.idle import until_idle
 from tests.integration.avaamo_agent import BEGIN, HOUR, Report, each_once, entry, hourly, read_once
 from tests.integration.harness import (
+    PATIENCE_S,
     STORES,
     Leaping,
     avaamo,
@@ -111,6 +112,16 @@ async def test_late_entries_are_in_the_overlap(tmp_path: Path, standin: Standin)
     assert [record["message_id"] for record in lines(tmp_path)] == ["late"]
     last = standin.asked["bot"][-1].query
     assert float(last["to_timetoken"]) - float(last["from_timetoken"]) >= 5
+
+
+async def test_a_stop_waits_for_no_place_in_the_limits(tmp_path: Path, standin: Standin) -> None:
+    """A reading whose next page has to wait for its place is gone on with by the next process."""
+    url = standin.answer("bot", Report(*hourly(250)))
+    account = avaamo(url, **HOUR, limits={"requests": 1, "per": "1h"})
+    with anyio.fail_after(PATIENCE_S):
+        async with hasty(configured(tmp_path, account, shutdown_grace="1h")):
+            await until(lambda: len(standin.asked["bot"]) == 1)
+    assert len(lines(tmp_path)) == 100
 
 
 @pytest.mark.parametrize("store", STORES)

@@ -328,8 +328,7 @@ class AccountPoller:
             self._near.done([work])
             if work.kind in (Kind.FEED, Kind.BACKFILL):
                 # With `once`, a slice that follows was due at the start, too.
-                at_once = visit.more and self._once_ms is not None
-                due_ms = self._once_ms if at_once and self._once_ms else self._feed_due_ms(work)
+                due_ms = (self._once_ms if visit.more else None) or self._feed_due_ms(work)
                 self._near.push(work, due_ms)
                 self.feed_ended = work.due_ms >= NEVER_DUE_MS
 

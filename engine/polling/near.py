@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import random
 from collections.abc import Iterable, Iterator, Set
 
 from engine.core.clock import Clock
@@ -205,6 +206,20 @@ class NearQueue:
         due = {work.id: now_ms + span_ms * n // len(works) for n, work in enumerate(works)}
         self._heap = [(due.get(w.id, due_ms), n, w) for due_ms, n, w in self._heap]
         heapq.heapify(self._heap)
+
+    def shuffle(self, rand: random.Random) -> int:
+        """What is due now comes in any order, where else a few that always fail would come first
+        each time. Returns now."""
+        now_ms = self._clock.now_ms()
+        lots = {n: rand.random() for due_ms, n, _ in self._heap if due_ms <= now_ms}
+        places = {n: place for place, n in enumerate(sorted(lots, key=lots.__getitem__))}
+        first_ms = now_ms - len(places)
+        self._heap = [
+            (first_ms + places[n] if n in places else due_ms, n, work)
+            for due_ms, n, work in self._heap
+        ]
+        heapq.heapify(self._heap)
+        return now_ms
 
     def _forget(self, ids: set[int]) -> None:
         if ids & self._queued:

@@ -169,7 +169,7 @@ class AccountPoller:
         await fit_schedule(self._asker.store, self.account, self.rescans, self._asker.rand)
         await self._near.refill()
         if self._once:
-            self._once_ms = self._clock.now_ms()
+            self._once_ms = self._near.shuffle(self._asker.rand)
         else:
             interval_ms = round(self.account.schedule.interval_s * 1000)
             most = min(rate.requests for rate in self.account.limits.rates)

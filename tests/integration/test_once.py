@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,12 @@ async def track(config: engine.Config, batches: list[str]) -> None:
         await poller.polls_ended()
 
 
-async def once(config: engine.Config) -> list[str]:
+async def once(config: engine.Config, rand: random.Random | None = None) -> list[str]:
     """A run of its own, an hour from now; what it says is stuck."""
     clock = Leaping()
     clock.leap(3_600_000)
     with anyio.fail_after(30):
-        async with engine.Engine(config, clock=clock, rand=Hasty(), once=True) as poller:
+        async with engine.Engine(config, clock=clock, rand=rand or Hasty(), once=True) as poller:
             return await until_done(poller)
 
 
@@ -143,6 +144,31 @@ async def test_an_item_that_always_fails_keeps_no_other_from_being_asked(
     standin.answer("bulk", refusing(414))
     assert await once(config) == []
     assert len(lines(tmp_path)) == 4
+
+
+class Lots(Hasty):
+    """Chance where it is about the order."""
+
+    def random(self) -> float:
+        return self.getrandbits(32) / 2**32
+
+
+async def test_items_that_always_fail_and_are_due_first_leave_others_a_turn(
+    tmp_path: Path, standin: Standin
+) -> None:
+    """As many as end a run: in one of the next runs the others come before them."""
+    bad = [str(number) for number in range(ONCE_FAILURES_MAX)]
+    url = standin.answer("bulk", refusing(414, *bad))
+    account = bulksms(
+        url, limits={"requests": 1000, "per": "1s", "concurrency": 1},
+        schedule={"ladder": ["1m"], "give_up": "1d"},
+    )  # fmt: skip
+    config = configured(tmp_path, account)
+    await track(config, [*bad, "good", "better"])
+    rand = Lots(6)
+    for _ in range(10):
+        await once(config, rand)
+    assert sorted(one["batch_id"] for one in lines(tmp_path)) == ["better", "good"]
 
 
 async def test_an_account_that_fails_again_and_again_is_left_to_the_next_run(

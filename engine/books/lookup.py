@@ -58,6 +58,9 @@ def find(
         if by == "batch_id" and not own:
             work = found.works.get((name, Kind.BATCH, value))
             found.batches += [work] if work is not None else []
+        if by == "reference":
+            named = tx.find_batches(name, value, SHOWN_MAX)
+            found.batches += [work for work in named if not any(tx.batch_counts(name, work.key))]
     return found
 
 

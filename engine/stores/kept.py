@@ -8,6 +8,7 @@ import threading
 from hashlib import blake2b
 
 import msgspec
+import orjson
 import zstandard
 
 from engine.core.contracts import Flaw, Form
@@ -86,3 +87,8 @@ def flaw_identity(source: str, flaw: Flaw) -> str:
 
 def incident_identity(incident: Incident) -> str:
     return f"{incident.from_ms}-{incident.to_ms} {incident.channel or ''}".strip()
+
+
+def as_kept(reference: str) -> bytes:
+    """How a reference stands in the data of a work, for those who look for it there."""
+    return b'"reference":' + orjson.dumps(reference)

@@ -47,6 +47,12 @@ class MemoryWorks(OverTables):
             ids = {work_id for work_id in by_key if work_id is not None}
         return [_copy_work(self._tables.works[work_id], work_id) for work_id in sorted(ids)]
 
+    def find_batches(self, account: str, reference: str, limit: int) -> list[Work]:
+        works = self._tables.works
+        ids = sorted(self._tables.group("works", account, Kind.BATCH))
+        found = (one for one in ids if works[one].data.get("reference") == reference)
+        return [_copy_work(works[one], one) for one in islice(found, limit)]
+
     def works_after(self, account: str, after_id: int, limit: int) -> list[Work]:
         ids = sorted(
             work_id

@@ -14,6 +14,7 @@ import zstandard
 from engine.core.contracts import Kind
 from engine.core.work import LogRow, Work
 
+from .kept import as_kept
 from .postgres_dead import PostgresDeadLetters
 from .postgres_messages import PostgresMessages
 from .postgres_pending import Pending, original, plain
@@ -108,6 +109,17 @@ class PostgresTransaction(PostgresMessages, PostgresTroubles, PostgresDeadLetter
         wanted = [plain(key) for key in set(keys)]
         return self._works(
             f"{which} AND key = ANY($3::text[]) ORDER BY id", account, kind.value, wanted
+        )
+
+    def find_batches(self, account: str, reference: str, limit: int) -> list[Work]:
+        self._enter(account)
+        return self._works(
+            "WHERE account = $1 AND kind = $2 AND position($3::bytea IN data) > 0"
+            " ORDER BY id LIMIT $4",
+            account,
+            Kind.BATCH.value,
+            as_kept(reference),
+            limit,
         )
 
     def works_after(self, account: str, after_id: int, limit: int) -> list[Work]:

@@ -15,7 +15,7 @@ import orjson
 from engine.core.contracts import Kind
 from engine.core.work import LogRow, Work
 
-from .kept import pack_log, unpack_log
+from .kept import as_kept, pack_log, unpack_log
 from .sqlite_accounts import SEQ_BITS, SEQ_MAX
 from .sqlite_dead import SqliteDeadLetters
 from .sqlite_messages import SqliteMessages
@@ -95,6 +95,14 @@ class SqliteTransaction(SqliteMessages, SqliteTroubles, SqliteDeadLetters):
                 (number, kind.value),
             )
         return [self._work(row) for row in rows]
+
+    def find_batches(self, account: str, reference: str, limit: int) -> list[Work]:
+        rows = self._db.execute(
+            f"SELECT {_WORK} FROM work WHERE account = ? AND kind = ? AND instr(data, ?) > 0"
+            " ORDER BY id LIMIT ?",
+            (self._peek_account(account), Kind.BATCH.value, as_kept(reference), limit),
+        )
+        return [self._work(row) for row in rows.fetchall()]
 
     def works_after(self, account: str, after_id: int, limit: int) -> list[Work]:
         rows = self._db.execute(

@@ -187,6 +187,10 @@ class Transaction(Protocol):
         """By key; `None`: all of the kind."""
         ...
 
+    def find_batches(self, account: str, reference: str, limit: int) -> list[Work]:
+        """For `show`: batches under way that were tracked with it. Looks through all of them."""
+        ...
+
     def works_after(self, account: str, after_id: int, limit: int) -> list[Work]:
         """All of an account's works, in order of their ids."""
         ...

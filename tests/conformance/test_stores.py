@@ -172,6 +172,21 @@ async def test_a_job_that_fails_leaves_no_trace(store: Store) -> None:
     assert await next_seq(store) == 4
 
 
+async def test_batches_are_found_by_their_reference(store: Store) -> None:
+    odd = 'or"der\\ é\x00-17'
+    new = [work(f"k{n}", data={"sent": 1, "reference": odd, "x": n}) for n in range(3)]
+    new += [work("other", data={"reference": odd + "8"}), work("none", data={"text": odd})]
+    new += [work("told", data={"text": f'"reference":"{odd}"'}), work("k9", "b", data=new[0].data)]
+    new += [work("m", kind=Kind.MESSAGE, data=new[0].data)]
+    await store.write(lambda tx: tx.put_works(new))
+
+    def look(tx: Transaction) -> list[list[str]]:
+        asked = (("a", odd, 9), ("a", odd, 2), ("b", odd, 9), ("a", "", 9), ("c", odd, 9))
+        return [[item.key for item in tx.find_batches(*one)] for one in asked]
+
+    assert await store.read(look) == [["k0", "k1", "k2"], ["k0", "k1"], ["k9"], [], []]
+
+
 async def test_works_are_found_by_id_key_and_time(store: Store) -> None:
     new = [work(f"k{n}", due_ms=T0 - n, data={"n": n, "text": "é"}) for n in range(4)]
     new += [work("k0", kind=Kind.MESSAGE, due_ms=T0 + 5), work("k0", "b")]

@@ -64,3 +64,16 @@ async def test_the_verdict_on_a_message_of_a_batch_that_is_over_is_told() -> Non
         await report(parts, T0, "late", State.ENROUTE, batch_id="b")
         assert (await shown(parts, "m"))["verdict_at"] is None
         assert (await shown(parts, "late"))["verdict_at"] == iso(T0 + 3 * 86_400_000)
+
+
+async def test_a_batch_of_which_nothing_was_heard_is_found_by_its_reference() -> None:
+    async with Parts("bulksms") as parts:
+        name = parts.account.name
+        items = [Tracked(sent_ms=T0, batch_id=batch_id, reference="order") for batch_id in "12"]
+        await parts.store.write(
+            lambda tx: take_tracked(tx, parts.account, items, redactor=None, now_ms=T0, chance=0.0)
+        )
+        await report(parts, T0, "2:44", State.DELIVERED, batch_id="2")
+        found = await parts.store.read(lambda tx: find(tx, [name], "reference", "order", []))
+    assert [work.key for work in found.batches] == ["1"]
+    assert [known.message_id for known in found.messages] == ["2:44"]

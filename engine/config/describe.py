@@ -97,6 +97,12 @@ def _account(account: AccountConfig) -> list[str]:
     ]
     if account.provider.traits.feed == "windowed":
         lines.append(f"  period: {_period(account)}")
+        if "status" in getattr(account.options, "filters", {}):
+            overlap = spell_duration(account.overlap_s)
+            lines.append(
+                "  WARNING: filters.status hides a message until it has that status: one that comes"
+                f" to it later than the overlap of {overlap} is not seen, unless it is tracked"
+            )
     lines.append(f"  tls: {_tls(account)}")
     if account.redact:
         lines.append(f"  redacted: {listed(sorted(account.redact))}")

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import trustme
 
+import engine
 from engine import config
 from engine.core.contracts import Batch, Context, Limit, Traits
 from engine.core.errors import ConfigError
@@ -429,3 +430,20 @@ def test_describe_says_what_runs_and_no_secret() -> None:
     assert "the limits allow 144000" in text
     assert "from 1970-01-01T00:00:00.000Z" in text
     assert "sink s: file; all accounts; all states; from the oldest record kept" in text
+
+
+def test_a_filter_by_status_is_warned_of() -> None:
+    """What comes to the status later than the overlap is in a window that nobody reads again."""
+    bot = {
+        "name": "bot", "provider": "avaamo", "base_url": "https://api.example.com",
+        "agent_id": 7, "access_token": HIDDEN, "overlap": "2h",
+    }  # fmt: skip
+
+    def warned(filters: dict[str, str]) -> list[str]:
+        found = engine.configure({"accounts": [{**bot, "filters": filters}]})
+        return [line for line in config.describe(found) if "WARNING" in line]
+
+    (warning,) = warned({"status": "failed"})
+    assert "filters.status" in warning
+    assert "later than the overlap of 2h" in warning
+    assert warned({"to_phone": "+1415"}) == []

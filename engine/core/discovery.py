@@ -60,8 +60,9 @@ class Discovery:
             force_setattr(report, "provider", self._provider)
         state, final = report.state, report.final
         placed_ms = sent_ms if self._windowed else None
-        if (span := self._span) is not None:
-            placed_ms = min(max(sent_ms if sent_ms is not None else span[1], span[0]), span[1])
+        if (span := self._span) is not None:  # its end is in no window of it
+            last_ms = max(span[0], span[1] - 1)
+            placed_ms = min(max(sent_ms if sent_ms is not None else last_ms, span[0]), last_ms)
         is_open = not final or (
             state is State.DELIVERED and self._windowed and report.channel in RECEIPT_CHANNELS
         )

@@ -213,14 +213,28 @@ def fold(
     if report.sent_at is not None:
         known.sent_ms = iso_ms(report.sent_at) if sent_ms is None else sent_ms
     _accept(known, report, traits, status_ms, observed_ms)
-    if span is not None:  # a time that is missing, or lies elsewhere, must not hide it from windows
-        sent_ms = known.sent_ms if known.sent_ms is not None else span[1]
-        known.placed_ms = min(max(sent_ms, span[0]), span[1])
+    if span is not None:
+        stays = traits.sent_at_stays and known.revision > 1
+        known.placed_ms = _place_in(span, known.sent_ms, known.placed_ms, stays=stays)
     elif traits.feed == "windowed" and known.placed_ms is None:
         known.placed_ms = known.sent_ms
     if write:
         known.record = encode(report)
     return Fold(report)
+
+
+def _place_in(
+    span: tuple[int, int], sent_ms: int | None, before_ms: int | None, *, stays: bool
+) -> int:
+    """Where windows find a message that was read in this span: a time of sending that is missing,
+    or lies elsewhere, must not hide it from them. What was found in there before stays where it
+    was, or the window that reads it would take it for gone. A span's end is not in its window but
+    in the next one, which may never be read again."""
+    first_ms, last_ms = span[0], max(span[0], span[1] - 1)
+    for place_ms in (before_ms, sent_ms) if stays else (sent_ms, before_ms):
+        if place_ms is not None and first_ms <= place_ms <= last_ms:
+            return place_ms
+    return min(max(sent_ms if sent_ms is not None else last_ms, first_ms), last_ms)
 
 
 def _no_news(known: Known, report: Report) -> bool:

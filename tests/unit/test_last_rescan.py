@@ -111,3 +111,15 @@ async def test_what_the_process_before_has_perhaps_half_read_is_read_again(
         parts.clock.ms = T0
         assert (await rescans.visit([window])).failed is None
         assert len(parts.network.asked) == 1 + half_read
+
+
+@pytest.mark.parametrize("sent_s", [T0 / 1000, None], ids=["at its end", "no time"])
+async def test_what_comes_up_late_at_the_end_of_a_window_is_in_it(sent_s: float | None) -> None:
+    late = entry("sent") | {"created_at": sent_s}
+    async with Parts("avaamo", page(late), limits=LIMITS) as parts:
+        data = {"from": T0 - 60_000, "to": T0}
+        await parts.put(
+            Work(account="a", kind=Kind.WINDOW, key="w", due_ms=T0, start_ms=T0 - 10_000, data=data)
+        )
+        assert await visit(parts) is None
+        assert await parts.states() == VERDICT

@@ -228,6 +228,34 @@ def test_a_correction_of_a_verdict_may_be_pending_again() -> None:
     assert (again.state, again.verdict, again.revision) == (State.ENROUTE, "last_known", 4)
 
 
+@pytest.mark.parametrize(
+    ("sent_ms", "places"),
+    [
+        (T0 + 55, [T0 + 55, T0 + 55]),
+        (T0 + 60, [T0 + 59, T0 + 59]),  # the next window begins with it
+        (T0 + 90, [T0 + 59, T0 + 59]),  # as where the account's time zone is not the provider's
+        (T0 - 90, [T0, T0 + 50]),
+        (None, [T0 + 59, T0 + 59]),
+    ],
+)
+def test_a_message_is_placed_in_the_window_that_it_was_found_in(
+    sent_ms: int | None, places: list[int]
+) -> None:
+    """Read once more in the next slice's overlap, it does not leave for where it was not found."""
+    held, found = known(), []
+    for state, span in (
+        (State.ACCEPTED, (T0, T0 + 60)),
+        (State.ENROUTE, (T0 + 50, T0 + 120)),
+    ):
+        told = report(state, sent_at=iso(sent_ms) if sent_ms is not None else None)
+        windowed = Traits(feed="windowed", sent_at_stays=True)
+        assert fold(
+            held, told, provider="prov", traits=windowed, observed_ms=T0 + 200, span=span
+        ).report
+        found.append(held.placed_ms)
+    assert found == places
+
+
 def test_history_is_bounded_and_still_counts() -> None:
     held = known()
     for turn in range(3 * HISTORY_MAX):

@@ -17,7 +17,7 @@ from engine.books.intake import Intake, Taken
 from engine.config.model import AccountConfig
 from engine.core.clock import Clock
 from engine.core.contracts import Form, Framing, Head, Kind, Poll, Verb
-from engine.core.errors import StoreError
+from engine.core.errors import LeaseLost, StoreError
 from engine.core.redact import Redactor
 from engine.core.report import decode
 from engine.core.work import Asked, Committed, Page
@@ -111,7 +111,7 @@ class Replayer:
                 done = await self._store.write(self._job(page, dry_run=dry_run))
             except _Undone as undone:
                 done = undone.done
-            except StoreError:
+            except (StoreError, LeaseLost):  # nothing of that is the piece's fault
                 raise
             except Exception as fault:  # it still cannot be recorded
                 self._intake.broke(fault)

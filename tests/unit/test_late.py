@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import engine
 from engine.books.late import late_answer, take_late
 from engine.books.replaying import Order, Replayer
 from engine.core.contracts import Flaw, Form, Head, Kind, Poll, Traits
+from engine.core.errors import LeaseLost
 from engine.core.report import Report
 from engine.core.state import State
 from engine.core.work import Asked, Page
@@ -110,3 +113,25 @@ async def test_where_it_cannot_be_recorded_each_report_is_set_aside_to_be_replay
     )
     (line,) = await replayer.run(Order())
     assert (line.pieces, line.digested, line.new, line.left) == (2, 2, 2, 0)
+
+
+async def test_a_lease_that_is_lost_meanwhile_is_no_fault_of_the_reader() -> None:
+    store, telemetry = await opened(), Telemetry()
+    item = late_answer(page(report("1")), AT)
+    assert item is not None
+    await store.write(lambda tx: take_late(tx, account(), item, apart=True))
+
+    async def lost(job: object, *, lazy: bool = False) -> None:
+        raise LeaseLost("info")
+
+    replayer = Replayer(
+        account(),
+        store,
+        telemetry=telemetry,
+        clock=RealClock(),
+        redactor=None,
+    )
+    store.write = lost  # type: ignore[assignment]
+    with pytest.raises(LeaseLost):  # whoever has the account now answers the order
+        await replayer.run(Order())
+    assert not telemetry.of("faults", "info")

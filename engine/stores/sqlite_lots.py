@@ -160,6 +160,9 @@ class SqliteLots(SqliteAccounts):
             return messages
         keys = array([_key(known) for known in messages])
         alive = {number for (number,) in self._db.execute(_ALIVE, (keys,)).fetchall()}
+        for known in messages:
+            if known.row not in alive:  # it has left its lot before, and is not to leave it again
+                self._from.pop(known.row or 0, None)
         return [known for known in messages if known.row in alive]
 
     def _move_out(self, messages: Iterable[Known]) -> None:

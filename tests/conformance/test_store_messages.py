@@ -249,6 +249,22 @@ async def test_what_had_ended_when_it_was_new_is_found_changed_and_dropped(store
     assert (await commit(store, told(8), told(9), traits=TIMED)).records == 1
 
 
+async def test_a_batch_is_counted_right_whatever_was_looked_at_before(store: Store) -> None:
+    def told(n: int, state: State = State.REJECTED) -> Report:
+        return report(f"n{n}", state, sent_at=iso(T0), batch_id="b")
+
+    def look_and_take(tx: Transaction) -> None:  # as where a batch is looked through to its end
+        tx.batch_messages("a", "b", pending=False, limit=999)
+        again = [told(3, State.READ)]
+        page = Page(account="a", provider="p", traits=TIMED, observed_ms=T0 + 2, reports=again)
+        ledger.commit(tx, page)
+
+    await commit(store, *map(told, range(20)), traits=TIMED)
+    await commit(store, told(3, State.DELIVERED), traits=TIMED, at=T0 + 1)
+    await store.write(look_and_take)
+    assert await store.read(lambda tx: tx.batch_counts("a", "b")) == (20, 0, 0)
+
+
 async def test_messages_of_the_release_before_are_found_after_it(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     told = [report(f"n{n}", State.DELIVERED, sent_at=iso(T0 + n * 1000)) for n in range(7)]

@@ -12,8 +12,9 @@ import msgspec
 import orjson
 
 from engine.books.replaying import Order, Replayer
-from engine.books.tracking import digest_inbox
-from engine.core.errors import LeaseLost, StoreError
+from engine.books.tracking import digest_inbox, leave_out, waiting
+from engine.config.model import AccountConfig
+from engine.core.errors import EngineError, LeaseLost, StoreError
 from engine.core.work import Committed
 from engine.dispatch.reports import REPORTS_NAME
 from engine.dispatch.sink_orders import SinkOrder, SinkOrders
@@ -106,9 +107,9 @@ class Chores:
                     await self._take_inbox(apart=False)
                 except (StoreError, LeaseLost):
                     raise
-                except Exception as fault:  # a late answer that cannot be recorded
+                except Exception as fault:  # something of it cannot be recorded
                     self._engine.telemetry.debug(fault)
-                    await self._take_inbox(apart=True)
+                    await self._take_singly()
         if self._group is not None:  # what came before it was there has waited for it
             while self._questions:
                 self._group.start_soon(self._answer, self._questions.pop())
@@ -140,15 +141,45 @@ class Chores:
         finally:
             self._begun.discard(item.id)
 
-    async def _take_inbox(self, *, apart: bool) -> None:
+    async def _take_singly(self) -> None:
+        """One by one, so that what cannot be recorded takes no other along. Of reports each is set
+        aside; and an item that cannot be taken at all: a worker that ended over it would find it
+        again at its start."""
+        engine, begun = self._engine, frozenset(self._begun)
+        for item in await engine.store.write(lambda tx: waiting(tx, begun)):
+            for apart in (False, True):
+                try:
+                    await self._take_inbox(apart=apart, only=item.id)
+                    break
+                except (StoreError, LeaseLost):
+                    raise
+                except Exception as fault:
+                    cause = fault
+            else:
+                await self._leave_out(item, cause)
+
+    async def _leave_out(self, item: InboxItem, fault: Exception) -> None:
+        accounts, begun = self._accounts(), frozenset(self._begun)
+        said = str(fault) if isinstance(fault, EngineError) else type(fault).__name__
+        cause, now_ms = f"cannot be recorded: {said}", self._engine.clock.now_ms()
+        await self._engine.store.write(
+            lambda tx: leave_out(tx, accounts, begun, item.id, cause, now_ms)
+        )
+
+    def _accounts(self) -> dict[str, AccountConfig]:
+        return {one.name: one for one in self._engine.config.accounts}
+
+    async def _take_inbox(self, *, apart: bool, only: int | None = None) -> None:
         engine, chance, now_ms = self._engine, self._chance(), self._engine.clock.now_ms()
-        accounts, begun = {one.name: one for one in engine.config.accounts}, frozenset(self._begun)
+        accounts, begun = self._accounts(), frozenset(self._begun)
         done: dict[int, Committed] = {}
+        redactors = engine.redactors
         taken = await engine.store.write(
             lambda tx: digest_inbox(
-                tx, accounts, engine.redactors, now_ms, chance, QUESTIONS, begun, done, apart=apart
+                tx, accounts, redactors, now_ms, chance, QUESTIONS, begun, done,
+                apart=apart, only=only,
             )
-        )
+        )  # fmt: skip
         for item in taken:
             if item.kind in QUESTIONS:
                 self._questions.append(item)

@@ -174,17 +174,18 @@ def digest_inbox(
     done: dict[int, Committed] | None = None,
     *,
     apart: bool = False,
+    only: int | None = None,
 ) -> list[InboxItem]:
-    """Take what other processes handed over, but for what was `begun` before. Returns the items,
-    tracked ones in the books, and late answers and portions of files: these `apart` where something
-    in them cannot be recorded.
+    """Take what other processes handed over, but for what was `begun` before, or `only` the item of
+    this id. Returns the items, tracked ones in the books, and late answers and portions of files:
+    these `apart` where something in them cannot be recorded.
 
     `questions` are the shapes of what is no tracked work, by kind; they stay in the inbox until
     they are answered. `done` is told what has become of late answers, by the items' ids. What
     cannot be taken is set aside with its cause, and counted: a worker that ended over it would find
     it again at its start.
     """
-    items, taken, open_ids = tx.inbox(INBOX_MAX, begun), [], set()
+    items, taken, open_ids = waiting(tx, begun, only), [], set()
     for item in items:
         account = accounts.get(item.account)
         try:
@@ -197,10 +198,7 @@ def digest_inbox(
                 raise ValueError("no such account in this worker's configuration")
             tracked = _tracked(account, item)
         except ValueError as error:
-            flaw = Flaw(str(error)[:CAUSE_MAX], "inbox", item.payload)
-            new = tx.put_flaws(item.account, f"inbox {item.kind}", [flaw], now_ms)
-            if account is not None:
-                tx.add_tallies(item.account, {"set_aside": new})
+            _set_aside(tx, account, item, str(error), now_ms)
             continue
         taken.append(item)
         committed: Committed | None = None
@@ -218,6 +216,34 @@ def digest_inbox(
             done[item.id] = committed
     tx.drop_inbox([item.id for item in items if item.id not in open_ids])
     return taken
+
+
+def waiting(tx: Transaction, begun: Collection[int], only: int | None = None) -> list[InboxItem]:
+    """What waits in the inbox and was not `begun` before, some of it; or `only` one item."""
+    return [item for item in tx.inbox(INBOX_MAX, begun) if only in (None, item.id)]
+
+
+def leave_out(
+    tx: Transaction,
+    accounts: Mapping[str, AccountConfig],
+    begun: Collection[int],
+    item_id: int,
+    cause: str,
+    now_ms: int,
+) -> None:
+    """Set aside an item that the store refuses, by whichever of its values."""
+    for item in waiting(tx, begun, item_id):
+        _set_aside(tx, accounts.get(item.account), item, cause, now_ms)
+        tx.drop_inbox([item.id])
+
+
+def _set_aside(
+    tx: Transaction, account: AccountConfig | None, item: InboxItem, cause: str, now_ms: int
+) -> None:
+    flaw = Flaw(cause[:CAUSE_MAX], "inbox", item.payload)
+    new = tx.put_flaws(item.account, f"inbox {item.kind}", [flaw], now_ms)
+    if account is not None:
+        tx.add_tallies(item.account, {"set_aside": new})
 
 
 def _tracked(account: AccountConfig, item: InboxItem) -> list[Tracked]:

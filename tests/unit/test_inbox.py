@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
 
+import engine
+from engine.books.late import late_item
 from engine.books.tracking import digest_inbox
 from engine.chores import QUESTIONS
 from engine.core.contracts import Kind
+from engine.core.work import Page, Work
+from engine.stores.memory import MemoryStore, MemoryTransaction
 from engine.stores.transaction import InboxItem
-from tests.unit.parts import T0, Parts
+from engine.worker import Engine
+from tests.conformance.storing import DRAINED, report
+from tests.unit.parts import ACCOUNTS, T0, Parts
 
 GOOD = [{"message_id": "m1", "sent_ms": T0, "recipients": ["447700900001"]}]
 NOT_TAKEN = {
@@ -66,3 +74,44 @@ async def test_a_row_of_an_account_that_nobody_has_is_set_aside() -> None:
         assert await digest(parts, ("track", orjson.dumps(GOOD)), account="b") == []
         (trouble,) = await parts.store.read(lambda tx: tx.troubles("b", 10))
         assert trouble.cause == "no such account in this worker's configuration"
+
+
+async def test_what_the_store_refuses_is_set_aside_and_takes_no_other_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As PostgreSQL does with an id that is too long for an index."""
+    put_works = MemoryTransaction.put_works
+
+    def refusing(tx: MemoryTransaction, works: list[Work]) -> Any:
+        if any(len(work.key) > 2000 for work in works):
+            raise RuntimeError
+        return put_works(tx, works)
+
+    monkeypatch.setattr(MemoryTransaction, "put_works", refusing)
+    store = MemoryStore()
+    await store.open(own=False)
+    late = Page(
+        account="a", provider="infobip", traits=DRAINED, observed_ms=T0, reports=[report("m2")]
+    )
+    long = orjson.dumps([{**GOOD[0], "message_id": "m" * 4000}])
+    for item in (
+        InboxItem(account="a", kind="track", payload=long, at_ms=T0),
+        InboxItem(account="a", kind="track", payload=orjson.dumps(GOOD), at_ms=T0),
+        late_item(late, T0),
+    ):
+        await store.write(lambda tx, item=item: tx.put_inbox(item))
+    entry = {
+        "name": "a",
+        "provider": "infobip",
+        "base_url": "http://127.0.0.1:9",
+        **ACCOUNTS["infobip"],
+    }
+    config = engine.configure({"accounts": [entry]})
+    async with Engine(config, store=store):  # nobody listens there
+        assert not await store.read(lambda tx: tx.inbox_waits())
+        (trouble,) = await store.read(lambda tx: tx.troubles("a", 10))
+        assert trouble.cause == "cannot be recorded: RuntimeError"
+        works = await store.read(lambda tx: tx.find_works("a", Kind.MESSAGE, None))
+        assert [work.key for work in works] == ["m1"]
+        counts = (await store.read(lambda tx: tx.tallies()))["a"]
+        assert (counts["set_aside"], counts["known"], counts["records"]) == (1, 2, 1)

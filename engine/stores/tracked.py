@@ -75,19 +75,27 @@ def refit(
     chance: float,
     limit: int = 2000,
 ) -> int | None:
-    """Put works that are under way on the next rung of an edited ladder, some at a time.
+    """Put works that are under way on the next rung of an edited ladder, some at a time. Where that
+    has no rungs any more, there are no verdicts, and nothing is asked for them.
 
     Returns where to go on, or None when all were looked at.
     """
     works = tx.works_after(account, after_id, limit)
+    kept: list[Work] = []
     for work in works:
+        due_ms: int | None = work.due_ms
         if work.kind is Kind.WINDOW:
             due_ms = rescans.next_due_ms(work.start_ms, work.answered_ms, chance)
-            work.due_ms = due_ms if due_ms is not None else work.start_ms + rescans.last_ms
+            if due_ms is None and rescans.offsets_ms:
+                due_ms = work.start_ms + rescans.last_ms
         elif work.kind in (Kind.BATCH, Kind.MESSAGE):
             due_ms = _first_due(work, traits, ladder, chance)
-            work.due_ms = due_ms if due_ms is not None else work.start_ms
-    tx.put_works([work for work in works if work.kind is not Kind.FEED])
+        if due_ms is not None and work.kind is not Kind.FEED:
+            work.due_ms = due_ms
+            kept.append(work)
+        elif due_ms is None and work.id is not None:
+            tx.drop_works([work.id])
+    tx.put_works(kept)
     return works[-1].id if len(works) == limit else None
 
 

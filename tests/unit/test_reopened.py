@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
-from engine.books.tracking import take_tracked
+from engine.books.tracking import fit_schedule, take_tracked
 from engine.core.contracts import Kind
 from engine.core.report import Report
+from engine.core.schedule import Ladder
 from engine.core.state import State
 from engine.core.units import iso
 from engine.core.work import Page, Work
@@ -145,3 +147,17 @@ async def test_without_rescans_there_are_no_verdicts() -> None:
         await report(parts, "m1")
         assert await end(parts, "m1") == ("enroute", None)
         assert await works(parts) == []
+
+
+async def test_where_the_rescans_were_taken_out_there_are_none_any_more() -> None:
+    """Also for what was under way: a window that is left is not read, and gives no verdict."""
+    async with Parts("avaamo", (200, EMPTY), limits=LIMITS, schedule={"rescan": []}) as parts:
+        rand, before = random.Random(1), Ladder.of((10.0, 40.0))
+        await fit_schedule(parts.store, parts.account, before, rand)
+        data = {"from": SENT_MS, "to": SENT_MS + 1}
+        for kind, key in ((Kind.WINDOW, "w"), (Kind.MESSAGE, "m1"), (Kind.BACKFILL, "b")):
+            await parts.put(
+                Work(account="a", kind=kind, key=key, due_ms=T0, start_ms=T0, data=data)
+            )
+        await fit_schedule(parts.store, parts.account, Ladder.of(()), rand)
+        assert [work.key for work in await works(parts)] == ["b"]

@@ -91,7 +91,7 @@ class Page(msgspec.Struct, gc=False, kw_only=True):
     put: list[Work] = []
     cover: tuple[int, int] | None = None  # what is open in there, a window in `put` has to hold
     quiet_due_ms: int | None = None  # when a feed in `put` is due instead, if nothing was news
-    drop: list[int] = []
+    drop: list[int] = []  # works that are over; with an `expire`, once that has no more to end
     settle: Settle | None = None
     together: list[Settle] = []  # of further rungs, whose answers are committed in one with this
     expire: Expire | None = None

@@ -60,36 +60,44 @@ class Rescans:
         return visit
 
     async def _loud(self, works: Sequence[Work]) -> list[Work]:
-        """Those with something open; the others step over this rung, and are forgotten once no
-        late entry can open them any more.
-
-        One that was due when this process began may have been half read by the one before: what
-        was open in it was stored, and an entry further on, that had come up late, was not.
-        """
-        name = self._account.name
-
-        def is_loud(tx: Transaction, work: Work) -> bool:
-            from_ms, to_ms = work.data["from"], work.data["to"] - 1
-            return work.due_ms <= self._began_ms or bool(
-                tx.open_in_span(name, from_ms, to_ms, pending=False, limit=1)
-            )
-
-        found = await self._asker.store.read(lambda tx: [is_loud(tx, work) for work in works])
+        """Those with something open; the others step over this rung."""
+        found = await self._asker.store.read(lambda tx: [self._is_loud(tx, one) for one in works])
         quiet = [work for work, is_open in zip(works, found, strict=True) if not is_open]
         if quiet:
-            now_ms = self._asker.clock.now_ms()
-            overlap_ms = round(self._account.overlap_s * 1000)
-            page = self._asker.page()
-            for work in quiet:
-                assert work.id is not None
-                due_ms = self._step(work, now_ms)
+            await self._step_over(quiet)
+        return [work for work, is_open in zip(works, found, strict=True) if is_open]
+
+    def _is_loud(self, tx: Transaction, work: Work) -> bool:
+        """One that was due when this process began may have been half read by the one before: what
+        was open in it was stored, and an entry further on, that had come up late, was not."""
+        from_ms, to_ms = work.data["from"], work.data["to"] - 1
+        return work.due_ms <= self._began_ms or bool(
+            tx.open_in_span(self._account.name, from_ms, to_ms, pending=False, limit=1)
+        )
+
+    async def _step_over(self, quiet: Sequence[Work]) -> None:
+        """They are forgotten once no late entry can open them any more. Looked at once more, in one
+        with that: what has come up in one by another way meanwhile counts on it."""
+        now_ms = self._asker.clock.now_ms()
+        overlap_ms = round(self._account.overlap_s * 1000)
+        steps = [(work, work.due_ms, self._step(work, now_ms)) for work in quiet]
+
+        def step(tx: Transaction) -> None:
+            over: list[int] = []
+            later: list[Work] = []
+            for work, before_ms, due_ms in steps:
+                work.due_ms = before_ms
+                if self._is_loud(tx, work):
+                    continue  # still due
                 if due_ms is None or now_ms > work.start_ms + overlap_ms:
-                    page.drop = [*page.drop, work.id]
+                    over.append(work.id or 0)
                 else:
                     work.due_ms = due_ms
-                    page.put = [*page.put, work]
-            await self._asker.commit(page)
-        return [work for work, is_open in zip(works, found, strict=True) if is_open]
+                    later.append(work)
+            tx.drop_works(over)
+            tx.move_works(later)
+
+        await self._asker.store.write(step, lazy=True)
 
     def _groups(self, works: Sequence[Work]) -> list[tuple[_Kept | None, list[Work]]]:
         """Neighbours together, as long as a window may be; first those that are half read."""
@@ -152,17 +160,16 @@ class Rescans:
         return self._asker.clock.now_ms() + SHORT_WAITS_MS[tries]
 
     async def expire(self, work: Work) -> None:
-        """The last rescan has passed: verdicts for what is pending, then the window is over."""
+        """The last rescan has passed: verdicts for what is pending, and with the last of them the
+        window is over."""
         assert work.id is not None
         while True:
             page = self._asker.page()
             page.expire = Expire(from_ms=work.data["from"], to_ms=work.data["to"] - 1)
+            page.drop = [work.id]
             done = await self._asker.commit(page)
             if not done.remaining:
                 break
-        page = self._asker.page()
-        page.drop = [work.id]
-        await self._asker.commit(page)
 
 
 def _to_ms(group: Sequence[Work]) -> int:

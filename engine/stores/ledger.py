@@ -54,7 +54,7 @@ def commit(tx: Transaction, page: Page) -> Committed:
     if page.expire is not None:
         expire(post, page.expire)
     _note_troubles(post)
-    if page.drop:
+    if page.drop and not done.remaining:
         tx.drop_works(page.drop)
         done.ended.extend(page.drop)
     if page.quiet_due_ms is not None and not done.records:

@@ -8,10 +8,12 @@ import pytest
 
 from engine.core.contracts import Kind
 from engine.core.schedule import Ladder
-from engine.core.work import Work
+from engine.core.units import iso
+from engine.core.work import Page, Work
 from engine.polling.rescans import Rescans
 from engine.polling.windowed import WindowReader
 from engine.stores.settling import SHORT_WAITS_MS
+from tests.conformance.storing import DAY, WINDOWED, commit, report
 from tests.unit.parts import T0, Parts
 
 LIMITS = {"requests": 100, "per": "1s"}
@@ -123,3 +125,47 @@ async def test_what_comes_up_late_at_the_end_of_a_window_is_in_it(sent_s: float 
         )
         assert await visit(parts) is None
         assert await parts.states() == VERDICT
+
+
+@pytest.mark.parametrize("moment", ["nothing is open", "its verdicts are given"])
+async def test_what_comes_another_way_while_a_window_ends_is_in_one(moment: str) -> None:
+    """A day that has a window gets no second one: it must not be gone a moment later."""
+    day = T0 // DAY * DAY - DAY
+    ladder = Ladder.of((10.0,))
+    async with Parts("avaamo", page(), limits=LIMITS) as parts:
+        data = {"from": day, "to": day + DAY}
+        key = f"{day}-{day + DAY}"
+        window = await parts.put(
+            Work(account="a", kind=Kind.WINDOW, key=key, due_ms=T0, start_ms=T0 - DAY, data=data)
+        )
+        rescans = Rescans(parts.asker, WindowReader(parts.asker), ladder)
+        read, commit_page = parts.store.read, parts.asker.commit
+
+        async def replayed() -> None:
+            await commit(
+                parts.tables, report("m1", sent_at=iso(day)), traits=WINDOWED,
+                at=T0, source="replay", revisit_ms=T0, ladder=ladder,
+            )  # fmt: skip
+
+        async def reading(job: Any) -> Any:
+            found = await read(job)
+            parts.store.read = read  # type: ignore[method-assign]
+            await replayed()
+            return found
+
+        async def committing(page: Page) -> Any:
+            done = await commit_page(page)
+            if page.expire is not None:
+                await replayed()
+            return done
+
+        if moment == "nothing is open":
+            parts.clock.ms += 1
+            rescans._began_ms = T0 - 1
+            parts.store.read = reading  # type: ignore[method-assign]
+        else:
+            parts.asker.commit = committing  # type: ignore[method-assign]
+        assert (await rescans.visit([window])).failed is None
+        assert await parts.states() == [("m1", "enroute", None)]
+        (held,) = await parts.store.read(lambda tx: tx.find_works("a", Kind.WINDOW, None))
+        assert held.data == data

@@ -23,7 +23,7 @@ _NAMES = _KNOWN.split(", ")
 _FIND_BY = {
     "message_id": "message_id = $1",
     "batch_id": "batch_id = $1",
-    "reference": "reference = $1",
+    "reference": "left(reference, 256) = left($1, 256) AND reference = $1",
     "recipient": "recipient_key = $1",
 }
 _STATES = {state.value: state for state in State}

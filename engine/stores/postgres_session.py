@@ -23,7 +23,7 @@ from engine.network.sqlstate import ERRORS, SHARED, cause, refusal
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 CONNECT_S = 10.0
 COMMAND_S = 60.0  # a server that is silent for so long is given up

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
+import string
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -247,6 +249,18 @@ async def test_what_had_ended_when_it_was_new_is_found_changed_and_dropped(store
     assert await found("recipient", "9") == []
     assert (await tallies(store))["known"] == 149
     assert (await commit(store, told(8), told(9), traits=TIMED)).records == 1
+
+
+async def test_a_reference_may_be_long(store: Store) -> None:
+    """Infobip's callbackData has up to 4,000 characters; an index of PostgreSQL holds fewer."""
+    rand = random.Random(1)
+    begun = "".join(rand.choices(string.ascii_letters, k=300))
+    one, other = (begun + "".join(rand.choices("ab\u20ac\U0001f600xyz", k=3700)) for _ in range(2))
+    told = [report("1", reference=one), report("2", reference=other), report("3", reference=one)]
+    assert (await commit(store, *told)).records == 3
+    for text, ids in ((one, ["1", "3"]), (other, ["2"]), (begun, [])):
+        hits = await store.read(lambda tx, text=text: tx.find_messages("reference", text, 9))
+        assert sorted(known.message_id for known in hits) == ids
 
 
 async def test_a_batch_is_counted_right_whatever_was_looked_at_before(store: Store) -> None:

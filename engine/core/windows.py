@@ -282,11 +282,13 @@ def retry_after_s(header: str | None, now_wall: float) -> float | None:
     """What a Retry-After header asks for: seconds, or a date in any of HTTP's three forms.
 
     None is no usable answer. 0 (also for a date that is past) is one, but no leave to ask again
-    at once: the caller waits the longer of this and its own `backoff_s`.
+    at once: the caller waits the longer of this and its own `backoff_s`. Where a provider and a
+    proxy before it have set one each, they stand joined by commas: the longest holds.
     """
     text = (header or "").strip()
-    if _SECONDS.fullmatch(text):
-        return min(float(text), RETRY_AFTER_MAX_S)
+    waits = [wait.strip() for wait in text.split(",")]
+    if all(_SECONDS.fullmatch(wait) for wait in waits):
+        return min(max(map(float, waits)), RETRY_AFTER_MAX_S)
     at = http_date_s(text)
     return None if at is None else min(max(0.0, at - now_wall), RETRY_AFTER_MAX_S)
 

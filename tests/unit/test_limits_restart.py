@@ -393,6 +393,11 @@ NOW = 784_111_777.0  # 1994-11-06 08:49:37 UTC
         ("Sun, 06 Nov 99999 08:48:37 GMT", None),
         ("Sunday", None),
         ("Sun, ", None),
+        ("30, 30", 30.0),
+        ("1, 120,7", 120.0),
+        ("30, soon", None),
+        ("1, ", None),
+        ("Sun, 06 Nov 1994 08:50:37 GMT, Sun, 06 Nov 1994 08:50:37 GMT", 60.0),
     ],
 )
 def test_retry_after(header: str | None, expected: float | None) -> None:

@@ -86,7 +86,9 @@ def flaw_identity(source: str, flaw: Flaw) -> str:
 
 
 def incident_identity(incident: Incident) -> str:
-    return f"{incident.from_ms}-{incident.to_ms} {incident.channel or ''}".strip()
+    # One about the provider as a whole (a total that follows no window) has no window to name.
+    window = "" if incident.from_ms is None else f"{incident.from_ms}-{incident.to_ms}"
+    return f"{window} {incident.channel or ''}".strip()
 
 
 def as_kept(reference: str) -> bytes:

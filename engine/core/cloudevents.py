@@ -40,6 +40,11 @@ class Heading(msgspec.Struct, frozen=True, gc=False):
     state: str
     observed_at: str = ""
 
+    @property
+    def whose(self) -> tuple[str, str]:
+        """What message it is about."""
+        return self.account, self.message_id
+
 
 heading = msgspec.json.Decoder(Heading).decode
 """Those fields of a record line; raises msgspec.DecodeError where the line is no record."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -39,6 +40,27 @@ def messages(
             body = line if envelope is None else event(line, about)
             found.append(Message(index, about, body))
     return found, rejected
+
+
+T = TypeVar("T")
+
+
+def in_order(
+    found: Iterable[T], whose: Callable[[T], Hashable], at_once_max: int
+) -> Iterator[list[T]]:
+    """Portions that may be in flight together: no two records of one message are in the same one,
+    so that the later cannot overtake an earlier that is refused and sent again."""
+    turns: list[list[T]] = []
+    seen: dict[Hashable, int] = {}
+    for one in found:
+        key = whose(one)
+        turn = seen[key] = seen.get(key, -1) + 1
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(one)
+    for turn_of in turns:
+        for start in range(0, len(turn_of), at_once_max):
+            yield turn_of[start : start + at_once_max]
 
 
 def content_type(envelope: Envelope | None) -> str:

@@ -23,7 +23,7 @@ from engine.network.failures import VERIFIED
 from ..core.cloudevents import Envelope
 from ..core.contracts import Batch
 from ..core.errors import PartialWrite, SinkError
-from ..core.messages import Message, Naming, content_type, messages
+from ..core.messages import Message, Naming, content_type, in_order, messages
 from ..core.secret import Secret
 from ..targets.line import Line
 from ..targets.rabbitmq import FAILURES, refusal, size_max
@@ -107,8 +107,7 @@ class AmqpSink:
         return None
 
     async def _publish(self, exchange: AbstractExchange, found: Sequence[Message]) -> None:
-        for start in range(0, len(found), IN_FLIGHT_MAX):
-            some = found[start : start + IN_FLIGHT_MAX]
+        for some in in_order(found, lambda message: message.about.whose, IN_FLIGHT_MAX):
             # One deadline for all: of its own, one that is given up lets the next overtake it.
             async with asyncio.timeout(ANSWER_S):
                 outcomes = await asyncio.gather(

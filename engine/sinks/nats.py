@@ -75,7 +75,13 @@ class NatsSink:
     async def write(self, batch: Batch) -> None:
         found, rejected = messages(batch.lines, self._envelope)
         posts = [
-            Post(each.index, self._subject.of(each.about), each.about.event_id, each.body)
+            Post(
+                each.index,
+                each.about.whose,
+                self._subject.of(each.about),
+                each.about.event_id,
+                each.body,
+            )
             for each in found
         ]
         if posts:

@@ -7,7 +7,7 @@ errors that JetStream answers with. The connection does not reconnect by itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from nats.js import errors as js_errors
 from nats.js.api import Header, StreamConfig
 
+from engine.core.messages import in_order
 from engine.network.failures import kind_cause
 
 from .line import lost
@@ -60,9 +61,11 @@ FAILURES = (errors.Error, OSError, TimeoutError, ValueError, Refused, Unreachabl
 
 
 class Post(NamedTuple):
-    """A message to be published; `place` is its index in the batch."""
+    """A message to be published; `place` is its index in the batch, `whose` tells the provider's
+    message that it is about."""
 
     place: int
+    whose: Hashable
     subject: str
     event_id: str
     body: bytes
@@ -110,8 +113,8 @@ class Stream:
     async def publish(self, posts: Sequence[Post]) -> dict[int, str]:
         """The causes, by index, of what can never be taken. Raises one of `FAILURES`."""
         rejected: dict[int, str] = {}
-        for start in range(0, len(posts), IN_FLIGHT_MAX):
-            rejected |= await self._publish(posts[start : start + IN_FLIGHT_MAX])
+        for some in in_order(posts, lambda post: post.whose, IN_FLIGHT_MAX):
+            rejected |= await self._publish(some)
         return rejected
 
     async def _publish(self, posts: Iterable[Post]) -> dict[int, str]:
@@ -120,7 +123,7 @@ class Stream:
         waiting: dict[str, int] = {}
         self._waiting, self._refused = waiting, refused
         self._heard.clear()
-        for place, subject, event_id, body in posts:
+        for place, _, subject, event_id, body in posts:
             headers = {**self._headers, Header.MSG_ID.value: event_id}
             size = len(body) + sum(len(k) + len(v) + 4 for k, v in headers.items()) + 12
             if size > self._client.max_payload:  # the server would end the connection over it

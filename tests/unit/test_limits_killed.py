@@ -102,12 +102,14 @@ async def test_who_had_a_place_may_have_used_it() -> None:
 async def test_a_reboot_proves_nothing() -> None:
     machine = Machine()
     worker = Worker(machine, Worker(machine, None, SECOND).kept, SECOND)
-    machine.now += 0.9
+    machine.now += 1.5  # it may have asked in the last half second
     machine.reboot()
-    machine.wall_off -= 0.9  # the clock says that no time has passed
+    machine.wall_off -= 1.0  # the clock says that it was before its first place
     worker = Worker(machine, worker.kept, SECOND)
     machine.now += 0.9
     assert await worker.send(1) == []
+    machine.now += 0.2
+    assert len(await worker.send(20)) == 10
 
 
 async def test_an_open_place_may_go_out_at_any_moment() -> None:

@@ -120,16 +120,21 @@ def refusing(status: int, *refused: str) -> Any:
     return answer
 
 
+def one_by_one(folder: Path, url: str) -> engine.Config:
+    """One request at a time, and a single rung."""
+    account = bulksms(
+        url, limits={"requests": 1000, "per": "1s", "concurrency": 1},
+        schedule={"ladder": ["1m"], "give_up": "1d"},
+    )  # fmt: skip
+    return configured(folder, account)
+
+
 async def test_an_item_that_always_fails_keeps_no_other_from_being_asked(
     tmp_path: Path, standin: Standin
 ) -> None:
     """It is due first, and with one request at a time it is asked first, too."""
     url = standin.answer("bulk", refusing(414, "1"))
-    account = bulksms(
-        url, limits={"requests": 1000, "per": "1s", "concurrency": 1},
-        schedule={"ladder": ["1m"], "give_up": "1d"},
-    )  # fmt: skip
-    config = configured(tmp_path, account)
+    config = one_by_one(tmp_path, url)
     await track(config, ["1", "2", "3", "4"])
     assert not standin.asked["bulk"]
     stuck = await once(config)
@@ -159,11 +164,7 @@ async def test_items_that_always_fail_and_are_due_first_leave_others_a_turn(
     """As many as end a run: in one of the next runs the others come before them."""
     bad = [str(number) for number in range(ONCE_FAILURES_MAX)]
     url = standin.answer("bulk", refusing(414, *bad))
-    account = bulksms(
-        url, limits={"requests": 1000, "per": "1s", "concurrency": 1},
-        schedule={"ladder": ["1m"], "give_up": "1d"},
-    )  # fmt: skip
-    config = configured(tmp_path, account)
+    config = one_by_one(tmp_path, url)
     await track(config, [*bad, "good", "better"])
     rand = Lots(6)
     for _ in range(10):
@@ -176,11 +177,7 @@ async def test_an_account_that_fails_again_and_again_is_left_to_the_next_run(
 ) -> None:
     batches = [str(number) for number in range(20)]
     url = standin.answer("bulk", refusing(503, *batches))
-    account = bulksms(
-        url, limits={"requests": 1000, "per": "1s", "concurrency": 1},
-        schedule={"ladder": ["1m"], "give_up": "1d"},
-    )  # fmt: skip
-    config = configured(tmp_path, account)
+    config = one_by_one(tmp_path, url)
     await track(config, batches)
     stuck = await once(config)
     assert len(standin.asked["bulk"]) == ONCE_FAILURES_MAX

@@ -35,7 +35,8 @@ class Discovery:
         self._windowed = traits.feed == "windowed"
         self._observed_ms = observed_ms
         self._observed_at = iso(observed_ms)
-        self._span = span
+        # A span's end is in no window of it, as `reconcile` places it.
+        self._places = (span[0], max(span[0], span[1] - 1)) if span is not None else None
 
     def take(self, report: Report, sent_ms: int | None, mark: int | None) -> Known:
         """The message, `report` being its newest record, which is completed in place.
@@ -60,9 +61,9 @@ class Discovery:
             force_setattr(report, "provider", self._provider)
         state, final = report.state, report.final
         placed_ms = sent_ms if self._windowed else None
-        if (span := self._span) is not None:  # its end is in no window of it
-            last_ms = max(span[0], span[1] - 1)
-            placed_ms = min(max(sent_ms if sent_ms is not None else last_ms, span[0]), last_ms)
+        if self._places is not None:
+            first_ms, last_ms = self._places
+            placed_ms = min(max(sent_ms if sent_ms is not None else last_ms, first_ms), last_ms)
         is_open = not final or (
             state is State.DELIVERED and self._windowed and report.channel in RECEIPT_CHANNELS
         )

@@ -107,7 +107,7 @@ class Watch:
         that meanwhile: at a stop, and with `once` where the account fails again and again or is to
         wait for long. Then the next run goes on."""
         limiter = self._asker.limiter
-        if self._once and self.leaves:
+        if self.leaves:
             return None
         slot = limiter.try_slot()
         if slot is not None or self._stopping:
@@ -128,7 +128,7 @@ class Watch:
     def leaves(self) -> bool:
         """Whether a run that does what is due once asks this account nothing more."""
         fails = self.health.failures >= ONCE_FAILURES_MAX
-        return fails or held(self._asker.limiter) is not None
+        return self._once and (fails or held(self._asker.limiter) is not None)
 
     @property
     def unanswered(self) -> str | None:
@@ -189,7 +189,7 @@ class Watch:
         self._asker.limiter.hold(delay_s, outcome.cause)
         if delay_s > LONG_HOLD_S:
             self.on_hold()
-        if self._once and self.leaves:
+        if self.leaves:
             self._leave()
         if first:
             again = spell_duration(round(delay_s, 1))

@@ -211,13 +211,11 @@ class NearQueue:
         """What is due now comes in any order, where else a few that always fail would come first
         each time. Returns now."""
         now_ms = self._clock.now_ms()
-        lots = {n: rand.random() for due_ms, n, _ in self._heap if due_ms <= now_ms}
-        places = {n: place for place, n in enumerate(sorted(lots, key=lots.__getitem__))}
-        first_ms = now_ms - len(places)
-        self._heap = [
-            (first_ms + places[n] if n in places else due_ms, n, work)
-            for due_ms, n, work in self._heap
-        ]
+        due = [entry for entry in self._heap if entry[0] <= now_ms]
+        due.sort(key=lambda _: rand.random())
+        later = [entry for entry in self._heap if entry[0] > now_ms]
+        first_ms = now_ms - len(due)
+        self._heap = [(first_ms + place, n, work) for place, (_, n, work) in enumerate(due)] + later
         heapq.heapify(self._heap)
         return now_ms
 

@@ -231,7 +231,7 @@ class AccountPoller:
         if first is None:
             return WAIT_MAX_S
         due_ms, work = first
-        if self.waits is not None or (self._once and self._watch.leaves):
+        if self.waits is not None or self._watch.leaves:
             return WAIT_MAX_S
         if self.health.paused_until_ms is not None and self._near.busy:
             return WAIT_MAX_S  # one request at a time finds out whether it is mended

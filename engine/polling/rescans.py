@@ -80,20 +80,18 @@ class Rescans:
         with that: what has come up in one by another way meanwhile counts on it."""
         now_ms = self._asker.clock.now_ms()
         overlap_ms = round(self._account.overlap_s * 1000)
-        steps = [(work, work.due_ms, self._step(work, now_ms)) for work in quiet]
+        steps = [(work, self._step(work, now_ms)) for work in quiet]
 
         def step(tx: Transaction) -> None:
             over: list[int] = []
             later: list[Work] = []
-            for work, before_ms, due_ms in steps:
-                work.due_ms = before_ms
+            for work, due_ms in steps:
                 if self._is_loud(tx, work):
                     continue  # still due
                 if due_ms is None or now_ms > work.start_ms + overlap_ms:
                     over.append(work.id or 0)
                 else:
-                    work.due_ms = due_ms
-                    later.append(work)
+                    later.append(msgspec.structs.replace(work, due_ms=due_ms))
             tx.drop_works(over)
             tx.move_works(later)
 

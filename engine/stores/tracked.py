@@ -82,7 +82,10 @@ def refit(
     """
     works = tx.works_after(account, after_id, limit)
     kept: list[Work] = []
+    over: list[int] = []
     for work in works:
+        if work.kind is Kind.FEED:
+            continue
         due_ms: int | None = work.due_ms
         if work.kind is Kind.WINDOW:
             due_ms = rescans.next_due_ms(work.start_ms, work.answered_ms, chance)
@@ -90,11 +93,12 @@ def refit(
                 due_ms = work.start_ms + rescans.last_ms
         elif work.kind in (Kind.BATCH, Kind.MESSAGE):
             due_ms = _first_due(work, traits, ladder, chance)
-        if due_ms is not None and work.kind is not Kind.FEED:
+        if due_ms is None:
+            over.append(work.id or 0)
+        else:
             work.due_ms = due_ms
             kept.append(work)
-        elif due_ms is None and work.id is not None:
-            tx.drop_works([work.id])
+    tx.drop_works(over)
     tx.put_works(kept)
     return works[-1].id if len(works) == limit else None
 
